@@ -38,17 +38,32 @@ pub struct Response {
 
 impl Client {
     /// Over bare TCP.
+    #[track_caller]
     pub fn tcp(address: SocketAddr) -> Client {
-        let socket = connect(address).expect("portico takes connections");
-        Client::over(Stream::Plain(socket))
+        Client::try_tcp(address).expect("portico takes connections")
     }
 
     /// Over TLS; the handshake happens at the first byte.
+    #[track_caller]
     pub fn tls(address: SocketAddr, config: &Arc<ClientConfig>, sni: &str) -> Client {
+        Client::try_tls(address, config, sni).expect("portico takes connections")
+    }
+
+    /// As [`Client::tcp`] where a refusal is no surprise.
+    pub fn try_tcp(address: SocketAddr) -> io::Result<Client> {
+        Ok(Client::over(Stream::Plain(connect(address)?)))
+    }
+
+    /// As [`Client::tls`] where a refusal is no surprise.
+    pub fn try_tls(
+        address: SocketAddr,
+        config: &Arc<ClientConfig>,
+        sni: &str,
+    ) -> io::Result<Client> {
         let name = ServerName::try_from(sni.to_owned()).expect("a valid name");
         let connection = ClientConnection::new(Arc::clone(config), name).expect("TLS settings");
-        let socket = connect(address).expect("portico takes connections");
-        Client::over(Stream::TlsClient(Box::new(StreamOwned::new(connection, socket))))
+        let tls = StreamOwned::new(connection, connect(address)?);
+        Ok(Client::over(Stream::TlsClient(Box::new(tls))))
     }
 
     fn over(stream: Stream) -> Client {
@@ -149,7 +164,10 @@ impl Client {
 /// Whether an error means that the peer closed, politely or not.
 pub fn closed(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+    )
 }
 
 impl Response {
@@ -196,7 +214,12 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 
 fn parse_status(head: &[u8]) -> io::Result<Response> {
     let (line, fields) = wire::parse_head(head)?;
-    let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("bad status line {line:?}"));
+    let bad = || {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("bad status line {line:?}"),
+        )
+    };
     let (version, rest) = line.split_once(' ').ok_or_else(bad)?;
     // RFC 9112, 4: the space after the code stays even when no reason follows.
     let (status, _reason) = rest.split_once(' ').ok_or_else(bad)?;

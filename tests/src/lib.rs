@@ -55,11 +55,7 @@ pub fn free_address() -> SocketAddr {
 
 /// Polls `attempt` until it gives a value; panics with `what` when `deadline` passes.
 #[track_caller]
-pub fn eventually<T>(
-    what: &str,
-    deadline: Duration,
-    mut attempt: impl FnMut() -> Option<T>,
-) -> T {
+pub fn eventually<T>(what: &str, deadline: Duration, mut attempt: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = attempt() {

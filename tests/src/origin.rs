@@ -73,7 +73,10 @@ impl Origin {
     }
 
     /// Runs `script` on each connection, on a thread of its own; the connection closes when it returns.
-    pub fn scripted(name: &str, script: impl Fn(&mut Connection) + Send + Sync + 'static) -> Origin {
+    pub fn scripted(
+        name: &str,
+        script: impl Fn(&mut Connection) + Send + Sync + 'static,
+    ) -> Origin {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         Origin::start(name, any, None, Arc::new(script))
     }
@@ -166,7 +169,10 @@ impl Drop for Origin {
         self.drop_connections();
         let faults = lock(&self.shared.faults).join("\n");
         if !faults.is_empty() && !std::thread::panicking() {
-            panic!("portico sent malformed requests to {}: {faults}", self.shared.name);
+            panic!(
+                "portico sent malformed requests to {}: {faults}",
+                self.shared.name
+            );
         }
     }
 }
@@ -231,7 +237,10 @@ impl Connection {
         let (line, fields) = wire::parse_head(head)?;
         let words: Vec<&str> = line.split(' ').collect();
         let [method, target, version] = words[..] else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "bad request line"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "bad request line",
+            ));
         };
         if version != "HTTP/1.1" || wire::count(&fields, "host") != 1 {
             let message = "want HTTP/1.1 and exactly one Host";
@@ -317,11 +326,19 @@ impl Connection {
     }
 
     fn answer(&self, request: &Received) -> Vec<u8> {
-        let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+        let (path, query) = request
+            .target
+            .split_once('?')
+            .unwrap_or((&request.target, ""));
         let number = |prefix: &str| path.strip_prefix(prefix).and_then(|rest| rest.parse().ok());
         let text = "Content-Type: text/plain\r\n";
         if let Some(status) = number("/status/") {
-            return answer(request, status, text, format!("status {status}\n").as_bytes());
+            return answer(
+                request,
+                status,
+                text,
+                format!("status {status}\n").as_bytes(),
+            );
         }
         if let Some(length) = number("/bytes/") {
             let kind = "Content-Type: application/octet-stream\r\n";
@@ -336,15 +353,30 @@ impl Connection {
         match path {
             "/redir" => {
                 let to = query.strip_prefix("to=").unwrap_or_default();
-                answer(request, 302, &format!("Location: {to}\r\n{text}"), b"moved\n")
+                answer(
+                    request,
+                    302,
+                    &format!("Location: {to}\r\n{text}"),
+                    b"moved\n",
+                )
             }
             "/json" => {
                 let body = format!("[{}]", "1".repeat(4998));
-                answer(request, 200, "Content-Type: application/json\r\n", body.as_bytes())
+                answer(
+                    request,
+                    200,
+                    "Content-Type: application/json\r\n",
+                    body.as_bytes(),
+                )
             }
             "/svg" => {
                 let body = format!("{:<5000}", "<svg xmlns=\"http://www.w3.org/2000/svg\"/>");
-                answer(request, 200, "Content-Type: image/svg+xml\r\n", body.as_bytes())
+                answer(
+                    request,
+                    200,
+                    "Content-Type: image/svg+xml\r\n",
+                    body.as_bytes(),
+                )
             }
             "/hdrs" => answer(
                 request,
@@ -356,7 +388,12 @@ impl Connection {
             "/robots.txt" | "/favicon.ico" => answer(request, 404, text, b"no such file\n"),
             _ => {
                 let body = self.description(request);
-                answer(request, 200, "Content-Type: application/json\r\n", body.as_bytes())
+                answer(
+                    request,
+                    200,
+                    "Content-Type: application/json\r\n",
+                    body.as_bytes(),
+                )
             }
         }
     }

@@ -84,7 +84,9 @@ impl Builder {
     /// Lays TOML over the configuration so far: tables are merged, all else replaced.
     #[track_caller]
     pub fn with(mut self, toml: &str) -> Builder {
-        let over: toml::Table = toml.parse().unwrap_or_else(|error| panic!("{error}\n{toml}"));
+        let over: toml::Table = toml
+            .parse()
+            .unwrap_or_else(|error| panic!("{error}\n{toml}"));
         merge(&mut self.config, over);
         self
     }
@@ -109,7 +111,9 @@ impl Builder {
     pub fn registry(self, redis: &Redis) -> Builder {
         let snapshot = self.snapshot();
         let url = redis.url();
-        self.with(&format!("[registry]\nurl = {url:?}\nsnapshot = {snapshot:?}"))
+        self.with(&format!(
+            "[registry]\nurl = {url:?}\nsnapshot = {snapshot:?}"
+        ))
     }
 
     /// Certificates to serve, in their order, in place of the usual one. Files are `0.crt`, `0.key`, `1.crt` and so on.
@@ -236,6 +240,15 @@ impl Portico {
         Client::tls(self.https, &self.tls_client, HOST)
     }
 
+    /// A client of either kind, or why there is none: while portico stops.
+    pub fn try_client(&self, tls: bool) -> std::io::Result<Client> {
+        if tls {
+            Client::try_tls(self.https, &self.tls_client, HOST)
+        } else {
+            Client::try_tcp(self.http)
+        }
+    }
+
     /// The CA certificate that signed portico's, for other programs.
     pub fn ca_file(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
@@ -257,7 +270,9 @@ impl Portico {
         let status = status.expect("the process runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        kib.and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
+        kib.and_then(|kib| kib.parse::<u64>().ok())
+            .expect("a number")
+            * 1024
     }
 
     /// Whether it still runs.
@@ -273,7 +288,8 @@ impl Portico {
     /// Waits for its end.
     #[track_caller]
     pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
-        wait(&mut self.process, deadline).unwrap_or_else(|| panic!("portico did not end within {deadline:?}"))
+        wait(&mut self.process, deadline)
+            .unwrap_or_else(|| panic!("portico did not end within {deadline:?}"))
     }
 }
 
@@ -282,11 +298,18 @@ impl Drop for Portico {
         let ended = self.process.try_wait().ok().flatten();
         let _ = self.process.kill();
         let _ = self.process.wait();
-        let stderr = self.stderr.lock().map(|text| text.clone()).unwrap_or_default();
+        let stderr = self
+            .stderr
+            .lock()
+            .map(|text| text.clone())
+            .unwrap_or_default();
         if std::thread::panicking() {
             eprintln!("--- portico ended by itself: {ended:?}; its stderr:\n{stderr}---");
         } else {
-            assert!(!stderr.contains("panicked at"), "portico panicked:\n{stderr}");
+            assert!(
+                !stderr.contains("panicked at"),
+                "portico panicked:\n{stderr}"
+            );
         }
     }
 }
@@ -333,7 +356,9 @@ pub fn run(words: &[&str]) -> Finished {
     }
     // The collectors end with the pipes.
     let text = |of: &Arc<Mutex<String>>| {
-        crate::eventually("the pipes end", SOON, || (Arc::strong_count(of) == 1).then_some(()));
+        crate::eventually("the pipes end", SOON, || {
+            (Arc::strong_count(of) == 1).then_some(())
+        });
         of.lock().expect("no panic under the lock").clone()
     };
     let (stdout, stderr) = (text(&stdout), text(&stderr));
@@ -350,7 +375,8 @@ pub fn binary() -> PathBuf {
     let path = std::env::var_os("PORTICO_BIN").map_or_else(
         || {
             let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-            let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
+            let target =
+                std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
             target.join("release/portico")
         },
         PathBuf::from,
@@ -370,7 +396,9 @@ pub fn program(name: &str, words: &[&str]) -> Output {
         .args(words)
         .stdin(Stdio::null())
         .output()
-        .unwrap_or_else(|error| panic!("{name} does not start ({error}); scripts/test installs it"));
+        .unwrap_or_else(|error| {
+            panic!("{name} does not start ({error}); scripts/test installs it")
+        });
     assert!(
         output.status.success(),
         "{name} {words:?} failed: {}\n{}\n{}",
@@ -393,6 +421,17 @@ pub fn wait(child: &mut Child, deadline: Duration) -> Option<ExitStatus> {
     None
 }
 
+/// A process of a test's own, killed on drop.
+#[derive(Debug)]
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Collects what a process writes, on a thread.
 pub fn collect(mut from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
     let text = Arc::new(Mutex::new(String::new()));
@@ -401,7 +440,9 @@ pub fn collect(mut from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
         let mut chunk = [0; 4096];
         while let Ok(count @ 1..) = from.read(&mut chunk) {
             let piece = String::from_utf8_lossy(&chunk[..count]).into_owned();
-            sink.lock().expect("no panic under the lock").push_str(&piece);
+            sink.lock()
+                .expect("no panic under the lock")
+                .push_str(&piece);
         }
     });
     text

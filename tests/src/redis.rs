@@ -109,10 +109,16 @@ impl Redis {
         self.command(&["HSET", &format!("redirect:{tool}"), ".*", "x"]);
     }
 
-    /// Runs one command on a connection of its own; an error reply panics.
+    /// Runs one command in database 0; an error reply panics.
     #[track_caller]
     pub fn command<A: AsRef<[u8]>>(&self, words: &[A]) -> Reply {
-        let mut request = format!("*{}\r\n", words.len()).into_bytes();
+        self.command_in(0, words)
+    }
+
+    /// Runs one command in another database of the same server.
+    #[track_caller]
+    pub fn command_in<A: AsRef<[u8]>>(&self, database: u8, words: &[A]) -> Reply {
+        let mut request = format!("SELECT {database}\r\n*{}\r\n", words.len()).into_bytes();
         for word in words {
             let word = word.as_ref();
             request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
@@ -122,7 +128,8 @@ impl Redis {
         let mut connection = TcpStream::connect(self.address).expect("redis takes connections");
         connection.set_read_timeout(Some(SOON)).expect("timeout");
         connection.write_all(&request).expect("redis reads");
-        match read_reply(&mut BufReader::new(connection)) {
+        let mut answers = BufReader::new(connection);
+        match read_reply(&mut answers).and_then(|_selected| read_reply(&mut answers)) {
             Ok(reply) => reply,
             Err(error) => panic!(
                 "redis refused {:?}: {error}",
@@ -143,12 +150,16 @@ impl Drop for Redis {
 
 fn read_reply(from: &mut impl BufRead) -> Result<Reply, String> {
     let mut line = String::new();
-    from.read_line(&mut line).map_err(|error| error.to_string())?;
+    from.read_line(&mut line)
+        .map_err(|error| error.to_string())?;
     let line = line.trim_end();
     let Some((kind, rest)) = line.split_at_checked(1) else {
         return Err("redis closed the connection".into());
     };
-    let number = || rest.parse::<i64>().map_err(|_| format!("bad reply {line:?}"));
+    let number = || {
+        rest.parse::<i64>()
+            .map_err(|_| format!("bad reply {line:?}"))
+    };
     match kind {
         "+" => Ok(Reply::Status(rest.into())),
         ":" => Ok(Reply::Integer(number()?)),
@@ -157,11 +168,15 @@ fn read_reply(from: &mut impl BufRead) -> Result<Reply, String> {
                 return Ok(Reply::Bulk(None));
             };
             let mut value = vec![0; length + 2];
-            from.read_exact(&mut value).map_err(|error| error.to_string())?;
+            from.read_exact(&mut value)
+                .map_err(|error| error.to_string())?;
             value.truncate(length);
             Ok(Reply::Bulk(Some(value)))
         }
-        "*" => (0..number()?.max(0)).map(|_| read_reply(from)).collect::<Result<_, _>>().map(Reply::List),
+        "*" => (0..number()?.max(0))
+            .map(|_| read_reply(from))
+            .collect::<Result<_, _>>()
+            .map(Reply::List),
         _ => Err(rest.into()),
     }
 }

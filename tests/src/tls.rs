@@ -70,7 +70,10 @@ impl Authority {
     }
 
     /// Client settings that trust this authority only, and speak these versions.
-    pub fn client_config(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
+    pub fn client_config(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         let certificate =
             CertificateDer::from_pem_slice(self.pem.as_bytes()).expect("our own certificate");

@@ -33,11 +33,18 @@ pub fn handshake(host: &str, target: &str) -> String {
 pub fn upgrade(client: &mut Client, host: &str, target: &str) {
     let answer = client.exchange(handshake(host, target));
     assert_eq!(answer.status, 101, "{answer:?}");
-    assert_eq!(answer.field("sec-websocket-accept"), Some(ACCEPT), "{answer:?}");
+    assert_eq!(
+        answer.field("sec-websocket-accept"),
+        Some(ACCEPT),
+        "{answer:?}"
+    );
     let upgrade = answer.field("upgrade").unwrap_or_default();
     assert!(upgrade.eq_ignore_ascii_case("websocket"), "{answer:?}");
     let connection = answer.field("connection").unwrap_or_default();
-    assert!(connection.to_ascii_lowercase().contains("upgrade"), "{answer:?}");
+    assert!(
+        connection.to_ascii_lowercase().contains("upgrade"),
+        "{answer:?}"
+    );
 }
 
 /// One frame; clients must mask (RFC 6455, 5.3).
@@ -58,7 +65,12 @@ pub fn frame(opcode: u8, payload: &[u8], masked: bool) -> Vec<u8> {
     if masked {
         let mask = [0x12, 0x34, 0x56, 0x78];
         out.extend_from_slice(&mask);
-        out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        out.extend(
+            payload
+                .iter()
+                .zip(mask.iter().cycle())
+                .map(|(byte, mask)| byte ^ mask),
+        );
     } else {
         out.extend_from_slice(payload);
     }
@@ -70,13 +82,21 @@ pub fn read_frame(wire: &mut Wire) -> io::Result<(u8, Vec<u8>)> {
     let head = take(wire, 2)?;
     let masked = head[1] & 0x80 != 0;
     let length = match head[1] & 0x7f {
-        126 => take(wire, 2)?.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
-        127 => take(wire, 8)?.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
+        126 => take(wire, 2)?
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
+        127 => take(wire, 8)?
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
         short => u64::from(short),
     };
     let mask = if masked { take(wire, 4)? } else { vec![0; 4] };
     let payload = take(wire, length)?;
-    let plain = payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+    let plain = payload
+        .iter()
+        .zip(mask.iter().cycle())
+        .map(|(byte, mask)| byte ^ mask)
+        .collect();
     Ok((head[0] & 0x0f, plain))
 }
 
@@ -85,7 +105,9 @@ pub fn echo(connection: &mut Connection) {
     let Some(request) = connection.read_request() else {
         return;
     };
-    if !wire::field(&request.fields, "upgrade").is_some_and(|value| value.eq_ignore_ascii_case("websocket")) {
+    if !wire::field(&request.fields, "upgrade")
+        .is_some_and(|value| value.eq_ignore_ascii_case("websocket"))
+    {
         connection.send_text("a plain request\n");
         return;
     }

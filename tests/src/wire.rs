@@ -50,7 +50,8 @@ impl Body {
         self.length += bytes.len() as u64;
         self.checksum = checksum(self.checksum, bytes);
         let room = Self::KEPT - self.bytes.len();
-        self.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.bytes
+            .extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
     /// The kept part as text.
@@ -103,7 +104,8 @@ impl Wire {
                 let message = format!("closed {left} bytes before the end of {length}");
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
             }
-            let now = usize::try_from(left).map_or(self.ahead.len(), |left| left.min(self.ahead.len()));
+            let now =
+                usize::try_from(left).map_or(self.ahead.len(), |left| left.min(self.ahead.len()));
             body.take(&self.ahead[..now]);
             self.ahead.drain(..now);
             left -= now as u64;
@@ -118,7 +120,9 @@ impl Wire {
             let digits = line.split(|byte| *byte == b';').next().unwrap_or_default();
             let size = std::str::from_utf8(digits)
                 .ok()
-                .filter(|digits| !digits.is_empty() && digits.bytes().all(|d| d.is_ascii_hexdigit()))
+                .filter(|digits| {
+                    !digits.is_empty() && digits.bytes().all(|d| d.is_ascii_hexdigit())
+                })
                 .and_then(|digits| u64::from_str_radix(digits, 16).ok())
                 .ok_or_else(|| invalid(&format!("bad chunk size {:?}", crate::show(&line))))?;
             if size == 0 {
@@ -255,13 +259,18 @@ fn parse_fields<'a>(lines: impl Iterator<Item = &'a [u8]>) -> io::Result<Fields>
             let bad = || invalid(&format!("bad field line {:?}", crate::show(line)));
             let colon = line.iter().position(|byte| *byte == b':').ok_or_else(bad)?;
             let (name, value) = (&line[..colon], &line[colon + 1..]);
-            let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+            let token =
+                |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
             let control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
             if name.is_empty() || !name.iter().all(token) || value.iter().any(control) {
                 return Err(bad());
             }
             // Bytes above 0x7f are legal (obs-text); one char a byte keeps them apart.
-            let value: String = value.trim_ascii().iter().map(|byte| char::from(*byte)).collect();
+            let value: String = value
+                .trim_ascii()
+                .iter()
+                .map(|byte| char::from(*byte))
+                .collect();
             Ok((String::from_utf8_lossy(name).into_owned(), value))
         })
         .collect()

@@ -44,7 +44,9 @@ fn chunked_requests_and_trailers_are_read() {
 fn a_malformed_request_fails_the_test() {
     let origin = Origin::echo("echo");
     let mut client = Client::tcp(origin.address());
-    client.send("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n");
+    client.send(
+        "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n",
+    );
     client.expect_closed();
 }
 

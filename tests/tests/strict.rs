@@ -37,21 +37,30 @@ impl Site {
             Split::Bytes => {
                 // A long one in about a thousand pieces.
                 let piece = 1 + request.len() / 1000;
-                request.chunks(piece).try_for_each(|bytes| client.wire.send(bytes))
+                request
+                    .chunks(piece)
+                    .try_for_each(|bytes| client.wire.send(bytes))
             }
         };
         let _ = client.wire.send(get(HOST, "/smuggled"));
-        let answer = client.try_response(false).map_err(|error| format!("no answer: {error}"))?;
+        let answer = client
+            .try_response(false)
+            .map_err(|error| format!("no answer: {error}"))?;
         let answer = answer.ok_or("closed without an answer")?;
         if answer.status != status {
             return Err(format!("status {} instead of {status}", answer.status));
         }
         if !answer.says_close() {
-            return Err(format!("the answer does not say close: {:?}", answer.fields));
+            return Err(format!(
+                "the answer does not say close: {:?}",
+                answer.fields
+            ));
         }
         match client.wire.read_some() {
             Ok(more) if !more.is_empty() => Err(format!("goes on: {}", more.escape_ascii())),
-            Err(error) if !portico_tests::client::closed(&error) => Err(format!("not closed: {error}")),
+            Err(error) if !portico_tests::client::closed(&error) => {
+                Err(format!("not closed: {error}"))
+            }
             _ => Ok(()),
         }
     }
@@ -66,14 +75,22 @@ impl Site {
                     wrong.push(format!("{name} ({split:?}): {why}"));
                 }
                 if !self.origin.take().is_empty() {
-                    wrong.push(format!("{name} ({split:?}): the tool got a complete request"));
+                    wrong.push(format!(
+                        "{name} ({split:?}): the tool got a complete request"
+                    ));
                 }
             }
         }
         if !head_may_pass && self.origin.heads() > 0 {
             wrong.push(format!("the tool saw {} heads", self.origin.heads()));
         }
-        assert!(wrong.is_empty(), "{} wrong of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+        assert!(
+            wrong.is_empty(),
+            "{} wrong of {}:\n{}",
+            wrong.len(),
+            cases.len(),
+            wrong.join("\n")
+        );
         // And it still serves.
         assert_eq!(self.portico.tcp().exchange(get(HOST, "/")).status, 200);
     }
@@ -95,7 +112,9 @@ fn line(line: &str) -> Vec<u8> {
 }
 
 fn cases(list: &[(&'static str, Vec<u8>)], status: u16) -> Vec<(&'static str, Vec<u8>, u16)> {
-    list.iter().map(|(name, request)| (*name, request.clone(), status)).collect()
+    list.iter()
+        .map(|(name, request)| (*name, request.clone(), status))
+        .collect()
 }
 
 #[test]
@@ -147,8 +166,15 @@ fn malformed_header_fields() {
     let list = [
         ("obs-fold with a space", with("X: a\r\n b\r\n")),
         ("obs-fold with a tab", with("X: a\r\n\tb\r\n")),
-        ("space before the first field", format!("GET / HTTP/1.1\r\n Host: {HOST}\r\nUser-Agent: t\r\n\r\n").into_bytes()),
-        ("folded first field", format!("GET / HTTP/1.1\r\n X: y\r\nHost: {HOST}\r\nUser-Agent: t\r\n\r\n").into_bytes()),
+        (
+            "space before the first field",
+            format!("GET / HTTP/1.1\r\n Host: {HOST}\r\nUser-Agent: t\r\n\r\n").into_bytes(),
+        ),
+        (
+            "folded first field",
+            format!("GET / HTTP/1.1\r\n X: y\r\nHost: {HOST}\r\nUser-Agent: t\r\n\r\n")
+                .into_bytes(),
+        ),
         ("space before the colon", with("X : a\r\n")),
         ("tab before the colon", with("X\t: a\r\n")),
         ("no colon", with("X\r\n")),
@@ -160,8 +186,14 @@ fn malformed_header_fields() {
         ("bare CR in the value", with("X: a\rb\r\n")),
         ("bare CR at the end of the value", with("X: a\r\r\n")),
         ("bare LF ends the line", with("X: a\nY: b\r\n")),
-        ("bare LF ends the head", format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: t\r\n\n").into_bytes()),
-        ("bare LF everywhere", format!("GET / HTTP/1.1\nHost: {HOST}\nUser-Agent: t\n\n").into_bytes()),
+        (
+            "bare LF ends the head",
+            format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: t\r\n\n").into_bytes(),
+        ),
+        (
+            "bare LF everywhere",
+            format!("GET / HTTP/1.1\nHost: {HOST}\nUser-Agent: t\n\n").into_bytes(),
+        ),
         ("NUL in the value", with("X: a\0b\r\n")),
         ("control byte in the value", with("X: a\x01b\r\n")),
         ("DEL in the value", with("X: a\x7fb\r\n")),
@@ -174,18 +206,54 @@ fn hosts_that_are_none() {
     let raw = |text: &str| text.replace("{HOST}", HOST).into_bytes();
     let list = [
         ("missing", raw("GET / HTTP/1.1\r\nUser-Agent: t\r\n\r\n")),
-        ("twice", raw("GET / HTTP/1.1\r\nHost: {HOST}\r\nHost: {HOST}\r\nUser-Agent: t\r\n\r\n")),
-        ("twice with absolute-form", raw("GET http://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\nHost: b\r\nUser-Agent: t\r\n\r\n")),
-        ("missing with absolute-form", raw("GET http://{HOST}/ HTTP/1.1\r\nUser-Agent: t\r\n\r\n")),
-        ("empty", raw("GET / HTTP/1.1\r\nHost:\r\nUser-Agent: t\r\n\r\n")),
-        ("empty in absolute-form", raw("GET http:/// HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: t\r\n\r\n")),
-        ("userinfo in absolute-form", raw("GET http://a@{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: t\r\n\r\n")),
-        ("list", raw("GET / HTTP/1.1\r\nHost: {HOST}, evil\r\nUser-Agent: t\r\n\r\n")),
-        ("path", raw("GET / HTTP/1.1\r\nHost: {HOST}/x\r\nUser-Agent: t\r\n\r\n")),
-        ("bad port", raw("GET / HTTP/1.1\r\nHost: {HOST}:x\r\nUser-Agent: t\r\n\r\n")),
-        ("port too large", raw("GET / HTTP/1.1\r\nHost: {HOST}:65536\r\nUser-Agent: t\r\n\r\n")),
-        ("empty label", raw("GET / HTTP/1.1\r\nHost: grid..toolforge.org\r\nUser-Agent: t\r\n\r\n")),
-        ("space", raw("GET / HTTP/1.1\r\nHost: gr id.toolforge.org\r\nUser-Agent: t\r\n\r\n")),
+        (
+            "twice",
+            raw("GET / HTTP/1.1\r\nHost: {HOST}\r\nHost: {HOST}\r\nUser-Agent: t\r\n\r\n"),
+        ),
+        (
+            "twice with absolute-form",
+            raw("GET http://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\nHost: b\r\nUser-Agent: t\r\n\r\n"),
+        ),
+        (
+            "missing with absolute-form",
+            raw("GET http://{HOST}/ HTTP/1.1\r\nUser-Agent: t\r\n\r\n"),
+        ),
+        (
+            "empty",
+            raw("GET / HTTP/1.1\r\nHost:\r\nUser-Agent: t\r\n\r\n"),
+        ),
+        (
+            "empty in absolute-form",
+            raw("GET http:/// HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: t\r\n\r\n"),
+        ),
+        (
+            "userinfo in absolute-form",
+            raw("GET http://a@{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: t\r\n\r\n"),
+        ),
+        (
+            "list",
+            raw("GET / HTTP/1.1\r\nHost: {HOST}, evil\r\nUser-Agent: t\r\n\r\n"),
+        ),
+        (
+            "path",
+            raw("GET / HTTP/1.1\r\nHost: {HOST}/x\r\nUser-Agent: t\r\n\r\n"),
+        ),
+        (
+            "bad port",
+            raw("GET / HTTP/1.1\r\nHost: {HOST}:x\r\nUser-Agent: t\r\n\r\n"),
+        ),
+        (
+            "port too large",
+            raw("GET / HTTP/1.1\r\nHost: {HOST}:65536\r\nUser-Agent: t\r\n\r\n"),
+        ),
+        (
+            "empty label",
+            raw("GET / HTTP/1.1\r\nHost: grid..toolforge.org\r\nUser-Agent: t\r\n\r\n"),
+        ),
+        (
+            "space",
+            raw("GET / HTTP/1.1\r\nHost: gr id.toolforge.org\r\nUser-Agent: t\r\n\r\n"),
+        ),
     ];
     Site::start().check_all(&cases(&list, 400), false);
 }
@@ -219,9 +287,15 @@ fn malformed_request_lines() {
         ("version of two digits", line("GET / HTTP/1.10")),
         ("version with a leading zero", line("GET / HTTP/01.1")),
         ("another protocol", line("GET / HTCPCP/1.0")),
-        ("bare LF after the line", format!("GET / HTTP/1.1\nHost: {HOST}\r\nUser-Agent: t\r\n\r\n").into_bytes()),
+        (
+            "bare LF after the line",
+            format!("GET / HTTP/1.1\nHost: {HOST}\r\nUser-Agent: t\r\n\r\n").into_bytes(),
+        ),
         ("bad escape", line("GET /%zz HTTP/1.1")),
-        ("climbs above the root by escapes", line("GET /%2e%2e/x HTTP/1.1")),
+        (
+            "climbs above the root by escapes",
+            line("GET /%2e%2e/x HTTP/1.1"),
+        ),
     ];
     Site::start().check_all(&cases(&list, 400), false);
 }
@@ -236,8 +310,16 @@ fn other_refusals_have_their_own_status() {
         ("HTTP/3.0", line("GET / HTTP/3.0"), 505),
         ("URI", line(&format!("GET /{long} HTTP/1.1")), 414),
         ("fields", with(&fields), 431),
-        ("header bytes", with(&format!("X: {}\r\n", "b".repeat(40_000))), 431),
-        ("header bytes in a name", with(&format!("{}: x\r\n", "b".repeat(40_000))), 431),
+        (
+            "header bytes",
+            with(&format!("X: {}\r\n", "b".repeat(40_000))),
+            431,
+        ),
+        (
+            "header bytes in a name",
+            with(&format!("{}: x\r\n", "b".repeat(40_000))),
+            431,
+        ),
         ("expectation", with("Expect: 200-ok\r\n"), 417),
     ];
     Site::start().check_all(&list, false);
@@ -253,7 +335,10 @@ fn trace_and_connect_are_405_with_allow() {
         let answer = site.portico.tcp().exchange(&request);
         assert_eq!(answer.status, 405, "{}", request.escape_ascii());
         let allow = answer.field("allow").unwrap_or_default();
-        assert!(allow.contains("GET") && !allow.contains("TRACE") && !allow.contains("CONNECT"), "{answer:?}");
+        assert!(
+            allow.contains("GET") && !allow.contains("TRACE") && !allow.contains("CONNECT"),
+            "{answer:?}"
+        );
     }
     assert_eq!(site.origin.heads(), 0);
 }
@@ -270,23 +355,47 @@ fn malformed_chunked_bodies() {
         ("size with sign", chunked("+1\r\na\r\n0\r\n\r\n")),
         ("size with 0x", chunked("0x1\r\na\r\n0\r\n\r\n")),
         ("space before the size", chunked(" 1\r\na\r\n0\r\n\r\n")),
-        ("underscore in the size", chunked("1_0\r\naaaaaaaaaaaaaaaa\r\n0\r\n\r\n")),
-        ("size over 64 bits", chunked("10000000000000001\r\na\r\n0\r\n\r\n")),
-        ("size of 64 bits", chunked("ffffffffffffffff\r\na\r\n0\r\n\r\n")),
+        (
+            "underscore in the size",
+            chunked("1_0\r\naaaaaaaaaaaaaaaa\r\n0\r\n\r\n"),
+        ),
+        (
+            "size over 64 bits",
+            chunked("10000000000000001\r\na\r\n0\r\n\r\n"),
+        ),
+        (
+            "size of 64 bits",
+            chunked("ffffffffffffffff\r\na\r\n0\r\n\r\n"),
+        ),
         ("bare LF after the size", chunked("1\na\r\n0\r\n\r\n")),
         ("bare CR after the size", chunked("1\ra\r\n0\r\n\r\n")),
         ("bare LF after the data", chunked("1\r\na\n0\r\n\r\n")),
         ("data longer than its size", chunked("1\r\nab\r\n0\r\n\r\n")),
         ("data shorter than its size", chunked("3\r\na\r\n0\r\n\r\n")),
-        ("bare LF in an extension", chunked("1;x\ny\r\na\r\n0\r\n\r\n")),
-        ("bare CR in an extension", chunked("1;x\ry\r\na\r\n0\r\n\r\n")),
+        (
+            "bare LF in an extension",
+            chunked("1;x\ny\r\na\r\n0\r\n\r\n"),
+        ),
+        (
+            "bare CR in an extension",
+            chunked("1;x\ry\r\na\r\n0\r\n\r\n"),
+        ),
         ("NUL in an extension", chunked("1;x\0y\r\na\r\n0\r\n\r\n")),
         ("long extension", chunked(&long)),
         ("long trailers", chunked(&trailers)),
         ("trailer without colon", chunked("1\r\na\r\n0\r\nX\r\n\r\n")),
-        ("trailer with a space before the colon", chunked("1\r\na\r\n0\r\nX : y\r\n\r\n")),
-        ("trailer folded", chunked("1\r\na\r\n0\r\nX: y\r\n z\r\n\r\n")),
-        ("bare LF in the trailers", chunked("1\r\na\r\n0\r\nX: y\n\r\n")),
+        (
+            "trailer with a space before the colon",
+            chunked("1\r\na\r\n0\r\nX : y\r\n\r\n"),
+        ),
+        (
+            "trailer folded",
+            chunked("1\r\na\r\n0\r\nX: y\r\n z\r\n\r\n"),
+        ),
+        (
+            "bare LF in the trailers",
+            chunked("1\r\na\r\n0\r\nX: y\n\r\n"),
+        ),
         ("bare LF after the last chunk", chunked("1\r\na\r\n0\n\n")),
     ];
     let list: Vec<_> = list
@@ -305,13 +414,21 @@ fn a_bad_request_behind_a_good_one_ends_the_connection() {
     let site = Site::start();
     let mut client = site.portico.tcp();
     let mut bytes = get(HOST, "/first").into_bytes();
-    bytes.extend(post("Content-Length: 6\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\nG"));
+    bytes.extend(post(
+        "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n",
+        "0\r\n\r\nG",
+    ));
     bytes.extend(get(HOST, "/smuggled").into_bytes());
     client.send(&bytes);
     assert_eq!(client.response().status, 200);
     assert_eq!(client.response().status, 400);
     client.expect_closed();
-    let targets: Vec<String> = site.origin.take().into_iter().map(|request| request.target).collect();
+    let targets: Vec<String> = site
+        .origin
+        .take()
+        .into_iter()
+        .map(|request| request.target)
+        .collect();
     assert_eq!(targets, ["/first"]);
 }
 
@@ -321,7 +438,10 @@ fn a_body_that_looks_like_a_request_is_a_body() {
     let site = Site::start();
     let mut client = site.portico.tcp();
     let inner = get(HOST, "/smuggled");
-    let answer = client.exchange(post(&format!("Content-Length: {}\r\n", inner.len()), &inner));
+    let answer = client.exchange(post(
+        &format!("Content-Length: {}\r\n", inner.len()),
+        &inner,
+    ));
     assert_eq!(answer.status, 200);
     assert_eq!(site.origin.take_one().body.text(), inner);
     let chunk = format!("{:x}\r\n{inner}\r\n0\r\n\r\n", inner.len());
@@ -338,13 +458,20 @@ fn the_body_of_a_refused_request_is_not_the_next_request() {
     let site = Site::start();
     let mut client = site.portico.tcp();
     let inner = get(HOST, "/smuggled");
-    let head = format!("POST / HTTP/1.1\r\nHost: unknown.example\r\nUser-Agent: t\r\nContent-Length: {}\r\n\r\n", inner.len());
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: unknown.example\r\nUser-Agent: t\r\nContent-Length: {}\r\n\r\n",
+        inner.len()
+    );
     client.send(format!("{head}{inner}"));
     assert_eq!(client.response().status, 404);
     // Either closes, or goes on with the request behind the body.
     let _ = client.wire.send(get(HOST, "/after"));
     let _ = client.try_response(false);
-    let smuggled = site.origin.take().into_iter().any(|request| request.target == "/smuggled");
+    let smuggled = site
+        .origin
+        .take()
+        .into_iter()
+        .any(|request| request.target == "/smuggled");
     assert!(!smuggled, "the tool got the body as a request");
 }
 
@@ -358,7 +485,10 @@ fn names_that_alias_a_forwarded_field_are_removed() {
     assert_eq!(site.portico.tcp().exchange(with(lines)).status, 200);
     let request = site.origin.take_one();
     let head = request.head.escape_ascii().to_string();
-    assert!(!head.contains("1.2.3.4") && !head.contains("evil"), "{head}");
+    assert!(
+        !head.contains("1.2.3.4") && !head.contains("evil"),
+        "{head}"
+    );
     assert_eq!(request.field("my_own"), Some("kept"), "{head}");
 }
 
@@ -366,18 +496,29 @@ fn names_that_alias_a_forwarded_field_are_removed() {
 fn every_refusal_is_readable_over_tls_too() {
     let site = Site::start();
     let mut client: Client = site.portico.tls();
-    client.send(post("Content-Length: 6\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\nG"));
+    client.send(post(
+        "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n",
+        "0\r\n\r\nG",
+    ));
     let answer = client.response();
     assert_eq!(answer.status, 400);
-    assert_eq!(answer.field("strict-transport-security"), Some("max-age=31622400"));
+    assert_eq!(
+        answer.field("strict-transport-security"),
+        Some("max-age=31622400")
+    );
     client.expect_closed();
 }
 
 /// Garbage instead of HTTP: an answer or a close, soon, and no harm to others.
 #[test]
 fn garbage_does_no_harm() {
-    let site = Site { origin: Origin::echo("grid"), portico: Builder::new().start() };
-    let noise: Vec<u8> = (0..4000_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let site = Site {
+        origin: Origin::echo("grid"),
+        portico: Builder::new().start(),
+    };
+    let noise: Vec<u8> = (0..4000_u32)
+        .map(|index| (index.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
     let samples: [&[u8]; 6] = [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
@@ -391,13 +532,18 @@ fn garbage_does_no_harm() {
             let mut client = Client::tcp(address);
             let _ = client.wire.send(sample);
             client.shutdown_write();
-            eventually("the connection ends", SOON, || match client.wire.read_some() {
-                Ok(bytes) => bytes.is_empty().then_some(()),
-                Err(_) => Some(()),
+            eventually("the connection ends", SOON, || {
+                match client.wire.read_some() {
+                    Ok(bytes) => bytes.is_empty().then_some(()),
+                    Err(_) => Some(()),
+                }
             });
         }
     }
-    let answer = site.portico.tcp().exchange(get(HOST, "/.well-known/healthz"));
+    let answer = site
+        .portico
+        .tcp()
+        .exchange(get(HOST, "/.well-known/healthz"));
     assert_eq!(answer.status, 200);
     assert_eq!(site.origin.heads(), 0);
 }

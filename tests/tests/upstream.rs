@@ -14,7 +14,9 @@ use portico_tests::{SOON, eventually, free_address};
 
 /// One worker, so that there is one pool and connections can be counted.
 fn one_worker(origin: &Origin) -> Builder {
-    Builder::new().with("[server]\nworkers = 1").route("grid", &origin.url())
+    Builder::new()
+        .with("[server]\nworkers = 1")
+        .route("grid", &origin.url())
 }
 
 // --- reuse and retries
@@ -27,7 +29,11 @@ fn connections_to_tools_are_reused() {
         assert_eq!(portico.tcp().exchange(get(HOST, "/")).status, 200);
         assert_eq!(portico.tls().exchange(post(HOST, "/", "body")).status, 200);
         assert_eq!(portico.tcp().exchange(get(HOST, "/chunked/10")).status, 200);
-        assert_eq!(portico.tcp().exchange(get(HOST, "/status/204")).status, 204, "round {round}");
+        assert_eq!(
+            portico.tcp().exchange(get(HOST, "/status/204")).status,
+            204,
+            "round {round}"
+        );
     }
     assert_eq!(origin.take().len(), 20);
     assert_eq!(origin.connections(), 1);
@@ -51,7 +57,10 @@ fn a_connection_that_the_tool_ends_is_not_reused() {
         for _ in 0..3 {
             let answer = client.exchange(get(HOST, "/"));
             assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
-            assert!(!answer.says_close(), "the tool's close is not the client's: {answer:?}");
+            assert!(
+                !answer.says_close(),
+                "the tool's close is not the client's: {answer:?}"
+            );
         }
         assert_eq!(origin.connections(), 3);
     }
@@ -107,7 +116,10 @@ fn a_post_that_may_have_run_is_not_repeated() {
     assert_eq!(answer.status, 502, "{answer:?}");
     assert_eq!(counted(&origin).get("/pay"), Some(&1));
     // The next one gets a connection of its own.
-    assert_eq!(portico.tcp().exchange(post(HOST, "/other", "once")).status, 200);
+    assert_eq!(
+        portico.tcp().exchange(post(HOST, "/other", "once")).status,
+        200
+    );
 }
 
 #[test]
@@ -122,10 +134,13 @@ fn a_tool_that_never_answers_gets_a_request_no_more_than_twice() {
 }
 
 fn counted(origin: &Origin) -> HashMap<String, usize> {
-    origin.take().into_iter().fold(HashMap::new(), |mut counts, request| {
-        *counts.entry(request.target).or_default() += 1;
-        counts
-    })
+    origin
+        .take()
+        .into_iter()
+        .fold(HashMap::new(), |mut counts, request| {
+            *counts.entry(request.target).or_default() += 1;
+            counts
+        })
 }
 
 #[test]
@@ -139,11 +154,15 @@ fn idle_connections_to_tools_are_closed() {
             *flag.lock().unwrap() = true;
         }
     });
-    let portico = one_worker(&origin).with("[timeouts]\nupstream_idle = '300ms'").start();
+    let portico = one_worker(&origin)
+        .with("[timeouts]\nupstream_idle = '300ms'")
+        .start();
     let mut client = portico.tcp();
     assert_eq!(client.exchange(get(HOST, "/")).status, 200);
     // Nothing else happens in portico: it must not need another request to notice.
-    eventually("the idle connection is closed", SOON, || gone.lock().unwrap().then_some(()));
+    eventually("the idle connection is closed", SOON, || {
+        gone.lock().unwrap().then_some(())
+    });
 }
 
 // --- failures
@@ -156,15 +175,33 @@ fn a_dead_tool_is_the_tools_fault_and_a_dead_ingress_the_platforms() {
         .start();
     let tool = portico.tls().exchange(get("dead.toolforge.org", "/"));
     assert_eq!(tool.status, 502, "{tool:?}");
-    assert!(tool.text().to_lowercase().contains("tool"), "{}", tool.text());
+    assert!(
+        tool.text().to_lowercase().contains("tool"),
+        "{}",
+        tool.text()
+    );
     let platform = portico.tls().exchange(get("other.toolforge.org", "/"));
     assert!(matches!(platform.status, 502 | 503), "{platform:?}");
-    assert!(platform.text().to_lowercase().contains("platform"), "{}", platform.text());
-    assert!(!tool.text().to_lowercase().contains("platform"), "{}", tool.text());
+    assert!(
+        platform.text().to_lowercase().contains("platform"),
+        "{}",
+        platform.text()
+    );
+    assert!(
+        !tool.text().to_lowercase().contains("platform"),
+        "{}",
+        tool.text()
+    );
     for answer in [&tool, &platform] {
-        assert_eq!(answer.field("strict-transport-security"), Some("max-age=31622400"));
+        assert_eq!(
+            answer.field("strict-transport-security"),
+            Some("max-age=31622400")
+        );
         assert!(answer.field("content-type").is_some(), "{answer:?}");
-        assert!(!answer.says_close(), "the client's connection is fine: {answer:?}");
+        assert!(
+            !answer.says_close(),
+            "the client's connection is fine: {answer:?}"
+        );
     }
 }
 
@@ -177,8 +214,11 @@ struct FullBacklog {
 
 impl FullBacklog {
     fn new() -> FullBacklog {
-        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let listener =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        listener
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap().as_socket().unwrap();
         let mut waiting = Vec::new();
@@ -186,7 +226,11 @@ impl FullBacklog {
             waiting.push(stream);
             assert!(waiting.len() < 100, "the queue never fills");
         }
-        FullBacklog { address, _listener: listener, _waiting: waiting }
+        FullBacklog {
+            address,
+            _listener: listener,
+            _waiting: waiting,
+        }
     }
 }
 
@@ -200,7 +244,11 @@ fn a_connect_that_takes_too_long_is_504() {
     let start = Instant::now();
     let answer = portico.tcp().exchange(get("full.toolforge.org", "/"));
     assert_eq!(answer.status, 504, "{answer:?}");
-    assert!(start.elapsed() >= Duration::from_millis(250), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_millis(250),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[test]
@@ -209,13 +257,23 @@ fn a_silent_tool_is_504() {
         connection.read_request();
         connection.wait_for_close();
     });
-    let portico = one_worker(&origin).with("[timeouts]\nresponse = '400ms'").start();
+    let portico = one_worker(&origin)
+        .with("[timeouts]\nresponse = '400ms'")
+        .start();
     for request in [get(HOST, "/"), post(HOST, "/", "x")] {
         let answer = portico.tls().exchange(request);
         assert_eq!(answer.status, 504, "{answer:?}");
-        assert!(answer.text().to_lowercase().contains("tool"), "{}", answer.text());
+        assert!(
+            answer.text().to_lowercase().contains("tool"),
+            "{}",
+            answer.text()
+        );
     }
-    assert_eq!(origin.take().len(), 2, "a request that was read is not repeated after a timeout");
+    assert_eq!(
+        origin.take().len(),
+        2,
+        "a request that was read is not repeated after a timeout"
+    );
 }
 
 #[test]
@@ -225,7 +283,9 @@ fn a_tool_that_falls_silent_in_its_body_is_cut() {
         connection.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc");
         connection.wait_for_close();
     });
-    let portico = one_worker(&origin).with("[timeouts]\nresponse = '400ms'").start();
+    let portico = one_worker(&origin)
+        .with("[timeouts]\nresponse = '400ms'")
+        .start();
     let mut client = portico.tcp();
     client.send(get(HOST, "/"));
     let error = client.try_response(false).expect_err("cut");
@@ -242,7 +302,9 @@ fn a_slow_tool_that_keeps_talking_is_not_cut() {
             connection.send("x");
         }
     });
-    let portico = one_worker(&origin).with("[timeouts]\nresponse = '600ms'").start();
+    let portico = one_worker(&origin)
+        .with("[timeouts]\nresponse = '600ms'")
+        .start();
     assert_eq!(portico.tcp().exchange(get(HOST, "/")).text(), "xxxxxxxx");
 }
 
@@ -267,7 +329,9 @@ fn base_paths_stand_before_the_target() {
         ("base", "/?y", "/base/?y"),
         ("deep", "/x%2Fy", "/a/b/x%2Fy"),
     ] {
-        let answer = portico.tcp().exchange(get(&format!("{tool}.toolforge.org"), target));
+        let answer = portico
+            .tcp()
+            .exchange(get(&format!("{tool}.toolforge.org"), target));
         assert_eq!(answer.status, 200, "{tool} {target}");
         assert_eq!(origin.take_one().target, arrives, "{tool} {target}");
     }
@@ -285,14 +349,24 @@ fn backends_over_https_are_verified() {
     let ca = builder.folder().join("ca.pem");
     let portico = builder
         .env("SSL_CERT_FILE", ca.to_str().unwrap())
-        .route("name", &format!("https://localhost:{}", origin.address().port()))
+        .route(
+            "name",
+            &format!("https://localhost:{}", origin.address().port()),
+        )
         .route("address", &origin.url())
         .route("untrusted", &untrusted.url())
         .route("misnamed", &misnamed.url())
         .start();
-    for (tool, status) in [("name", 200), ("address", 200), ("untrusted", 502), ("misnamed", 502)] {
+    for (tool, status) in [
+        ("name", 200),
+        ("address", 200),
+        ("untrusted", 502),
+        ("misnamed", 502),
+    ] {
         for _ in 0..2 {
-            let answer = portico.tls().exchange(get(&format!("{tool}.toolforge.org"), "/x"));
+            let answer = portico
+                .tls()
+                .exchange(get(&format!("{tool}.toolforge.org"), "/x"));
             assert_eq!(answer.status, status, "{tool}: {answer:?}");
         }
     }
@@ -304,7 +378,10 @@ fn backends_may_be_names() {
     // localhost may be ::1 first: the next address must be tried.
     let origin = Origin::echo("grid");
     let portico = Builder::new()
-        .route("name", &format!("http://localhost:{}", origin.address().port()))
+        .route(
+            "name",
+            &format!("http://localhost:{}", origin.address().port()),
+        )
         .route("nowhere", "http://does-not-exist.invalid:80")
         .start();
     eventually("the name is resolved", SOON, || {
@@ -321,14 +398,20 @@ fn backends_may_be_names() {
 fn the_ingress_goes_round_its_nodes() {
     let nodes = ["a", "b", "c"].map(Origin::echo);
     let addresses = [0, 1, 2].map(|index: usize| nodes[index].address());
-    let portico = Builder::new().with("[server]\nworkers = 1").ingress(&addresses).start();
+    let portico = Builder::new()
+        .with("[server]\nworkers = 1")
+        .ingress(&addresses)
+        .start();
     let mut client = portico.tcp();
     for _ in 0..30 {
         assert_eq!(client.exchange(get("tool.toolforge.org", "/")).status, 200);
     }
     for node in &nodes {
         let share = node.take().len();
-        assert!((8..=12).contains(&share), "{share} of 30 at one of three nodes");
+        assert!(
+            (8..=12).contains(&share),
+            "{share} of 30 at one of three nodes"
+        );
     }
 }
 
@@ -336,20 +419,38 @@ fn the_ingress_goes_round_its_nodes() {
 fn a_dead_ingress_node_is_passed_over_and_comes_back() {
     let alive = [Origin::echo("a"), Origin::echo("b")];
     let dead = free_address();
-    let portico = Builder::new().ingress(&[alive[0].address(), dead, alive[1].address()]).start();
+    let portico = Builder::new()
+        .ingress(&[alive[0].address(), dead, alive[1].address()])
+        .start();
     for round in 0..30 {
         let answer = portico.tcp().exchange(get("tool.toolforge.org", "/"));
         assert_eq!(answer.status, 200, "round {round}: {answer:?}");
     }
     // POSTs too: nothing was sent where the connect failed.
     for _ in 0..10 {
-        assert_eq!(portico.tcp().exchange(post("tool.toolforge.org", "/", "x")).status, 200);
+        assert_eq!(
+            portico
+                .tcp()
+                .exchange(post("tool.toolforge.org", "/", "x"))
+                .status,
+            200
+        );
     }
     let back = Origin::echo_on("back", dead);
-    eventually("the node that came back gets requests", Duration::from_secs(60), || {
-        assert_eq!(portico.tcp().exchange(get("tool.toolforge.org", "/")).status, 200);
-        (!back.take().is_empty()).then_some(())
-    });
+    eventually(
+        "the node that came back gets requests",
+        Duration::from_secs(60),
+        || {
+            assert_eq!(
+                portico
+                    .tcp()
+                    .exchange(get("tool.toolforge.org", "/"))
+                    .status,
+                200
+            );
+            (!back.take().is_empty()).then_some(())
+        },
+    );
 }
 
 // --- backends that are refused
@@ -361,14 +462,20 @@ fn routes_outside_the_allow_list_are_not_followed() {
     let refused = Origin::echo_on("refused", SocketAddr::from(([127, 0, 0, 2], 0)));
     redis.route("allowed", ".*", &allowed.url());
     redis.route("refused", ".*", &refused.url());
-    redis.route("name", ".*", &format!("http://localhost:{}", allowed.address().port()));
+    redis.route(
+        "name",
+        ".*",
+        &format!("http://localhost:{}", allowed.address().port()),
+    );
     let portico = Builder::new()
         .registry(&redis)
         .with("[registry]\nbackends = ['127.0.0.1/32']")
         .ingress(&[ingress.address()])
         .start();
     let went = |tool: &str| {
-        let answer = portico.tcp().exchange(get(&format!("{tool}.toolforge.org"), "/"));
+        let answer = portico
+            .tcp()
+            .exchange(get(&format!("{tool}.toolforge.org"), "/"));
         (answer.status, allowed.take().len(), ingress.take().len())
     };
     assert_eq!(went("allowed"), (200, 1, 0));
@@ -386,15 +493,27 @@ fn routes_to_portico_itself_and_to_the_registry_are_not_followed() {
     let own = builder.http();
     redis.route("loop", ".*", &format!("http://{own}"));
     redis.route("name", ".*", &format!("http://localhost:{}", own.port()));
-    redis.route("mapped", ".*", &format!("http://[::ffff:127.0.0.1]:{}", own.port()));
+    redis.route(
+        "mapped",
+        ".*",
+        &format!("http://[::ffff:127.0.0.1]:{}", own.port()),
+    );
     redis.route("redis", ".*", &format!("http://{}", redis.address()));
     redis.route("metadata", ".*", "http://169.254.169.254");
     redis.route("linklocal", ".*", "http://[fe80::1]:80");
     redis.route("good", ".*", &ingress.url());
-    let portico = builder.registry(&redis).ingress(&[ingress.address()]).start();
+    let portico = builder
+        .registry(&redis)
+        .ingress(&[ingress.address()])
+        .start();
     for tool in ["loop", "mapped", "redis", "metadata", "linklocal", "good"] {
-        let answer = portico.tcp().exchange(get(&format!("{tool}.toolforge.org"), "/"));
-        assert_eq!(answer.status, 200, "{tool} goes to the ingress like an unregistered one: {answer:?}");
+        let answer = portico
+            .tcp()
+            .exchange(get(&format!("{tool}.toolforge.org"), "/"));
+        assert_eq!(
+            answer.status, 200,
+            "{tool} goes to the ingress like an unregistered one: {answer:?}"
+        );
         assert_eq!(ingress.take().len(), 1, "{tool}");
     }
     let answer = portico.tcp().exchange(get("name.toolforge.org", "/"));
@@ -407,7 +526,8 @@ fn routes_to_portico_itself_and_to_the_registry_are_not_followed() {
 fn a_request_that_was_here_before_is_a_loop() {
     let origin = Origin::echo("grid");
     let portico = Portico::before(&origin);
-    let request = |via: &str| format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: t\r\n{via}\r\n");
+    let request =
+        |via: &str| format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: t\r\n{via}\r\n");
     for (via, status) in [
         ("Via: 1.1 portico\r\n", 508),
         ("Via: 1.0 fred, 1.1 Portico (comment)\r\n", 508),
@@ -423,10 +543,19 @@ fn a_request_that_was_here_before_is_a_loop() {
 fn two_portico_that_point_at_each_other_end_in_508() {
     for (first_via, second_via) in [("portico", "portico"), ("first", "second")] {
         let (first, second) = (Builder::new(), Builder::new());
-        let (to_first, to_second) = (format!("http://{}", first.http()), format!("http://{}", second.http()));
+        let (to_first, to_second) = (
+            format!("http://{}", first.http()),
+            format!("http://{}", second.http()),
+        );
         let via = |name: &str| format!("[headers]\nvia = {name:?}");
-        let first = first.route("grid", &to_second).with(&via(first_via)).start();
-        let _second = second.route("grid", &to_first).with(&via(second_via)).start();
+        let first = first
+            .route("grid", &to_second)
+            .with(&via(first_via))
+            .start();
+        let _second = second
+            .route("grid", &to_first)
+            .with(&via(second_via))
+            .start();
         let answer = first.tcp().exchange(get(HOST, "/"));
         assert_eq!(answer.status, 508, "{answer:?}");
     }

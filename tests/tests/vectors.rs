@@ -30,9 +30,15 @@ impl Fixture {
         let portico = Builder::new()
             .registry(&redis)
             .ingress(&[ingress.address()])
-            .with("[listen]\nredirect = true\n[domains]\nrename = { ru_monuments = 'ru-monuments' }")
+            .with(
+                "[listen]\nredirect = true\n[domains]\nrename = { ru_monuments = 'ru-monuments' }",
+            )
             .start();
-        Fixture { portico, origins, _redis: redis }
+        Fixture {
+            portico,
+            origins,
+            _redis: redis,
+        }
     }
 
     fn client(&self, vector: &Vector) -> Client {
@@ -54,7 +60,9 @@ impl Fixture {
         let wrong = wrong_answer(vector, &answer).or_else(|| wrong_request(vector, &mut seen));
         match wrong {
             None => Ok(()),
-            Some(wrong) => Err(format!("{wrong}\n    answer: {answer:?}\n    origins saw: {seen:?}")),
+            Some(wrong) => Err(format!(
+                "{wrong}\n    answer: {answer:?}\n    origins saw: {seen:?}"
+            )),
         }
     }
 
@@ -62,7 +70,11 @@ impl Fixture {
     fn seen(&self) -> Vec<(&'static str, Received)> {
         let named = |(name, origin): &(&'static str, Origin)| {
             let name = *name;
-            origin.take().into_iter().map(move |request| (name, request)).collect::<Vec<_>>()
+            origin
+                .take()
+                .into_iter()
+                .map(move |request| (name, request))
+                .collect::<Vec<_>>()
         };
         self.origins.iter().flat_map(named).collect()
     }
@@ -92,7 +104,10 @@ fn seed(redis: &Redis, a: &Origin, b: &Origin) {
 fn wrong_answer(vector: &Vector, answer: &Response) -> Option<String> {
     let expect = &vector.expect;
     if answer.status != expect.status {
-        return Some(format!("status {} instead of {}", answer.status, expect.status));
+        return Some(format!(
+            "status {} instead of {}",
+            answer.status, expect.status
+        ));
     }
     if let Some(location) = &expect.location
         && answer.field("location") != Some(location)
@@ -108,7 +123,11 @@ fn wrong_answer(vector: &Vector, answer: &Response) -> Option<String> {
             return Some(format!("{name} is there {} times", answer.count(name)));
         }
     }
-    if let Some(name) = expect.response_lacks.iter().find(|name| answer.field(name).is_some()) {
+    if let Some(name) = expect
+        .response_lacks
+        .iter()
+        .find(|name| answer.field(name).is_some())
+    {
         return Some(format!("the answer has {name}"));
     }
     if let Some(part) = &expect.body
@@ -144,7 +163,10 @@ fn wrong_request(vector: &Vector, seen: &mut [(&'static str, Received)]) -> Opti
     if let Some(name) = expect.has.iter().find(|name| request.field(name).is_none()) {
         return Some(format!("the origin did not get {name}"));
     }
-    let lacks = expect.lacks.iter().find(|name| request.field(name).is_some());
+    let lacks = expect
+        .lacks
+        .iter()
+        .find(|name| request.field(name).is_some());
     lacks.map(|name| format!("the origin got {name}"))
 }
 
@@ -169,12 +191,25 @@ fn all_vectors() {
             (Ok(()), None) | (Err(_), Some(_)) => {}
             (Err(wrong), None) => report.push(format!("{}: {wrong}", vector.id)),
             (Ok(()), Some(_)) => {
-                report.push(format!("{}: passes, take it off expected-failures.toml", vector.id));
+                report.push(format!(
+                    "{}: passes, take it off expected-failures.toml",
+                    vector.id
+                ));
             }
         }
     }
-    report.extend(expected.keys().map(|id| format!("{id}: expected to fail, but no such vector")));
-    assert!(report.is_empty(), "{} of {} vectors:\n{}", report.len(), vectors.len(), report.join("\n"));
+    report.extend(
+        expected
+            .keys()
+            .map(|id| format!("{id}: expected to fail, but no such vector")),
+    );
+    assert!(
+        report.is_empty(),
+        "{} of {} vectors:\n{}",
+        report.len(),
+        vectors.len(),
+        report.join("\n")
+    );
 }
 
 /// The trap for a harness that trusts any certificate: the vectors' client must refuse a stranger's.
@@ -184,5 +219,7 @@ fn the_client_verifies_the_certificate() {
     let portico = Portico::before(&origin);
     let stranger = Authority::new().client_config(rustls::ALL_VERSIONS);
     let mut client = Client::tls(portico.https, &stranger, HOST);
-    eventually("the handshake fails", SOON, || client.wire.send(b"GET / HTTP/1.1\r\n").err());
+    eventually("the handshake fails", SOON, || {
+        client.wire.send(b"GET / HTTP/1.1\r\n").err()
+    });
 }
