@@ -253,7 +253,7 @@ port, ca = int(sys.argv[1]), sys.argv[2]
 context = ssl.create_default_context(cafile=ca)
 async def main():
     url = f"wss://grid.toolforge.org:{port}/chat"
-    async with websockets.connect(url, ssl=context, host="127.0.0.1", port=port, max_size=None) as connection:
+    async with websockets.connect(url, ssl=context, server_hostname="grid.toolforge.org", host="127.0.0.1", port=port, max_size=None) as connection:
         for message in ["hello", b"\x00\xff", "x" * 1000000]:
             await connection.send(message)
             assert await connection.recv() == message
