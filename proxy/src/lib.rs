@@ -1,2 +1,19 @@
-//! skeleton
+//! portico: the front proxy for platforms that host thousands of small web services.
+//!
+//! The way of a request: [`worker`] accepts, [`tls`] decrypts, [`connection`] reads heads with [`http1`], [`request`]
+//! decides, [`forward`] moves bytes between client and [`upstream`], [`response`] edits what goes back. What a request
+//! sees is a [`snapshot`]; what changes beside it is in [`process`], kept fresh by [`registry`] on the control thread.
+
+pub mod buffer;
+pub mod connection;
+pub mod deadline;
+pub mod forward;
+pub mod halves;
 pub mod http1;
+pub mod policy;
+pub mod process;
+pub mod request;
+pub mod response;
+pub mod snapshot;
+pub mod upstream;
+pub mod worker;

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
@@ -83,6 +83,8 @@ pub struct Worker {
     request_parsers: RefCell<Vec<Box<RequestParser>>>,
     response_parsers: RefCell<Vec<Box<ResponseParser>>>,
     heads: RefCell<Vec<Vec<u8>>>,
+    /// The second and its text, for the Date field.
+    date: RefCell<(u64, Rc<str>)>,
 }
 
 /// Parsers and head buffers that a worker keeps for reuse.
@@ -166,6 +168,7 @@ impl Worker {
             request_parsers: RefCell::default(),
             response_parsers: RefCell::default(),
             heads: RefCell::default(),
+            date: RefCell::new((0, Rc::from(""))),
         }
     }
 
@@ -181,19 +184,15 @@ impl Worker {
 
     /// A parser for one request; give it back with [`Worker::put_request_parser`].
     pub fn request_parser(&self) -> Box<RequestParser> {
-        let limits = &self.snapshot.load().config.limits;
-        let limits = HeadLimits {
-            head: limits.header,
-            target: limits.uri,
-            fields: MAX_FIELDS,
-        };
-        match self.request_parsers.borrow_mut().pop() {
-            Some(mut parser) => {
-                parser.set_limits(limits);
-                parser
-            }
-            None => Box::new(RequestParser::new(limits)),
-        }
+        let kept = self.request_parsers.borrow_mut().pop();
+        kept.unwrap_or_else(|| {
+            let limits = &self.snapshot.load().config.limits;
+            Box::new(RequestParser::new(HeadLimits {
+                head: limits.header,
+                target: limits.uri,
+                fields: MAX_FIELDS,
+            }))
+        })
     }
 
     /// Takes a parser back.
@@ -229,6 +228,19 @@ impl Worker {
     pub fn head(&self) -> Vec<u8> {
         let kept = self.heads.borrow_mut().pop();
         kept.unwrap_or_else(|| Vec::with_capacity(2048))
+    }
+
+    /// The value of a Date field for this second.
+    pub fn date(&self) -> Rc<str> {
+        let now = SystemTime::now();
+        let second = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let mut date = self.date.borrow_mut();
+        if date.0 != second {
+            *date = (second, Rc::from(httpdate::fmt_http_date(now)));
+        }
+        Rc::clone(&date.1)
     }
 
     /// Takes a head buffer back.
