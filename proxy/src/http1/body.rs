@@ -442,3 +442,6 @@ fn forbidden_in_trailers(name: &[u8], field: Field) -> bool {
             .iter()
             .any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes()))
 }
+
+#[cfg(test)]
+mod tests;

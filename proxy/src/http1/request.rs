@@ -521,3 +521,6 @@ fn scheme_length(target: &[u8]) -> Option<usize> {
         })
         .map(<[u8]>::len)
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -360,3 +360,6 @@ fn content_length(buf: &[u8], value: Span, earlier: Option<u64>) -> Result<u64, 
     }
     stated.ok_or(ResponseError::BadContentLength)
 }
+
+#[cfg(test)]
+mod tests;
