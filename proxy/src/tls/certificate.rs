@@ -170,7 +170,11 @@ impl Chain {
         let mut parsed = Vec::new();
         let mut errors = Vec::new();
         for (index, certificate) in certificates.iter().enumerate() {
-            match parse_certificate(certificate) {
+            let accepted = match index {
+                0 => rustls_accepts(certificate),
+                _ => Ok(()),
+            };
+            match accepted.and_then(|()| parse_certificate(certificate)) {
                 Ok(certificate) => parsed.push(certificate),
                 Err(reason) => errors.push(CertificateError::BadCertificate(
                     path.to_path_buf(),
@@ -226,14 +230,13 @@ fn parse_certificate<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<
     if !rest.is_empty() {
         return Err("bytes follow the certificate".to_owned());
     }
-    // What rustls itself will demand of it at the first handshake, as far as it can be known now.
-    webpki_accepts(der)?;
     Ok(certificate)
 }
 
-/// rustls parses with its own parser: what that one refuses must be found now, not in a handshake.
-fn webpki_accepts(der: &CertificateDer<'_>) -> Result<(), String> {
-    rustls::server::ParsedCertificate::try_from(der)
+/// rustls reads a server's own certificate with a parser of its own: what that one refuses must be
+/// found now and not in a handshake. Certificates further up go to the client unread.
+fn rustls_accepts(own: &CertificateDer<'_>) -> Result<(), String> {
+    rustls::server::ParsedCertificate::try_from(own)
         .map(drop)
         .map_err(|error| error.to_string())
 }

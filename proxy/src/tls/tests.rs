@@ -411,7 +411,7 @@ fn backends_are_verified_against_the_roots() {
     assert!(Arc::ptr_eq(&system, &super::client_config().unwrap()));
 }
 
-/// Serves TLS connections one after the other until the listener's thread is dropped with the test.
+/// Serves TLS connections one after the other until the process of the tests ends.
 fn listen(config: Arc<ServerConfig>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
