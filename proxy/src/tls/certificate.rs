@@ -738,4 +738,48 @@ mod tests {
             }
         }
     }
+
+    /// Keys and self-signed certificates as operators make them, in every form of PEM.
+    #[test]
+    fn what_openssl_writes() {
+        let directory = Directory::new();
+        let openssl = |arguments: &str| {
+            let status = std::process::Command::new("openssl")
+                .args(arguments.split(' '))
+                .current_dir(directory.path(""))
+                .stderr(std::process::Stdio::null())
+                .status();
+            status.is_ok_and(|status| status.success())
+        };
+        if !openssl("version") {
+            eprintln!("not tested: openssl is not installed");
+            return;
+        }
+        let both_forms = &["", " -traditional"][..];
+        for (kind, forms) in [
+            ("ec -pkeyopt ec_paramgen_curve:P-256", both_forms),
+            ("ec -pkeyopt ec_paramgen_curve:P-384", both_forms),
+            ("rsa:2048", both_forms),
+            ("ed25519", &[""]),
+        ] {
+            let made = openssl(&format!(
+                "req -x509 -nodes -newkey {kind} -keyout a.key -out a.crt -days 30 -subj /CN=a \
+                 -addext subjectAltName=DNS:a.org"
+            ));
+            assert!(made, "{kind}");
+            let files = |key: &str| CertificateFiles {
+                chain: directory.path("a.crt"),
+                key: directory.path(key),
+            };
+            for form in forms {
+                assert!(openssl(&format!("pkey -in a.key -out b.key{form}")));
+                let loaded = Certificate::load(&files("b.key"), now());
+                let loaded = loaded.unwrap_or_else(|errors| panic!("{kind}{form}: {errors:?}"));
+                assert_eq!(loaded.names, ["a.org".into()]);
+                let encrypt = "pkey -in a.key -aes256 -passout pass:secret -out c.key";
+                assert!(openssl(&format!("{encrypt}{form}")));
+                check_errors_of(&files("c.key"), "", &[("c.key", "is encrypted")]);
+            }
+        }
+    }
 }
