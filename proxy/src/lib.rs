@@ -1,2 +1,3 @@
 //! skeleton
+pub mod http1;
 pub mod tls;
