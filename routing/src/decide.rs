@@ -268,7 +268,7 @@ fn redirect(
 
 /// Appends raw bytes of an URI. The codec lets no control bytes and no `#` through; whatever comes here all the same
 /// is escaped, so that a Location can neither be split nor cut short.
-fn push_uri_bytes(out: &mut Vec<u8>, bytes: &[u8], also: &[u8]) {
+pub(crate) fn push_uri_bytes(out: &mut Vec<u8>, bytes: &[u8], also: &[u8]) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for &byte in bytes {
         match byte {

@@ -2,6 +2,7 @@
 //!
 //! Does not build heads and does not touch buffers; answers are slices of what was given.
 
+use crate::decide::push_uri_bytes;
 use crate::host::Host;
 
 /// When `value` is `http://<own host>[:80]rest`, the rest; the caller writes `https://<own host>` before it.
@@ -19,6 +20,18 @@ pub fn location<'a>(value: &'a [u8], host: &Host) -> Option<&'a [u8]> {
     let ends_host = matches!(rest.first(), None | Some(b'/' | b'?' | b'#'));
     let clean = !rest.iter().any(|byte| byte.is_ascii_control());
     (ends_host && clean).then_some(rest)
+}
+
+/// The same target over HTTPS: `https://<host><target>`; safe to write as a Location.
+pub fn https_url(host: &Host, target: &[u8]) -> Vec<u8> {
+    let mut location = Vec::with_capacity(8 + host.as_bytes().len() + 1 + target.len());
+    location.extend_from_slice(b"https://");
+    location.extend_from_slice(host.as_bytes());
+    if target.first() != Some(&b'/') {
+        location.push(b'/');
+    }
+    push_uri_bytes(&mut location, target, b"");
+    location
 }
 
 /// Whether a Via value names `name` as a receiver (RFC 9110 section 7.6.3): the request has been here before.

@@ -98,7 +98,8 @@ impl Upload {
     ) -> Result<(), UploadError> {
         let mut size = SMALL;
         while !self.is_done() {
-            let fill = input.fill(&mut &link.client, pool, size);
+            let mut client = &link.client;
+            let fill = input.fill(&mut client, pool, size);
             let n = match deadline.within(timeouts.body_idle, fill).await {
                 Ok(Ok(n)) if n > 0 => n,
                 Ok(_) => {

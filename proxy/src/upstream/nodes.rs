@@ -10,7 +10,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use portico_config as config;
 use portico_config::NodeAddress;

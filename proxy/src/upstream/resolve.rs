@@ -97,15 +97,14 @@ impl Resolver {
         loop {
             for (name, known) in self.due(PARALLEL.saturating_sub(attempts.len())) {
                 attempts.spawn(async move {
-                    let found = timeout(ATTEMPT, tokio::net::lookup_host((&*name, 0))).await;
+                    let found = timeout(ATTEMPT, addresses(&name)).await;
                     (name, known, found)
                 });
             }
             tokio::select! {
                 Some(done) = attempts.join_next() => if let Ok((name, known, found)) = done {
                     let found = match found {
-                        Ok(Ok(addresses)) => Ok(addresses.map(|a| a.ip().to_canonical()).collect()),
-                        Ok(Err(error)) => Err(error.to_string()),
+                        Ok(found) => found.map_err(|error| error.to_string()),
                         Err(_) => Err(format!("no answer within {} s", ATTEMPT.as_secs())),
                     };
                     self.learn(&name, &known, found);
@@ -159,6 +158,11 @@ impl Resolver {
     fn now(&self) -> u64 {
         millis(self.started.elapsed())
     }
+}
+
+async fn addresses(name: &str) -> std::io::Result<Vec<IpAddr>> {
+    let found = tokio::net::lookup_host((name, 0)).await?;
+    Ok(found.map(|address| address.ip().to_canonical()).collect())
 }
 
 fn millis(duration: Duration) -> u64 {
