@@ -1,0 +1,555 @@
+//! Reads a TOML tree with places into typed values, and goes on after a mistake.
+//!
+//! A type says by [`FromToml`] what may stand for it and reads it; `table!` makes such a type of a list of keys, each
+//! with its type, what holds when it is absent, and its documentation. From the same list come the unknown keys, the
+//! nearest names and the reference, so these cannot drift apart.
+//!
+//! Nothing here knows a key of portico or compares two of them: see `file` and `check`.
+//!
+//! Invariant: who returns `None` has reported why (or the key is absent and needs no value).
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
+
+use crate::diagnostic::{Diagnostic, Positions, Severity, nearest};
+
+/// Collects mistakes while a file is read and checked.
+pub(crate) struct Reader<'a> {
+    file: &'a str,
+    positions: Positions<'a>,
+    found: Vec<Diagnostic>,
+    /// The keys of the whole file, to find out where a misplaced key belongs.
+    root: fn() -> Option<TableDoc>,
+    /// While a default is read: the offset in the file that stands for it.
+    in_default: Option<usize>,
+    /// Lines that are no TOML.
+    syntax_error_lines: Vec<usize>,
+    /// Whether parts of the file could not be read at all, so that what is missing may well be there.
+    pub(crate) incomplete: bool,
+}
+
+/// Where something stands: its key with all tables, and its offset in the file.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) key: String,
+    pub(crate) offset: usize,
+}
+
+/// What is wrong with a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mistake {
+    pub(crate) message: String,
+    pub(crate) allowed: Option<String>,
+    pub(crate) suggestion: Option<String>,
+}
+
+impl Mistake {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), allowed: None, suggestion: None }
+    }
+
+    pub(crate) fn allowed(mut self, allowed: impl Into<String>) -> Self {
+        self.allowed = Some(allowed.into());
+        self
+    }
+
+    pub(crate) fn suggest(mut self, suggestion: Option<impl Into<String>>) -> Self {
+        self.suggestion = suggestion.map(Into::into);
+        self
+    }
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(file: &'a str, text: &'a str, root: fn() -> Option<TableDoc>) -> Self {
+        Self {
+            file,
+            positions: Positions::new(text),
+            found: Vec::new(),
+            root,
+            in_default: None,
+            syntax_error_lines: Vec::new(),
+            incomplete: false,
+        }
+    }
+
+    pub(crate) fn error(&mut self, at: &Place, mistake: Mistake) {
+        self.report(at, mistake, Severity::Error);
+    }
+
+    pub(crate) fn warning(&mut self, at: &Place, mistake: Mistake) {
+        self.report(at, mistake, Severity::Warning);
+    }
+
+    /// Reports text that is no TOML.
+    pub(crate) fn syntax_error(&mut self, at: &Place, message: &str) {
+        self.error(at, Mistake::new(format!("no valid TOML: {message}")));
+        self.syntax_error_lines.push(self.line(at));
+    }
+
+    fn report(&mut self, at: &Place, mistake: Mistake, severity: Severity) {
+        let (line, column) = self.positions.find(at.offset);
+        if self.syntax_error_lines.contains(&line) {
+            // What was understood of such a line is a guess, and a mistake in it would only lead astray.
+            return;
+        }
+        self.found.push(Diagnostic {
+            file: self.file.to_owned(),
+            line,
+            column,
+            key: at.key.clone(),
+            message: mistake.message,
+            allowed: mistake.allowed,
+            suggestion: mistake.suggestion,
+            severity,
+        });
+    }
+
+    pub(crate) fn has_errors(&self) -> bool {
+        self.found.iter().any(|d| d.severity == Severity::Error)
+    }
+
+    /// The line of a place.
+    pub(crate) fn line(&self, at: &Place) -> usize {
+        self.positions.find(at.offset).0
+    }
+
+    /// Whether an error at this very place is known already.
+    pub(crate) fn has_error_at(&self, offset: usize) -> bool {
+        let (line, column) = self.positions.find(offset);
+        self.found.iter().any(|d| (d.line, d.column, d.severity) == (line, column, Severity::Error))
+    }
+
+    pub(crate) fn finish(self) -> Vec<Diagnostic> {
+        self.found
+    }
+
+    /// The place of a key or value below `parent`.
+    pub(crate) fn place(&self, key: String, span: Range<usize>) -> Place {
+        Place { key, offset: self.in_default.unwrap_or(span.start) }
+    }
+
+    /// Reports a value of the wrong type.
+    pub(crate) fn wrong_type(
+        &mut self,
+        value: &DeValue<'_>,
+        at: &Place,
+        allowed: String,
+        suggestion: Option<String>,
+    ) {
+        let mistake = Mistake::new(format!("{} does not fit here", with_article(value.type_str())));
+        self.error(at, mistake.allowed(allowed).suggest(suggestion));
+    }
+
+    /// The value as a table, or a mistake.
+    pub(crate) fn table<'v, 'i>(
+        &mut self,
+        value: &'v DeValue<'i>,
+        at: &Place,
+        allowed: impl FnOnce() -> String,
+    ) -> Option<&'v DeTable<'i>> {
+        let table = value.as_table();
+        if table.is_none() {
+            self.wrong_type(value, at, allowed(), None);
+        }
+        table
+    }
+
+    /// Reports the keys of `table` that are none of `known`.
+    pub(crate) fn unknown_keys(&mut self, table: &DeTable<'_>, at: &Place, known: &[&str]) {
+        for key in table.keys() {
+            let name: &str = key.get_ref();
+            if known.contains(&name) {
+                continue;
+            }
+            let elsewhere = if at.key.is_empty() { None } else { self.table_with(name) };
+            let suggestion = elsewhere.or_else(|| nearest(name, known.iter().copied()).map(str::to_owned));
+            let message = if at.key.is_empty() {
+                "there is no such table".to_owned()
+            } else {
+                format!("{} has no such key", at.key)
+            };
+            let place = self.place(join(&at.key, name), key.span());
+            self.error(&place, Mistake::new(message).allowed(known.join(", ")).suggest(suggestion));
+        }
+    }
+
+    /// `table.key` when a table at the top of the file has a key of that name.
+    fn table_with(&self, name: &str) -> Option<String> {
+        let root = (self.root)()?;
+        root.keys.iter().find_map(|table| {
+            let has = table.table.as_ref()?.keys.iter().any(|key| key.name == name);
+            has.then(|| join(table.name, name))
+        })
+    }
+}
+
+/// `key` below `parent`, quoted when TOML would want it so.
+pub(crate) fn join(parent: &str, key: &str) -> String {
+    let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let key = if !key.is_empty() && key.bytes().all(bare) { key.to_owned() } else { format!("{key:?}") };
+    if parent.is_empty() { key } else { format!("{parent}.{key}") }
+}
+
+fn with_article(noun: &str) -> String {
+    let article = if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    format!("{article} {noun}")
+}
+
+/// A value that can be read from TOML.
+pub(crate) trait FromToml: Sized {
+    /// What may stand here, in words: for diagnostics and for the reference.
+    fn allowed() -> String;
+
+    /// The keys, where this is a table (or a list or map of tables).
+    fn table() -> Option<TableDoc> {
+        None
+    }
+
+    /// Reads the value; `None` after a mistake has been reported.
+    fn read(reader: &mut Reader<'_>, value: &DeValue<'_>, at: &Place) -> Option<Self>;
+}
+
+/// A value that is written as a string. It is what keys of maps are, too.
+pub(crate) trait FromText: Sized {
+    /// What may stand here, in words.
+    fn allowed() -> String;
+
+    /// Reads the text. A mistake that does not say what is allowed gets [`FromText::allowed`].
+    fn from_text(text: &str) -> Result<Self, Mistake>;
+
+    /// What was probably meant by a value that is no string.
+    fn suggest_for(_value: &DeValue<'_>) -> Option<String> {
+        None
+    }
+}
+
+impl<T: FromText> FromToml for T {
+    fn allowed() -> String {
+        <T as FromText>::allowed()
+    }
+
+    fn read(reader: &mut Reader<'_>, value: &DeValue<'_>, at: &Place) -> Option<Self> {
+        let Some(text) = value.as_str() else {
+            reader.wrong_type(value, at, <T as FromText>::allowed(), T::suggest_for(value));
+            return None;
+        };
+        read_text(reader, text, at)
+    }
+}
+
+fn read_text<T: FromText>(reader: &mut Reader<'_>, text: &str, at: &Place) -> Option<T> {
+    match T::from_text(text) {
+        Ok(value) => Some(value),
+        Err(mut mistake) => {
+            mistake.allowed.get_or_insert_with(<T as FromText>::allowed);
+            reader.error(at, mistake);
+            None
+        }
+    }
+}
+
+impl FromToml for bool {
+    fn allowed() -> String {
+        "true or false".to_owned()
+    }
+
+    fn read(reader: &mut Reader<'_>, value: &DeValue<'_>, at: &Place) -> Option<Self> {
+        let read = value.as_bool();
+        if read.is_none() {
+            let meant = match value.as_str().map(str::to_lowercase).as_deref() {
+                Some("true" | "yes" | "on") => Some("true".to_owned()),
+                Some("false" | "no" | "off") => Some("false".to_owned()),
+                _ => None,
+            };
+            reader.wrong_type(value, at, Self::allowed(), meant);
+        }
+        read
+    }
+}
+
+/// A list that keeps the place of each of its items.
+#[derive(Debug)]
+pub(crate) struct List<T> {
+    /// The items that could be read.
+    pub(crate) items: Vec<Item<T>>,
+    /// Whether there were others.
+    pub(crate) incomplete: bool,
+}
+
+/// An item of a list with its place.
+#[derive(Debug, Clone)]
+pub(crate) struct Item<T> {
+    pub(crate) value: T,
+    pub(crate) at: Place,
+}
+
+impl<T> List<T> {
+    /// Empty in the file, and not because of mistakes.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty() && !self.incomplete
+    }
+
+    pub(crate) fn into_values(self) -> impl Iterator<Item = T> {
+        self.items.into_iter().map(|item| item.value)
+    }
+}
+
+impl<T: FromToml> FromToml for List<T> {
+    fn allowed() -> String {
+        format!("a list; each item is {}", T::allowed())
+    }
+
+    fn table() -> Option<TableDoc> {
+        Some(TableDoc { shape: Shape::List, ..T::table()? })
+    }
+
+    fn read(reader: &mut Reader<'_>, value: &DeValue<'_>, at: &Place) -> Option<Self> {
+        let Some(array) = value.as_array() else {
+            let meant = value.as_str().map(|text| format!("[{text:?}]"));
+            reader.wrong_type(value, at, Self::allowed(), meant);
+            return None;
+        };
+        let mut list = Self { items: Vec::new(), incomplete: false };
+        for (i, item) in array.iter().enumerate() {
+            let at = reader.place(format!("{}[{i}]", at.key), item.span());
+            match T::read(reader, item.get_ref(), &at) {
+                Some(value) => list.items.push(Item { value, at }),
+                None => list.incomplete = true,
+            }
+        }
+        Some(list)
+    }
+}
+
+/// A table whose keys are names that the operator chooses, in the order of the file.
+#[derive(Debug)]
+pub(crate) struct Map<K, V> {
+    pub(crate) entries: Vec<MapEntry<K, V>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct MapEntry<K, V> {
+    pub(crate) key: K,
+    pub(crate) key_at: Place,
+    /// `None` when there was a mistake in it.
+    pub(crate) value: Option<V>,
+    pub(crate) value_at: Place,
+}
+
+impl<K: FromText, V: FromToml> FromToml for Map<K, V> {
+    fn allowed() -> String {
+        format!("a table; each key is {}, each value {}", <K as FromText>::allowed(), V::allowed())
+    }
+
+    fn table() -> Option<TableDoc> {
+        Some(TableDoc { shape: Shape::Map, ..V::table()? })
+    }
+
+    fn read(reader: &mut Reader<'_>, value: &DeValue<'_>, at: &Place) -> Option<Self> {
+        let table = reader.table(value, at, Self::allowed)?;
+        let mut written: Vec<(&Spanned<DeString<'_>>, &Spanned<DeValue<'_>>)> = table.iter().collect();
+        written.sort_by_key(|(key, _)| key.span().start);
+        let mut entries = Vec::new();
+        for (key, value) in written {
+            let path = join(&at.key, key.get_ref());
+            let key_at = reader.place(path.clone(), key.span());
+            let value_at = reader.place(path, value.span());
+            let name = read_text(reader, key.get_ref(), &key_at);
+            let value = V::read(reader, value.get_ref(), &value_at);
+            if let Some(key) = name {
+                entries.push(MapEntry { key, key_at, value, value_at });
+            }
+        }
+        Some(Self { entries })
+    }
+}
+
+/// A key of a table with what it holds.
+#[derive(Debug)]
+pub(crate) struct Field<T> {
+    /// `None` after a mistake, or when the key is absent and has no default.
+    pub(crate) value: Option<T>,
+    /// The value's place; for an absent key that of its table.
+    pub(crate) at: Place,
+    /// Whether the key is in the file.
+    pub(crate) written: bool,
+}
+
+/// What holds when a key is absent. The texts are TOML.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Absent {
+    /// This value.
+    Default(&'static str),
+    /// It may not be; with an example.
+    Required(&'static str),
+    /// No value, which means `meaning`; with an example.
+    Unset { example: &'static str, meaning: &'static str },
+}
+
+impl<T> Field<T> {
+    /// The place, if the key is in the file.
+    pub(crate) fn place(&self) -> Option<Place> {
+        self.written.then(|| self.at.clone())
+    }
+
+    /// The value with its place, to be compared with others.
+    pub(crate) fn item(&self) -> Option<Item<&T>> {
+        self.value.as_ref().map(|value| Item { value, at: self.at.clone() })
+    }
+}
+
+impl<T: FromToml> Field<T> {
+    /// Reads `key` of `table`, which stands at `parent`.
+    pub(crate) fn read(
+        reader: &mut Reader<'_>,
+        table: &DeTable<'_>,
+        parent: &Place,
+        key: &'static str,
+        absent: Absent,
+    ) -> Self {
+        let path = join(&parent.key, key);
+        if let Some(value) = table.get(key) {
+            let at = reader.place(path, value.span());
+            let value = T::read(reader, value.get_ref(), &at);
+            return Self { value, at, written: reader.in_default.is_none() };
+        }
+        let at = Place { key: path, offset: parent.offset };
+        let value = match absent {
+            Absent::Default(text) => read_default(reader, text, &at),
+            Absent::Unset { .. } => None,
+            Absent::Required(example) => {
+                if !reader.incomplete {
+                    let example = format!("{}, for example {key} = {example}", T::allowed());
+                    reader.error(&at, Mistake::new("is missing").allowed(example));
+                }
+                None
+            }
+        };
+        Self { value, at, written: false }
+    }
+}
+
+fn read_default<T: FromToml>(reader: &mut Reader<'_>, text: &'static str, at: &Place) -> Option<T> {
+    // A default that is no TOML would be a mistake of ours: the test of the reference reads them all.
+    let value = DeValue::parse(text).ok()?;
+    let before = reader.in_default.replace(at.offset);
+    let read = T::read(reader, value.get_ref(), at);
+    reader.in_default = before;
+    read
+}
+
+/// The value that a default stands for; `None` only if the default is not valid, which would be a mistake of ours.
+pub(crate) fn default_value<T: FromToml>(text: &'static str) -> Option<T> {
+    let mut reader = Reader::new("default", "", || None);
+    read_default(&mut reader, text, &Place { key: String::new(), offset: 0 })
+}
+
+/// A table as the reference shows it.
+#[derive(Debug)]
+pub(crate) struct TableDoc {
+    pub(crate) shape: Shape,
+    pub(crate) intro: &'static [&'static str],
+    pub(crate) keys: Vec<KeyDoc>,
+}
+
+/// How tables of one kind stand in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// `[name]`
+    One,
+    /// `[[name]]`
+    List,
+    /// `[name.any]`
+    Map,
+}
+
+/// A key as the reference shows it.
+#[derive(Debug)]
+pub(crate) struct KeyDoc {
+    pub(crate) name: &'static str,
+    pub(crate) doc: &'static [&'static str],
+    pub(crate) allowed: String,
+    pub(crate) absent: Absent,
+    pub(crate) table: Option<TableDoc>,
+}
+
+/// Declares a table of the file: its introduction, and for each key the documentation, name, type and what holds when
+/// it is absent.
+macro_rules! table {
+    (
+        $(#[doc = $intro:literal])*
+        $name:ident {
+            $(
+                $(#[doc = $doc:literal])*
+                $key:ident: $type:ty = $absent:expr,
+            )*
+        }
+    ) => {
+        $(#[doc = $intro])*
+        #[derive(Debug)]
+        #[allow(dead_code, reason = "keys that are not built yet are checked but not used")]
+        pub(crate) struct $name {
+            /// Where the table is.
+            pub(crate) at: $crate::reader::Place,
+            $( $(#[doc = $doc])* pub(crate) $key: $crate::reader::Field<$type>, )*
+        }
+
+        impl $crate::reader::FromToml for $name {
+            fn allowed() -> String {
+                let keys: &[&str] = &[$(stringify!($key)),*];
+                format!("a table with the keys {}", keys.join(", "))
+            }
+
+            fn table() -> Option<$crate::reader::TableDoc> {
+                Some($crate::reader::TableDoc {
+                    shape: $crate::reader::Shape::One,
+                    intro: &[$($intro),*],
+                    keys: vec![$($crate::reader::KeyDoc {
+                        name: stringify!($key),
+                        doc: &[$($doc),*],
+                        allowed: <$type as $crate::reader::FromToml>::allowed(),
+                        absent: $absent,
+                        table: <$type as $crate::reader::FromToml>::table(),
+                    }),*],
+                })
+            }
+
+            fn read(
+                reader: &mut $crate::reader::Reader<'_>,
+                value: &toml::de::DeValue<'_>,
+                at: &$crate::reader::Place,
+            ) -> Option<Self> {
+                let table = reader.table(value, at, Self::allowed)?;
+                reader.unknown_keys(table, at, &[$(stringify!($key)),*]);
+                Some(Self {
+                    at: at.clone(),
+                    $($key: $crate::reader::Field::read(reader, table, at, stringify!($key), $absent),)*
+                })
+            }
+        }
+    };
+}
+pub(crate) use table;
+
+/// Declares the words that stand for the variants of an enum.
+macro_rules! choice {
+    ($type:ty { $($word:literal => $variant:expr),* $(,)? }) => {
+        impl $crate::reader::FromText for $type {
+            fn allowed() -> String {
+                let words: &[&str] = &[$($word),*];
+                words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ")
+            }
+
+            fn from_text(text: &str) -> Result<Self, $crate::reader::Mistake> {
+                match text {
+                    $($word => Ok($variant),)*
+                    _ => Err($crate::reader::Mistake::new(format!("{text:?} is none of the choices"))
+                        .suggest($crate::diagnostic::nearest(text, [$($word),*]).map(|word| format!("{word:?}")))),
+                }
+            }
+        }
+    };
+}
+pub(crate) use choice;

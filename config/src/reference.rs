@@ -1,0 +1,2 @@
+//! Renders `docs/configuration.md`.
+pub fn reference() -> String { String::new() }
