@@ -40,7 +40,7 @@ use tracking::{Endpoint, Link, LinkError};
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often an idle connection is tried, so that one that died silently is noticed.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_INTERVAL: Duration = Duration::from_secs(3);
 
 /// How often the whole table is compared with redis, for what no push tells (SWAPDB).
 const COMPARE_INTERVAL: Duration = Duration::from_secs(300);
@@ -252,7 +252,7 @@ impl Registry {
                     next_compare = Instant::now() + COMPARE_INTERVAL;
                     self.sync.compare(Why::Periodic);
                 }
-                () = sleep(PING_INTERVAL) => match link.ping().await {
+                () = sleep(PING_INTERVAL) => match link.alive().await {
                     Ok(()) => self.status.set_synced(SystemTime::now()),
                     Err(error) => return error,
                 },

@@ -28,6 +28,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the answer to one command or one pipelined batch.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// For the answer to a PING: with nothing else to do, a redis that takes longer is as good as gone.
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How many keys redis looks at in one SCAN step; also the size of a batch of reads.
 pub(super) const SCAN_COUNT: usize = 1000;
 
@@ -260,12 +263,20 @@ impl Link {
         Ok(())
     }
 
-    /// Finds out whether anybody is still there.
+    /// A round trip: what redis pushed before its answer has arrived.
     pub(super) async fn ping(&mut self) -> Result<(), LinkError> {
         match self.ask(&redis::cmd("PING")).await? {
             Value::SimpleString(_) | Value::Okay => Ok(()),
             Value::ServerError(error) => Err(refused(&error)),
             _ => Err(LinkError::Answer("PING")),
+        }
+    }
+
+    /// Finds out whether anybody is still there, while there is nothing else to ask.
+    pub(super) async fn alive(&mut self) -> Result<(), LinkError> {
+        match tokio::time::timeout(PING_TIMEOUT, self.ping()).await {
+            Ok(answer) => answer,
+            Err(_) => Err(LinkError::Timeout(PING_TIMEOUT)),
         }
     }
 
