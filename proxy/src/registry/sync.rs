@@ -813,11 +813,11 @@ mod tests {
 
         fn comparison(&mut self) -> Comparison {
             let events = self.sync.take_events();
-            let comparisons = events.into_iter().filter_map(|event| match event {
+            let mut comparisons = events.into_iter().filter_map(|event| match event {
                 Event::Compared(comparison) => Some(comparison),
                 _ => None,
             });
-            comparisons.last().unwrap()
+            comparisons.next_back().unwrap()
         }
     }
 

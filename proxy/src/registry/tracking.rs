@@ -17,8 +17,8 @@ use portico_config::SecretUrl;
 use portico_routing::table::valid_tool;
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
-    PushKind, RedisError, ServerError, Value,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion,
+    PushInfo, PushKind, RedisError, ServerError, Value,
 };
 use tokio::sync::Notify;
 
@@ -499,10 +499,20 @@ fn link_error(error: &RedisError, password: Option<&str>, limit: Duration) -> Li
 
 /// The error in one line without the password, should redis or the client ever quote it.
 fn sentence(error: &RedisError, password: Option<&str>) -> String {
-    let text = error.to_string();
-    match password {
-        Some(password) if !password.is_empty() => bounded(&text.replace(password, "***")),
-        _ => bounded(&text),
+    match (error.kind(), error.code()) {
+        (ErrorKind::RESP3NotSupported, _) => {
+            "it does not speak RESP3; portico needs redis 6 or later".into()
+        }
+        (_, Some("NOAUTH")) => "it wants a password and registry.url has none".into(),
+        (_, Some("WRONGPASS")) => "it refuses the user or the password of registry.url".into(),
+        (kind, _) => {
+            // The client's own mistakes read "what - KindOfError".
+            let text = error.to_string().replace(&format!(" - {kind:?}"), "");
+            match password {
+                Some(password) if !password.is_empty() => bounded(&text.replace(password, "***")),
+                _ => bounded(&text),
+            }
+        }
     }
 }
 
