@@ -47,7 +47,11 @@ pub(crate) struct Mistake {
 
 impl Mistake {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), allowed: None, suggestion: None }
+        Self {
+            message: message.into(),
+            allowed: None,
+            suggestion: None,
+        }
     }
 
     pub(crate) fn allowed(mut self, allowed: impl Into<String>) -> Self {
@@ -118,16 +122,23 @@ impl<'a> Reader<'a> {
     /// Whether an error at this very place is known already.
     pub(crate) fn has_error_at(&self, offset: usize) -> bool {
         let (line, column) = self.positions.find(offset);
-        self.found.iter().any(|d| (d.line, d.column, d.severity) == (line, column, Severity::Error))
+        self.found
+            .iter()
+            .any(|d| (d.line, d.column, d.severity) == (line, column, Severity::Error))
     }
 
-    pub(crate) fn finish(self) -> Vec<Diagnostic> {
+    /// Everything that was found, in the order of the file.
+    pub(crate) fn finish(mut self) -> Vec<Diagnostic> {
+        self.found.sort_by_key(|d| (d.line, d.column, d.severity));
         self.found
     }
 
     /// The place of a key or value below `parent`.
     pub(crate) fn place(&self, key: String, span: Range<usize>) -> Place {
-        Place { key, offset: self.in_default.unwrap_or(span.start) }
+        Place {
+            key,
+            offset: self.in_default.unwrap_or(span.start),
+        }
     }
 
     /// Reports a value of the wrong type.
@@ -138,7 +149,10 @@ impl<'a> Reader<'a> {
         allowed: String,
         suggestion: Option<String>,
     ) {
-        let mistake = Mistake::new(format!("{} does not fit here", with_article(value.type_str())));
+        let mistake = Mistake::new(format!(
+            "{} does not fit here",
+            with_article(value.type_str())
+        ));
         self.error(at, mistake.allowed(allowed).suggest(suggestion));
     }
 
@@ -163,15 +177,21 @@ impl<'a> Reader<'a> {
             if known.contains(&name) {
                 continue;
             }
-            let elsewhere = if at.key.is_empty() { None } else { self.table_with(name) };
-            let suggestion = elsewhere.or_else(|| nearest(name, known.iter().copied()).map(str::to_owned));
+            let elsewhere = self.table_with(name);
+            let suggestion =
+                elsewhere.or_else(|| nearest(name, known.iter().copied()).map(str::to_owned));
             let message = if at.key.is_empty() {
                 "there is no such table".to_owned()
             } else {
-                format!("{} has no such key", at.key)
+                format!("there is no such key in {}", at.key)
             };
             let place = self.place(join(&at.key, name), key.span());
-            self.error(&place, Mistake::new(message).allowed(known.join(", ")).suggest(suggestion));
+            self.error(
+                &place,
+                Mistake::new(message)
+                    .allowed(known.join(", "))
+                    .suggest(suggestion),
+            );
         }
     }
 
@@ -179,7 +199,12 @@ impl<'a> Reader<'a> {
     fn table_with(&self, name: &str) -> Option<String> {
         let root = (self.root)()?;
         root.keys.iter().find_map(|table| {
-            let has = table.table.as_ref()?.keys.iter().any(|key| key.name == name);
+            let has = table
+                .table
+                .as_ref()?
+                .keys
+                .iter()
+                .any(|key| key.name == name);
             has.then(|| join(table.name, name))
         })
     }
@@ -188,13 +213,34 @@ impl<'a> Reader<'a> {
 /// `key` below `parent`, quoted when TOML would want it so.
 pub(crate) fn join(parent: &str, key: &str) -> String {
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    let key = if !key.is_empty() && key.bytes().all(bare) { key.to_owned() } else { format!("{key:?}") };
-    if parent.is_empty() { key } else { format!("{parent}.{key}") }
+    let key = if !key.is_empty() && key.bytes().all(bare) {
+        key.to_owned()
+    } else {
+        format!("{key:?}")
+    };
+    if parent.is_empty() {
+        key
+    } else {
+        format!("{parent}.{key}")
+    }
 }
 
 fn with_article(noun: &str) -> String {
-    let article = if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    let article = if noun.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        "an"
+    } else {
+        "a"
+    };
     format!("{article} {noun}")
+}
+
+/// `"a", "b" or "c"`
+pub(crate) fn or_list(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+    match quoted.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+        _ => quoted.concat(),
+    }
 }
 
 /// A value that can be read from TOML.
@@ -302,7 +348,10 @@ impl<T: FromToml> FromToml for List<T> {
     }
 
     fn table() -> Option<TableDoc> {
-        Some(TableDoc { shape: Shape::List, ..T::table()? })
+        Some(TableDoc {
+            shape: Shape::List,
+            ..T::table()?
+        })
     }
 
     fn read(reader: &mut Reader<'_>, value: &DeValue<'_>, at: &Place) -> Option<Self> {
@@ -311,7 +360,10 @@ impl<T: FromToml> FromToml for List<T> {
             reader.wrong_type(value, at, Self::allowed(), meant);
             return None;
         };
-        let mut list = Self { items: Vec::new(), incomplete: false };
+        let mut list = Self {
+            items: Vec::new(),
+            incomplete: false,
+        };
         for (i, item) in array.iter().enumerate() {
             let at = reader.place(format!("{}[{i}]", at.key), item.span());
             match T::read(reader, item.get_ref(), &at) {
@@ -340,16 +392,24 @@ pub(crate) struct MapEntry<K, V> {
 
 impl<K: FromText, V: FromToml> FromToml for Map<K, V> {
     fn allowed() -> String {
-        format!("a table; each key is {}, each value {}", <K as FromText>::allowed(), V::allowed())
+        format!(
+            "a table; each key is {}, each value {}",
+            <K as FromText>::allowed(),
+            V::allowed()
+        )
     }
 
     fn table() -> Option<TableDoc> {
-        Some(TableDoc { shape: Shape::Map, ..V::table()? })
+        Some(TableDoc {
+            shape: Shape::Map,
+            ..V::table()?
+        })
     }
 
     fn read(reader: &mut Reader<'_>, value: &DeValue<'_>, at: &Place) -> Option<Self> {
         let table = reader.table(value, at, Self::allowed)?;
-        let mut written: Vec<(&Spanned<DeString<'_>>, &Spanned<DeValue<'_>>)> = table.iter().collect();
+        let mut written: Vec<(&Spanned<DeString<'_>>, &Spanned<DeValue<'_>>)> =
+            table.iter().collect();
         written.sort_by_key(|(key, _)| key.span().start);
         let mut entries = Vec::new();
         for (key, value) in written {
@@ -359,7 +419,12 @@ impl<K: FromText, V: FromToml> FromToml for Map<K, V> {
             let name = read_text(reader, key.get_ref(), &key_at);
             let value = V::read(reader, value.get_ref(), &value_at);
             if let Some(key) = name {
-                entries.push(MapEntry { key, key_at, value, value_at });
+                entries.push(MapEntry {
+                    key,
+                    key_at,
+                    value,
+                    value_at,
+                });
             }
         }
         Some(Self { entries })
@@ -385,7 +450,10 @@ pub(crate) enum Absent {
     /// It may not be; with an example.
     Required(&'static str),
     /// No value, which means `meaning`; with an example.
-    Unset { example: &'static str, meaning: &'static str },
+    Unset {
+        example: &'static str,
+        meaning: &'static str,
+    },
 }
 
 impl<T> Field<T> {
@@ -396,7 +464,10 @@ impl<T> Field<T> {
 
     /// The value with its place, to be compared with others.
     pub(crate) fn item(&self) -> Option<Item<&T>> {
-        self.value.as_ref().map(|value| Item { value, at: self.at.clone() })
+        self.value.as_ref().map(|value| Item {
+            value,
+            at: self.at.clone(),
+        })
     }
 }
 
@@ -413,9 +484,16 @@ impl<T: FromToml> Field<T> {
         if let Some(value) = table.get(key) {
             let at = reader.place(path, value.span());
             let value = T::read(reader, value.get_ref(), &at);
-            return Self { value, at, written: reader.in_default.is_none() };
+            return Self {
+                value,
+                at,
+                written: reader.in_default.is_none(),
+            };
         }
-        let at = Place { key: path, offset: parent.offset };
+        let at = Place {
+            key: path,
+            offset: parent.offset,
+        };
         let value = match absent {
             Absent::Default(text) => read_default(reader, text, &at),
             Absent::Unset { .. } => None,
@@ -427,7 +505,11 @@ impl<T: FromToml> Field<T> {
                 None
             }
         };
-        Self { value, at, written: false }
+        Self {
+            value,
+            at,
+            written: false,
+        }
     }
 }
 
@@ -443,7 +525,14 @@ fn read_default<T: FromToml>(reader: &mut Reader<'_>, text: &'static str, at: &P
 /// The value that a default stands for; `None` only if the default is not valid, which would be a mistake of ours.
 pub(crate) fn default_value<T: FromToml>(text: &'static str) -> Option<T> {
     let mut reader = Reader::new("default", "", || None);
-    read_default(&mut reader, text, &Place { key: String::new(), offset: 0 })
+    read_default(
+        &mut reader,
+        text,
+        &Place {
+            key: String::new(),
+            offset: 0,
+        },
+    )
 }
 
 /// A table as the reference shows it.
@@ -539,7 +628,7 @@ macro_rules! choice {
         impl $crate::reader::FromText for $type {
             fn allowed() -> String {
                 let words: &[&str] = &[$($word),*];
-                words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ")
+                $crate::reader::or_list(words)
             }
 
             fn from_text(text: &str) -> Result<Self, $crate::reader::Mistake> {
