@@ -1,5 +1,7 @@
 //! `docs/configuration.md` is what the source says, and its examples are true.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
 use std::path::Path;
 
 use portico_config::{Severity, parse, reference};

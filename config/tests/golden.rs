@@ -2,6 +2,8 @@
 //!
 //! Refresh them with `BLESS=1 cargo test -p portico-config --test golden`, and read what changed.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
 use std::path::{Path, PathBuf};
 
 use portico_config::load;

@@ -1,5 +1,7 @@
 //! Whatever the text is: no panic, and every message points into the file.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
 use std::path::Path;
 
 use portico_config::{load, parse};
