@@ -17,7 +17,8 @@ use crate::config::{
     Refuse, Registry, Server, Timeouts, Tls,
 };
 use crate::file::{
-    File, HEADERS_SET, HeadersFile, LimitsFile, ListenFile, RegistryFile, TimeoutsFile, TlsFile,
+    File, HEADERS_SET, HeadersFile, LimitsFile, ListenFile, RefuseFile, RegistryFile, ServerFile,
+    TimeoutsFile, TlsFile,
 };
 use crate::reader::{Field, Item, List, Map, Mistake, Place, Reader, default_value};
 use crate::values::HeaderName;
@@ -37,18 +38,12 @@ pub(crate) fn check(reader: &mut Reader<'_>, file: File) -> Option<Config> {
     let own: Vec<SocketAddr> = listeners.into_iter().map(|item| item.value).collect();
 
     // All parts first, so that each reports its mistakes; then the first `?`.
-    let server = file.server.value.and_then(|server| {
-        Some(Server {
-            workers: server.workers.value?.get()?,
-            drain: server.drain.value?,
-        })
-    });
-    let redirects = listens_for_https(reader, file.listen.value.as_ref(), file.tls.value.as_ref());
+    let https = answers_https(reader, file.listen.value.as_ref(), file.tls.value.as_ref());
     let listen = file
         .listen
         .value
-        .and_then(|listen| check_listen(reader, listen, redirects));
-    let tls = file.tls.value.and_then(|tls| check_tls(reader, tls));
+        .map(|listen| check_listen(reader, listen, https));
+    let tls = file.tls.value.map(|tls| check_tls(reader, tls));
     let rules = check_rules(reader, file.domains, file.routes, &own);
     let registry = file.registry.value.map(check_registry);
     let pools = file
@@ -59,39 +54,22 @@ pub(crate) fn check(reader: &mut Reader<'_>, file: File) -> Option<Config> {
         .ingress
         .value
         .map(|ingress| ingress_name(&ingress, pools.as_ref()));
-    let fallback = file.fallback.value.and_then(|f| {
-        Some(Fallback {
-            help_url: f.help_url.value?.0,
-        })
-    });
-    let timeouts = file.timeouts.value.and_then(check_timeouts);
     let limits = file
         .limits
         .value
-        .and_then(|limits| check_limits(reader, &limits));
-    let refuse = file.refuse.value.and_then(|refuse| {
-        Some(Refuse {
-            empty_user_agent: refuse.empty_user_agent.value?,
-            dry_run: refuse.dry_run.value?,
-        })
-    });
+        .map(|limits| check_limits(reader, &limits));
     let headers = file
         .headers
         .value
-        .and_then(|headers| check_headers(reader, headers));
-    let log = file.log.value.and_then(|log| {
-        Some(Log {
-            level: log.level.value?,
-        })
-    });
+        .map(|headers| check_headers(reader, headers));
 
     if reader.has_errors() {
         return None;
     }
     Some(Config {
-        server: server?,
-        listen: listen?,
-        tls: tls?,
+        server: server(&file.server.value?)?,
+        listen: listen??,
+        tls: tls??,
         rules: Arc::new(rules?),
         // The inner `None` is a mistake, the outer a table that is left out.
         registry: match registry {
@@ -100,12 +78,30 @@ pub(crate) fn check(reader: &mut Reader<'_>, file: File) -> Option<Config> {
         },
         pools: pools?,
         ingress: ingress?,
-        fallback: fallback?,
-        timeouts: timeouts?,
-        limits: limits?,
-        refuse: refuse?,
-        headers: headers?,
-        log: log?,
+        fallback: Fallback {
+            help_url: file.fallback.value?.help_url.value?.0,
+        },
+        timeouts: timeouts(&file.timeouts.value?)?,
+        limits: limits??,
+        refuse: refuse(&file.refuse.value?)?,
+        headers: headers??,
+        log: Log {
+            level: file.log.value?.level.value?,
+        },
+    })
+}
+
+fn server(server: &ServerFile) -> Option<Server> {
+    Some(Server {
+        workers: server.workers.value?.get()?,
+        drain: server.drain.value?,
+    })
+}
+
+fn refuse(refuse: &RefuseFile) -> Option<Refuse> {
+    Some(Refuse {
+        empty_user_agent: refuse.empty_user_agent.value?,
+        dry_run: refuse.dry_run.value?,
     })
 }
 
@@ -176,7 +172,7 @@ fn different<T: Eq + Hash>(
 }
 
 /// Checks that HTTPS listeners have a certificate; returns whether anybody answers HTTPS.
-fn listens_for_https(
+fn answers_https(
     reader: &mut Reader<'_>,
     listen: Option<&ListenFile>,
     tls: Option<&TlsFile>,
@@ -298,7 +294,7 @@ fn check_registry(registry: RegistryFile) -> Option<Registry> {
     })
 }
 
-fn check_timeouts(timeouts: TimeoutsFile) -> Option<Timeouts> {
+fn timeouts(timeouts: &TimeoutsFile) -> Option<Timeouts> {
     Some(Timeouts {
         header: timeouts.header.value?,
         body_idle: timeouts.body_idle.value?,

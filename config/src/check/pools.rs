@@ -1,6 +1,6 @@
 //! Pools, and who uses them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::{different, not_myself};
@@ -16,64 +16,73 @@ pub(super) fn check_references(reader: &mut Reader<'_>, file: &File) {
         return;
     };
     let names: Vec<&str> = pools.entries.iter().map(|entry| &*entry.key.0).collect();
-    let mut used: HashSet<&str> = HashSet::new();
-    let mut uses: Vec<(&str, &Place)> = Vec::new();
-    let mut has_ingress = names.contains(&"ingress");
-    if let Some(ingress) = &file.ingress.value {
-        has_ingress |= ingress.pool.written || ingress.split.written;
-        match &ingress.pool.value {
-            Some(name) => uses.push((&name.0, &ingress.pool.at)),
-            None => _ = used.insert("ingress"),
-        }
-        let split = ingress.split.value.iter().flat_map(|split| &split.entries);
-        uses.extend(split.map(|entry| (&*entry.key.0, &entry.key_at)));
-        check_split(reader, ingress);
+    let uses = uses(file);
+    for (name, at) in uses.iter().filter(|(name, _)| !names.contains(name)) {
+        let others = match names.is_empty() {
+            true => String::new(),
+            false => format!("{}, or ", names.join(", ")),
+        };
+        let mistake = Mistake::new(format!("there is no pool `{name}`"))
+            .allowed(format!(
+                "{others}write a table [pools.{name}] with its nodes"
+            ))
+            .suggest(nearest(name, names.iter().copied()));
+        reader.error(at, mistake);
     }
-    let tcp = file.tcp.value.iter().flat_map(|list| &list.items);
-    uses.extend(
-        tcp.filter_map(|tcp| Some((&*tcp.value.pool.value.as_ref()?.0, &tcp.value.pool.at))),
-    );
-    let mut all_exist = true;
-    for (name, at) in uses {
-        used.insert(name);
-        if !names.contains(&name) {
-            all_exist = false;
-            let allowed = match names.is_empty() {
-                true => format!("write a table [pools.{name}] with its nodes"),
-                false => format!(
-                    "{}, or write a table [pools.{name}] with its nodes",
-                    names.join(", ")
-                ),
-            };
-            let meant = nearest(name, names.iter().copied());
-            reader.error(
-                at,
-                Mistake::new(format!("there is no pool `{name}`"))
-                    .allowed(allowed)
-                    .suggest(meant),
-            );
-        }
-    }
+    let ingress = file.ingress.value.as_ref();
+    let written = ingress.is_some_and(|ingress| ingress.pool.written || ingress.split.written);
+    let used =
+        |name: &str| (name == "ingress" && !written) || uses.iter().any(|(used, _)| *used == name);
     // Beside a name that does not exist it is most likely the one that was meant.
+    let all_exist = uses.iter().all(|(name, _)| names.contains(name));
     for entry in pools
         .entries
         .iter()
-        .filter(|entry| all_exist && !used.contains(&*entry.key.0))
+        .filter(|entry| all_exist && !used(&entry.key.0))
     {
         let mistake =
             Mistake::new("nothing uses this pool").allowed("name it in [ingress], or remove it");
         reader.warning(&entry.key_at, mistake);
     }
-    if !has_ingress && let Some(registry) = &file.registry.value {
+    if let Some(registry) = file
+        .registry
+        .value
+        .as_ref()
+        .filter(|_| !written && !names.contains(&"ingress"))
+    {
         let mistake = Mistake::new(
             "there is a registry but no ingress: tools that are not registered get a 404",
         )
         .allowed("write [pools.ingress] with its nodes, if that is not what you want");
         reader.warning(&registry.at, mistake);
     }
+    if let Some(ingress) = ingress {
+        check_split(reader, ingress);
+    }
     let tcp = file.tcp.value.iter().flat_map(|list| &list.items);
-    let tcp: Vec<_> = tcp.filter_map(|tcp| tcp.value.name.item()).collect();
-    different(reader, &tcp, |_| true, "this name");
+    let tcp_names: Vec<_> = tcp.filter_map(|tcp| tcp.value.name.item()).collect();
+    different(reader, &tcp_names, |_| true, "this name");
+}
+
+/// The names of pools that the file uses, and where.
+fn uses(file: &File) -> Vec<(&str, &Place)> {
+    let mut uses: Vec<(&str, &Place)> = Vec::new();
+    if let Some(ingress) = &file.ingress.value {
+        uses.extend(
+            ingress
+                .pool
+                .value
+                .iter()
+                .map(|name| (&*name.0, &ingress.pool.at)),
+        );
+        let split = ingress.split.value.iter().flat_map(|split| &split.entries);
+        uses.extend(split.map(|entry| (&*entry.key.0, &entry.key_at)));
+    }
+    let tcp = file.tcp.value.iter().flat_map(|list| &list.items);
+    uses.extend(
+        tcp.filter_map(|tcp| Some((&*tcp.value.pool.value.as_ref()?.0, &tcp.value.pool.at))),
+    );
+    uses
 }
 
 fn check_split(reader: &mut Reader<'_>, ingress: &IngressFile) {
