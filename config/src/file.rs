@@ -371,7 +371,7 @@ table! {
         uri: Size<256, MIB> = Default("\"8KiB\""),
         /// Client connections of the whole process. Lowered, with a warning, to what descriptors allow.
         connections: Number<1, 10_000_000> = Default("65536"),
-        /// Concurrent HTTP/2 streams of one connection.
+        /// Concurrent HTTP/2 streams of one connection. Without effect until HTTP/2 is built.
         streams: Number<1, 10_000> = Default("100"),
         /// Requests of one tool in flight: 503 above. One slow tool cannot take everything.
         in_flight_per_tool: Number<1, 10_000_000> = Default("250"),
