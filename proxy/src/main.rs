@@ -85,9 +85,7 @@ fn fail(error: &(dyn Error + 'static)) -> ExitCode {
         text.push_str(&format!(": {cause}"));
         source = cause.source();
     }
-    let is_config = std::iter::successors(Some(error), |error| error.source())
-        .any(is_configuration_mistake);
-    if is_config {
+    if is_configuration_mistake(error) {
         let _ = writeln!(stderr, "{text}");
         return ExitCode::from(2);
     }

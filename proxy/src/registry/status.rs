@@ -1,6 +1,7 @@
 //! What `/status`, metrics and logs may know about the registry: plain counters, written by the control thread and read by
 //! anybody at any time. Decides nothing.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,6 +12,18 @@ pub enum Source {
     Redis,
     /// The snapshot on disk that was written at this time; redis has not been reached since the start.
     Snapshot(SystemTime),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Redis => f.write_str("redis"),
+            Source::Snapshot(written) => {
+                let written = httpdate::fmt_http_date(*written);
+                write!(f, "the snapshot of {written} (redis cannot be reached)")
+            }
+        }
+    }
 }
 
 /// The state of the registry, for people and metrics. All counts are since the start.
