@@ -360,17 +360,16 @@ fn is_x_forwarded(name: &[u8]) -> bool {
 /// What a CGI-like server would take `name` for. Rare, so that the copy does not matter.
 #[cold]
 fn classify_underscored(name: &[u8]) -> Field {
-    let mut dashed = [0; MAX_KNOWN];
+    // One byte more than any known name has: a name that is cut can only be known by its prefix.
+    let mut dashed = [0; MAX_KNOWN + 1];
     for (to, &from) in dashed.iter_mut().zip(name) {
         *to = match from {
             b'_' => b'-',
             other => other,
         };
     }
-    // A name that is cut here can only be known by its prefix, which is kept.
-    let dashed = &dashed[..name.len().min(MAX_KNOWN)];
+    let dashed = &dashed[..name.len().min(dashed.len())];
     match Field::classify(dashed) {
-        _ if name.len() > MAX_KNOWN && !is_x_forwarded(dashed) => Field::Other,
         field if field.never_from_client() => field,
         Field::ContentLength | Field::Expect | Field::Trailer => Field::Alias,
         field if field.hop_by_hop() => Field::Alias,
