@@ -362,4 +362,4 @@ fn content_length(buf: &[u8], value: Span, earlier: Option<u64>) -> Result<u64, 
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
