@@ -546,11 +546,11 @@ fn naive(raw: &[u8], request: RequestKind) -> Result<String, ResponseError> {
                         byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
                     }) =>
             {
+                refuse_dirty(&name)?;
                 if count == LIMITS.fields {
                     return Err(ResponseError::TooManyFields);
                 }
                 count += 1;
-                refuse_dirty(&name)?;
                 fields.push(Some((name, clean(&line[colon + 1..]))));
             }
             _ => fields.push(None),
