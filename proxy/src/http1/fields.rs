@@ -72,9 +72,9 @@ impl Connection {
         self.options.clear();
     }
 
-    /// Adds the options of one field; false when they are too many.
+    /// Adds the options of one field; None when they are too many.
     #[must_use]
-    pub(super) fn add(&mut self, buf: &[u8], value: Span) -> bool {
+    pub(super) fn add(&mut self, buf: &[u8], value: Span) -> Option<()> {
         for option in ListItems::new(buf, value) {
             let name = option.of(buf);
             if name.eq_ignore_ascii_case(b"keep-alive") {
@@ -86,10 +86,10 @@ impl Connection {
             } else if self.options.len() < Self::MAX_OPTIONS {
                 self.options.push(option);
             } else {
-                return false;
+                return None;
             }
         }
-        true
+        Some(())
     }
 
     /// Whether an option names `field` and may do so: the field is to be dropped.
@@ -482,8 +482,12 @@ mod tests {
     fn connection_options_are_bounded() {
         let many = vec!["x"; Connection::MAX_OPTIONS].join(",");
         let mut connection = Connection::default();
-        assert!(connection.add(many.as_bytes(), whole(many.as_bytes())));
-        assert!(connection.add(b"close, close", Span::new(0, 12)));
-        assert!(!connection.add(b"y", Span::new(0, 1)));
+        assert!(
+            connection
+                .add(many.as_bytes(), whole(many.as_bytes()))
+                .is_some()
+        );
+        assert!(connection.add(b"close, close", Span::new(0, 12)).is_some());
+        assert!(connection.add(b"y", Span::new(0, 1)).is_none());
     }
 }

@@ -385,9 +385,8 @@ impl RequestParser {
                 head.framing = Framing::Chunked;
             }
             Field::Connection => {
-                if !head.connection.add(buf, value) {
-                    return Err(RequestError::TooManyConnectionOptions);
-                }
+                let added = head.connection.add(buf, value);
+                added.ok_or(RequestError::TooManyConnectionOptions)?;
             }
             Field::Expect if head.version == Version::Http11 => {
                 if !value.of(buf).eq_ignore_ascii_case(b"100-continue") {

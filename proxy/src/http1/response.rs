@@ -296,9 +296,8 @@ impl ResponseParser {
                     chunked = true;
                 }
                 Field::Connection => {
-                    if !head.connection.add(buf, field.value) {
-                        return Err(ResponseError::TooManyConnectionOptions);
-                    }
+                    let added = head.connection.add(buf, field.value);
+                    added.ok_or(ResponseError::TooManyConnectionOptions)?;
                 }
                 Field::Upgrade => websocket |= fields::list_has(buf, field.value, b"websocket"),
                 _ => {}

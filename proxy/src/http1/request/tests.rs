@@ -848,7 +848,7 @@ fn naive(raw: &[u8], limits: HeadLimits) -> Result<String, u16> {
                         .map_or(true, |length| length >= 1 << 63)
             }
             "transfer-encoding" => {
-                repeated || has("content-length") || old || value.to_ascii_lowercase() != "chunked"
+                repeated || has("content-length") || old || !value.eq_ignore_ascii_case("chunked")
             }
             _ => false,
         };
@@ -856,7 +856,7 @@ fn naive(raw: &[u8], limits: HeadLimits) -> Result<String, u16> {
             return Err(400);
         }
         if name_lower == "expect" && !old {
-            if value.to_ascii_lowercase() != "100-continue" {
+            if !value.eq_ignore_ascii_case("100-continue") {
                 return Err(417);
             }
             expect = true;

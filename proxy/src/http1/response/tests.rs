@@ -154,7 +154,7 @@ fn status_lines() {
         "HTTP/1.1 20 OK",
         "HTTP/1.1 2000 OK",
         "HTTP/1.1 200OK",
-        "HTTP/1.1 2\00 OK",
+        "HTTP/1.1 2\x000 OK",
         "HTTP/1.1",
         "SSH-2.0-OpenSSH_9.2",
         "\x15\x03\x03\0\x02",
