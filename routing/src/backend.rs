@@ -227,3 +227,126 @@ impl fmt::Display for Backend {
         write!(f, "{}://{}{}", self.scheme, Authority(self), self.base)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Result<&str, BackendError>) {
+        let backend = Backend::parse(text).map(|backend| backend.to_string());
+        assert_eq!(backend, expected.map(str::to_owned), "{text:?}");
+    }
+
+    #[test]
+    fn urls() {
+        check("http://192.0.2.1:8000", Ok("http://192.0.2.1:8000"));
+        check("http://192.0.2.1:8000/", Ok("http://192.0.2.1:8000"));
+        check("http://192.0.2.1", Ok("http://192.0.2.1:80"));
+        check("HTTPS://Node.Example.", Ok("https://node.example:443"));
+        check("192.0.2.1:8000", Ok("http://192.0.2.1:8000"));
+        check("node_1:8000/base/", Ok("http://node_1:8000/base"));
+        check("http://[2001:db8::1]:1/x", Ok("http://[2001:db8::1]:1/x"));
+        check("http://[::1]", Ok("http://[::1]:80"));
+        check("[::1]:81", Ok("http://[::1]:81"));
+        check("http://[::ffff:127.0.0.1]:1", Ok("http://127.0.0.1:1"));
+        check("http://h:1/a/b%20c", Ok("http://h:1/a/b%20c"));
+        check("http://h:1//a/./b/../c//", Ok("http://h:1/a/c"));
+        check("http://h:1/x://y", Ok("http://h:1/x:/y"));
+    }
+
+    #[test]
+    fn refused() {
+        let bad_name = |byte| BackendError::BadHost(HostError::BadByte(byte));
+        check("", Err(BackendError::MissingPort));
+        check("node", Err(BackendError::MissingPort));
+        check("http://", Err(BackendError::BadHost(HostError::Empty)));
+        check("http://:80", Err(BackendError::BadHost(HostError::Empty)));
+        check("http:///x", Err(BackendError::BadHost(HostError::Empty)));
+        check("://h:1", Err(BackendError::BadScheme));
+        check("ftp://h:1", Err(BackendError::BadScheme));
+        check("file:///etc/passwd", Err(BackendError::BadScheme));
+        check("h2c://h:1", Err(BackendError::H2cNotBuilt));
+        check("http://u@h:1", Err(BackendError::UserInfo));
+        check("http://u:p@h:1", Err(BackendError::UserInfo));
+        check("http://h:1?x", Err(BackendError::QueryOrFragment));
+        check("http://h:1/a?x", Err(BackendError::QueryOrFragment));
+        check("http://h:1/a#x", Err(BackendError::QueryOrFragment));
+        check("http://h:0", Err(BackendError::BadPort));
+        check("http://h:", Err(BackendError::BadPort));
+        check("http://h:65536", Err(BackendError::BadPort));
+        check("http://h:+80", Err(BackendError::BadPort));
+        check("http://h:80a", Err(BackendError::BadPort));
+        check("http://h:80:80", Err(bad_name(b':')));
+        check("http://::1", Err(bad_name(b':')));
+        check("http://h\\@e:1", Err(BackendError::BadByte(b'\\')));
+        check("http://h:1/a b", Err(BackendError::BadByte(b' ')));
+        check("http://h:1/\r\nX: y", Err(BackendError::BadByte(b'\r')));
+        check("http://h:1\n", Err(BackendError::BadByte(b'\n')));
+        check("http://h\0:1", Err(BackendError::BadByte(0)));
+        check("http://\u{e9}:1", Err(BackendError::BadByte(0xc3)));
+        check("http://gr%69d:1", Err(bad_name(b'%')));
+        check("http://*:1", Err(bad_name(b'*')));
+        let bad_ipv6 = || Err(BackendError::BadHost(HostError::BadIpv6));
+        check("http://[fe80::1%25eth0]:1", bad_ipv6());
+        check("http://[::1:1", bad_ipv6());
+        check("http://[::1]x:1", bad_ipv6());
+        check("http://h:1/..", Err(PathError::ClimbsAboveRoot.into()));
+        check(
+            "http://h:1/%2e%2e/x",
+            Err(PathError::ClimbsAboveRoot.into()),
+        );
+        check("http://h:1/%zz", Err(PathError::BadEscape.into()));
+        check(
+            &format!("http://h:1/{}", "a".repeat(MAX_BACKEND)),
+            Err(BackendError::TooLong),
+        );
+    }
+
+    /// A resolver takes these for addresses, so that an allow-list of addresses would never see them.
+    #[test]
+    fn addresses_in_disguise() {
+        for text in [
+            "http://127.1:80",
+            "http://2130706433:80",
+            "http://0x7f000001:80",
+            "http://0X7F.1:80",
+            "http://0177.0.0.1:80",
+            "http://127.0.0.1.2:80",
+            "http://256.0.0.1:80",
+            "http://a.0x:80",
+            "http://a.1.:80",
+        ] {
+            check(text, Err(BackendError::BadIpv4));
+        }
+        check("http://127.0.0.1.:80", Ok("http://127.0.0.1:80"));
+        check("http://a1:80", Ok("http://a1:80"));
+        check("http://0xg:80", Ok("http://0xg:80"));
+    }
+
+    #[test]
+    fn authorities() {
+        let authority = |text| Backend::parse(text).unwrap().authority().to_string();
+        assert_eq!(authority("https://a/x"), "a:443");
+        assert_eq!(authority("http://[::1]/x"), "[::1]:80");
+        assert_eq!(authority("192.0.2.1:81"), "192.0.2.1:81");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_parses_to_the_same(text in "(https?://)?(\\[::1\\]|[a-c0-9.x]{0,6}|127.0.0.1)(:[0-9]{0,6})?(/[a-c/.%0-9]{0,8})?") {
+            if let Ok(backend) = Backend::parse(&text) {
+                prop_assert_ne!(backend.port, 0);
+                prop_assert!(!backend.base.ends_with('/'));
+                prop_assert_eq!(Backend::parse(&backend.to_string()), Ok(backend));
+            }
+        }
+
+        #[test]
+        fn never_panics(text in any::<String>()) {
+            let _ = Backend::parse(&text);
+            let _ = Backend::parse(&format!("http://{text}"));
+        }
+    }
+}

@@ -154,13 +154,17 @@ impl Field {
     /// hop-by-hop field is [`Field::Alias`].
     #[inline]
     pub fn classify(name: &[u8]) -> Field {
+        let Some(first) = name.first().map(u8::to_ascii_lowercase) else {
+            return Field::Other;
+        };
         for (known, field) in known(name.len()) {
-            if known.eq_ignore_ascii_case(name) {
+            // One byte rules most names out without a call.
+            if known.first() == Some(&first) && known.eq_ignore_ascii_case(name) {
                 return *field;
             }
         }
-        match name.first() {
-            Some(b'x' | b'X') if is_x_forwarded(name) => Field::XForwardedOther,
+        match first {
+            b'x' if is_x_forwarded(name) => Field::XForwardedOther,
             _ if memchr::memchr(b'_', name).is_some() => classify_underscored(name),
             _ => Field::Other,
         }
@@ -371,5 +375,124 @@ fn classify_underscored(name: &[u8]) -> Field {
         Field::ContentLength | Field::Expect | Field::Trailer => Field::Alias,
         field if field.hop_by_hop() => Field::Alias,
         _ => Field::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[track_caller]
+    fn check(name: &str, expected: Field) {
+        for name in [
+            name.to_owned(),
+            name.to_ascii_lowercase(),
+            name.to_ascii_uppercase(),
+        ] {
+            assert_eq!(Field::classify(name.as_bytes()), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        check("Host", Field::Host);
+        check("TE", Field::Te);
+        check("Content-Length", Field::ContentLength);
+        check("Transfer-Encoding", Field::TransferEncoding);
+        check("X-Forwarded-For", Field::XForwardedFor);
+        check("X-Forwarded-Prefix", Field::XForwardedOther);
+        check("X-Forwarded-", Field::XForwardedOther);
+        check("X-Forwarded", Field::XForwardedOther);
+        check("X-ForwardedFor", Field::Other);
+        check("X-Original-URI", Field::XOriginalUri);
+        check("HTTP2-Settings", Field::Http2Settings);
+        check("CF-Connecting-IP", Field::ClientAddress);
+        check("X-ProxyUser-Ip", Field::ClientAddress);
+        check("Proxy", Field::Proxy);
+        check("Service-Worker-Allowed", Field::ServiceWorkerAllowed);
+        check(
+            "Content-Security-Policy-Report-Only",
+            Field::ContentSecurityPolicyReportOnly,
+        );
+        check("", Field::Other);
+        check("X", Field::Other);
+        check("Hosts", Field::Other);
+        check("X-Secret", Field::Other);
+    }
+
+    #[test]
+    fn underscores_are_what_cgi_takes_them_for() {
+        check("X_Forwarded_For", Field::XForwardedFor);
+        check("X-Forwarded_Anything", Field::XForwardedOther);
+        check(
+            &format!("X_Forwarded_{}", "a".repeat(100)),
+            Field::XForwardedOther,
+        );
+        check("X_Real_IP", Field::XRealIp);
+        check("True_Client-IP", Field::ClientAddress);
+        check("Content_Length", Field::Alias);
+        check("Transfer_Encoding", Field::Alias);
+        check("Proxy_Connection", Field::Alias);
+        check("Proxy_Authorization", Field::Alias);
+        check("User_Agent", Field::Other);
+        check("my_header", Field::Other);
+        check(&"_".repeat(300), Field::Other);
+        check(
+            "content_security_policy_report_onlyx_forwarded_for",
+            Field::Other,
+        );
+    }
+
+    #[test]
+    fn connection_may_not_nominate_what_is_meant_for_the_tool() {
+        for name in [
+            "Host",
+            "Cookie",
+            "Authorization",
+            "X-Forwarded-Host",
+            "Content-Length",
+            "Content-Type",
+            "User-Agent",
+            "Via",
+        ] {
+            assert!(!Field::classify(name.as_bytes()).nominatable(), "{name}");
+        }
+        for name in ["X-Secret", "Keep-Alive", "HTTP2-Settings", "TE", "Upgrade"] {
+            assert!(Field::classify(name.as_bytes()).nominatable(), "{name}");
+        }
+    }
+
+    /// A name is in the list of its own length, in lower case, once.
+    #[test]
+    fn the_lists_are_in_order() {
+        let mut seen = std::collections::HashSet::new();
+        for len in 0..100 {
+            for (name, field) in known(len) {
+                assert_eq!(name.len(), len, "{field:?}");
+                assert!(len <= MAX_KNOWN, "{field:?}");
+                assert_eq!(name.to_ascii_lowercase(), *name, "{field:?}");
+                assert!(seen.insert(*name), "{field:?}");
+                let dashed = name.iter().filter(|byte| **byte == b'-').count();
+                let underscored: Vec<u8> = name
+                    .iter()
+                    .map(|byte| if *byte == b'-' { b'_' } else { *byte })
+                    .collect();
+                if dashed > 0 && field.never_from_client() {
+                    assert_eq!(Field::classify(&underscored), *field);
+                }
+                if dashed > 0 && (field.hop_by_hop() || *field == Field::ContentLength) {
+                    assert_eq!(Field::classify(&underscored), Field::Alias);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_ignores_case(name in prop::collection::vec(any::<u8>(), 0..50)) {
+            let upper = name.to_ascii_uppercase();
+            prop_assert_eq!(Field::classify(&name), Field::classify(&upper));
+        }
     }
 }

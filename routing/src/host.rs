@@ -90,27 +90,16 @@ impl Host {
         let mut bytes = [0; MAX_HOST];
         let mut label = 0;
         for (to, &from) in bytes.iter_mut().zip(name) {
-            *to = match from {
-                b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => from,
-                b'A'..=b'Z' => from | 0x20,
-                b'.' => {
-                    if label == 0 {
-                        return Err(HostError::EmptyLabel);
-                    }
-                    label = 0;
-                    *to = b'.';
-                    continue;
-                }
-                other => return Err(HostError::BadByte(other)),
-            };
+            *to = CANONICAL[usize::from(from)];
             label += 1;
-            if label > MAX_LABEL {
-                return Err(HostError::LabelTooLong);
+            if *to == b'.' {
+                check_label(label - 1)?;
+                label = 0;
+            } else if *to == 0 {
+                return Err(HostError::BadByte(from));
             }
         }
-        if label == 0 {
-            return Err(HostError::EmptyLabel);
-        }
+        check_label(label)?;
         Ok(Host {
             bytes,
             len: name.len() as u8,
@@ -128,6 +117,29 @@ impl Host {
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
+/// The byte that stands in a canonical name for each byte of a name; 0 where there is none.
+const CANONICAL: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] = match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' => byte,
+            b'A'..=b'Z' => byte.to_ascii_lowercase(),
+            _ => 0,
+        };
+        byte += 1;
+    }
+    table
+};
+
+fn check_label(len: usize) -> Result<(), HostError> {
+    match len {
+        0 => Err(HostError::EmptyLabel),
+        1..=MAX_LABEL => Ok(()),
+        _ => Err(HostError::LabelTooLong),
     }
 }
 
@@ -263,5 +275,216 @@ impl Domains {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[track_caller]
+    fn check(raw: impl AsRef<[u8]>, expected: Result<&str, HostError>) {
+        let parsed = Host::parse(raw.as_ref());
+        let got = parsed.as_ref().map(Host::as_str).map_err(|error| *error);
+        let raw = String::from_utf8_lossy(raw.as_ref()).into_owned();
+        assert_eq!(got, expected, "{raw:?}");
+    }
+
+    #[test]
+    fn names() {
+        check("grid.toolforge.org", Ok("grid.toolforge.org"));
+        check("GRID.Toolforge.ORG", Ok("grid.toolforge.org"));
+        check("grid.toolforge.org.", Ok("grid.toolforge.org"));
+        check("grid.toolforge.org.:443", Ok("grid.toolforge.org"));
+        check("localhost", Ok("localhost"));
+        check("ru_monuments.x", Ok("ru_monuments.x"));
+        check("xn--bcher-kva.example", Ok("xn--bcher-kva.example"));
+        check("xn--", Ok("xn--"));
+        check("_", Ok("_"));
+        check("-a-.b", Ok("-a-.b"));
+        check("", Err(HostError::Empty));
+        check(":80", Err(HostError::Empty));
+        check(".", Err(HostError::EmptyLabel));
+        check("..", Err(HostError::EmptyLabel));
+        check(".a", Err(HostError::EmptyLabel));
+        check("a..b", Err(HostError::EmptyLabel));
+        check("toolforge.org..", Err(HostError::EmptyLabel));
+        check("foo@grid.toolforge.org", Err(HostError::BadByte(b'@')));
+        check("gr%69d.toolforge.org", Err(HostError::BadByte(b'%')));
+        check("a b", Err(HostError::BadByte(b' ')));
+        check("a/b", Err(HostError::BadByte(b'/')));
+        check("a\\b", Err(HostError::BadByte(b'\\')));
+        check("a\0b", Err(HostError::BadByte(0)));
+        check("a\r\nb", Err(HostError::BadByte(b'\r')));
+        check("a,b", Err(HostError::BadByte(b',')));
+        check(b"b\xfccher", Err(HostError::BadByte(0xfc)));
+        check("\u{212a}elvin", Err(HostError::BadByte(0xe2)));
+    }
+
+    #[test]
+    fn lengths() {
+        let label = "a".repeat(63);
+        let longest = format!("{label}.{label}.{label}.{}", "a".repeat(61));
+        assert_eq!(longest.len(), MAX_HOST);
+        check(&label, Ok(&label));
+        check("a".repeat(64), Err(HostError::LabelTooLong));
+        check(
+            format!("{}.toolforge.org", "a".repeat(64)),
+            Err(HostError::LabelTooLong),
+        );
+        check(&longest, Ok(&longest));
+        check(format!("{longest}."), Ok(&longest));
+        check(format!("{longest}.:65535"), Ok(&longest));
+        check(format!("{longest}a"), Err(HostError::TooLong));
+        check("a".repeat(300), Err(HostError::TooLong));
+        check("a.".repeat(150), Err(HostError::TooLong));
+    }
+
+    #[test]
+    fn ports() {
+        check("a:80", Ok("a"));
+        check("a:", Ok("a"));
+        check("a:1", Ok("a"));
+        check("a:65535", Ok("a"));
+        check("a:00443", Ok("a"));
+        check("a:0", Err(HostError::BadPort));
+        check("a:65536", Err(HostError::BadPort));
+        check("a:99999", Err(HostError::BadPort));
+        check("a:000443", Err(HostError::BadPort));
+        check("a:+80", Err(HostError::BadPort));
+        check("a:http", Err(HostError::BadPort));
+        check("a: 80", Err(HostError::BadPort));
+        check("a:80:80", Err(HostError::BadPort));
+        check("a:80@evil", Err(HostError::BadPort));
+        check("user:pass@a", Err(HostError::BadPort));
+    }
+
+    #[test]
+    fn addresses() {
+        check("127.0.0.1", Ok("127.0.0.1"));
+        check("127.0.0.1:80", Ok("127.0.0.1"));
+        check("[::1]", Ok("[::1]"));
+        check("[::1]:443", Ok("[::1]"));
+        check("[::1]:", Ok("[::1]"));
+        check("[2001:DB8:0:0::1]", Ok("[2001:db8::1]"));
+        check("[::ffff:127.0.0.1]", Ok("[::ffff:127.0.0.1]"));
+        check("[::1%eth0]", Err(HostError::BadIpv6));
+        check("[::1%25eth0]", Err(HostError::BadIpv6));
+        check("[v1.fe]", Err(HostError::BadIpv6));
+        check("[]", Err(HostError::BadIpv6));
+        check("[", Err(HostError::BadIpv6));
+        check("[::1", Err(HostError::BadIpv6));
+        check("[a.example]", Err(HostError::BadIpv6));
+        check("[::1].", Err(HostError::BadByte(b'.')));
+        check("[::1]x:80", Err(HostError::BadByte(b'x')));
+        check("[::1]:0", Err(HostError::BadPort));
+        check("::1", Err(HostError::BadPort));
+    }
+
+    #[test]
+    fn a_name_from_the_configuration_has_no_port() {
+        assert_eq!(Host::parse_name(b"a:80"), Err(HostError::BadByte(b':')));
+        assert_eq!(
+            Host::parse_name(b"Tools.WMFlabs.org.")
+                .as_ref()
+                .map(Host::as_str),
+            Ok("tools.wmflabs.org")
+        );
+    }
+
+    fn domains() -> Domains {
+        Domains {
+            canonical: "toolforge.org".into(),
+            legacy: vec!["tools.wmflabs.org".into(), "old.toolforge.org".into()],
+            apex: Apex::Ingress,
+            reserved: HashSet::new(),
+            rename: [
+                ("a", "b"),
+                ("b", "c"),
+                ("x", "y"),
+                ("y", "x"),
+                ("self", "self"),
+                ("into", "x"),
+            ]
+            .into_iter()
+            .map(|(from, to)| (from.into(), to.into()))
+            .collect(),
+        }
+    }
+
+    #[track_caller]
+    fn check_place(host: &str, expected: Place<'_>) {
+        let host = Host::parse(host.as_bytes()).unwrap();
+        assert_eq!(domains().place(&host), expected, "{host}");
+    }
+
+    #[test]
+    fn places() {
+        check_place("toolforge.org", Place::Apex);
+        check_place("toolforge.org.:1", Place::Apex);
+        check_place("grid.toolforge.org", Place::Label("grid"));
+        check_place("_.toolforge.org", Place::Label("_"));
+        check_place("grid.foo.toolforge.org", Place::TwoLabels);
+        check_place("a.b.c.toolforge.org", Place::TwoLabels);
+        check_place("tools.wmflabs.org", Place::Legacy);
+        check_place("x.tools.wmflabs.org", Place::Foreign);
+        check_place("wmflabs.org", Place::Foreign);
+        check_place("gridtoolforge.org", Place::Foreign);
+        check_place("admin.toolforge.org.evil.com", Place::Foreign);
+        check_place("org", Place::Foreign);
+        check_place("127.0.0.1", Place::Foreign);
+        check_place("[::1]", Place::Foreign);
+        // T253816: what is under the canonical domain is never routed by path.
+        check_place("old.toolforge.org", Place::Label("old"));
+    }
+
+    #[test]
+    fn renames_never_loop() {
+        let domains = domains();
+        assert_eq!(domains.renamed("a"), Some("c"), "a chain is one redirect");
+        assert_eq!(domains.renamed("b"), Some("c"));
+        assert_eq!(domains.renamed("c"), None);
+        assert_eq!(domains.renamed("x"), None);
+        assert_eq!(domains.renamed("y"), None);
+        assert_eq!(domains.renamed("self"), None);
+        assert_eq!(domains.renamed("into"), None);
+    }
+
+    /// Says yes or no in the words of the rules, with no regard for cost.
+    fn naive_name(raw: &str) -> Option<String> {
+        let lower = raw.to_ascii_lowercase();
+        let name = lower.strip_suffix('.').unwrap_or(&lower);
+        let good_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+        };
+        (name.len() <= 253 && name.split('.').all(good_label)).then(|| name.to_owned())
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_host_or_an_error(raw in prop::collection::vec(any::<u8>(), 0..400)) {
+            if let Ok(host) = Host::parse(&raw) {
+                prop_assert_eq!(Host::parse(host.as_bytes()), Ok(host));
+            }
+        }
+
+        #[test]
+        fn canonicalisation_is_idempotent(raw in "[a-cA-C0-9._\\[\\]:-]{0,20}") {
+            if let Ok(host) = Host::parse(raw.as_bytes()) {
+                prop_assert_eq!(Host::parse(host.as_bytes()), Ok(host.clone()));
+                prop_assert!(!host.as_str().bytes().any(|byte| byte.is_ascii_uppercase()));
+                prop_assert!(!host.as_str().ends_with('.'));
+            }
+        }
+
+        #[test]
+        fn names_are_as_the_naive_twin_says(raw in "([a-zA-Z0-9_-]{0,66}[.]?|[.a@ ]){0,6}") {
+            let host = Host::parse_name(raw.as_bytes()).ok();
+            prop_assert_eq!(host.map(|host| host.as_str().to_owned()), naive_name(&raw));
+        }
     }
 }

@@ -53,3 +53,112 @@ fn strip_prefix_ignore_case<'a>(value: &'a [u8], prefix: &[u8]) -> Option<&'a [u
     let (start, rest) = value.split_at_checked(prefix.len())?;
     start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[track_caller]
+    fn check_location(value: &str, expected: Option<&str>) {
+        let host = Host::parse(b"grid.toolforge.org").unwrap();
+        let rest = location(value.as_bytes(), &host);
+        assert_eq!(rest, expected.map(str::as_bytes), "{value:?}");
+    }
+
+    #[test]
+    fn locations() {
+        check_location("http://grid.toolforge.org/y", Some("/y"));
+        check_location("HTTP://Grid.Toolforge.org/Y?z#q", Some("/Y?z#q"));
+        check_location("http://grid.toolforge.org", Some(""));
+        check_location("http://grid.toolforge.org?x", Some("?x"));
+        check_location("http://grid.toolforge.org:80/y", Some("/y"));
+        check_location("http://grid.toolforge.org:/y", Some("/y"));
+        check_location("http://grid.toolforge.org:80", Some(""));
+        check_location("http://grid.toolforge.org:8080/y", None);
+        check_location("http://grid.toolforge.org:800/y", None);
+        check_location("http://grid.toolforge.org:443/y", None);
+        check_location("http://grid.toolforge.org.evil.example/", None);
+        check_location("http://grid.toolforge.org@evil.example/", None);
+        check_location("http://grid.toolforge.org:80@evil.example/", None);
+        check_location("http://grid.toolforge.org:@evil.example/", None);
+        check_location("http://grid.toolforge.org\\@evil.example/", None);
+        check_location("http://other.toolforge.org/y", None);
+        check_location("https://grid.toolforge.org/y", None);
+        check_location("//grid.toolforge.org/y", None);
+        check_location("/y", None);
+        check_location("", None);
+        check_location("http://", None);
+        check_location("http://grid.toolforge.org/a\r\nX: y", None);
+        check_location("http://grid.toolforge.org/a\0", None);
+    }
+
+    #[test]
+    fn location_of_an_address() {
+        let host = Host::parse(b"[::1]:80").unwrap();
+        assert_eq!(location(b"http://[::1]:80/x", &host), Some(&b"/x"[..]));
+        assert_eq!(location(b"http://[::1]x/x", &host), None);
+    }
+
+    #[track_caller]
+    fn check_via(value: &str, expected: bool) {
+        assert_eq!(via_has(value.as_bytes(), "portico"), expected, "{value:?}");
+    }
+
+    #[test]
+    fn vias() {
+        check_via("1.1 portico", true);
+        check_via("1.0 fred, 1.1 Portico", true);
+        check_via("1.0 fred (a comment), HTTP/2 portico (x)", true);
+        check_via(" \t2  portico:443 ", true);
+        check_via("1.0 x (never closed, 1.1 portico", true);
+        check_via("1.1 porticos", false);
+        check_via("1.1 my-portico", false);
+        check_via("portico", false);
+        check_via("1.1 fred (portico)", false);
+        check_via("", false);
+        check_via(",,", false);
+    }
+
+    #[track_caller]
+    fn check_list(value: &str, token: &str, expected: bool) {
+        assert_eq!(
+            list_has(value.as_bytes(), token.as_bytes()),
+            expected,
+            "{value:?}"
+        );
+    }
+
+    #[test]
+    fn lists() {
+        check_list("close", "close", true);
+        check_list("Keep-Alive,\t Close ", "close", true);
+        check_list(",close,", "close", true);
+        check_list("closed", "close", false);
+        check_list("x-close", "close", false);
+        check_list("clo se", "close", false);
+        check_list("", "close", false);
+    }
+
+    proptest! {
+        #[test]
+        fn rewriting_never_lets_control_bytes_through(
+            start in prop::sample::select(vec!["http://a", "http://a:80", "HTTP://A:", "http://b", ""]),
+            rest in prop::collection::vec(prop_oneof![any::<u8>(), Just(b'/'), Just(b'\n')], 0..12),
+        ) {
+            let host = Host::parse(b"a").unwrap();
+            let value = [start.as_bytes(), &rest].concat();
+            if let Some(rest) = location(&value, &host) {
+                prop_assert!(!rest.iter().any(|byte| byte.is_ascii_control()));
+                prop_assert!(value.ends_with(rest));
+                prop_assert!(rest.is_empty() || b"/?#".contains(&rest[0]));
+            }
+        }
+
+        #[test]
+        fn lists_and_vias_never_panic(value in prop::collection::vec(any::<u8>(), 0..40), token in any::<String>()) {
+            let _ = list_has(&value, token.as_bytes());
+            let _ = via_has(&value, &token);
+        }
+    }
+}
