@@ -72,9 +72,9 @@ impl Connection {
         self.options.clear();
     }
 
-    /// Adds the options of one field; false when they are too many.
+    /// Adds the options of one field; None when they are too many.
     #[must_use]
-    pub(super) fn add(&mut self, buf: &[u8], value: Span) -> bool {
+    pub(super) fn add(&mut self, buf: &[u8], value: Span) -> Option<()> {
         for option in ListItems::new(buf, value) {
             let name = option.of(buf);
             if name.eq_ignore_ascii_case(b"keep-alive") {
@@ -86,10 +86,10 @@ impl Connection {
             } else if self.options.len() < Self::MAX_OPTIONS {
                 self.options.push(option);
             } else {
-                return false;
+                return None;
             }
         }
-        true
+        Some(())
     }
 
     /// Whether an option names `field` and may do so: the field is to be dropped.
@@ -160,6 +160,27 @@ pub(super) struct Lines {
     searched: usize,
 }
 
+/// A field line: a token from `start` to `colon`, then a value without control bytes up to `end`.
+#[derive(Clone, Copy)]
+pub(super) struct PlainLine {
+    pub(super) start: usize,
+    pub(super) colon: usize,
+    pub(super) end: usize,
+}
+
+impl PlainLine {
+    /// The field that the line holds.
+    #[inline]
+    pub(super) fn field(self, buf: &[u8]) -> HeaderField {
+        let name = Span::new(self.start, self.colon);
+        HeaderField {
+            name,
+            value: trim(buf, self.colon + 1, self.end),
+            field: Field::classify(name.of(buf)),
+        }
+    }
+}
+
 /// What [`Lines::next`] found.
 pub(super) enum Line {
     /// A line from `start` up to the LF at `lf`.
@@ -176,6 +197,32 @@ impl Lines {
             start,
             searched: start,
         }
+    }
+
+    /// The next line if it is a whole field line with nothing unusual in it. One pass in place of three, for almost all
+    /// lines there are; None says nothing, [`Lines::next`] then finds out. Not tried on a line that was searched
+    /// before, so that a line that comes in small pieces is not looked at again and again.
+    #[inline]
+    pub(super) fn next_plain(&mut self, buf: &[u8], limit: usize) -> Option<PlainLine> {
+        if self.searched != self.start {
+            return None;
+        }
+        let rest = buf.get(self.start..buf.len().min(limit))?;
+        let colon = token_length(rest);
+        if colon == 0 || rest.get(colon) != Some(&b':') {
+            return None;
+        }
+        let end = colon + 1 + clean_length(&rest[colon + 1..]);
+        if rest.get(end..end + 2) != Some(b"\r\n") {
+            return None;
+        }
+        let start = self.start;
+        *self = Lines::from(start + end + 2);
+        Some(PlainLine {
+            start,
+            colon: start + colon,
+            end: start + end,
+        })
     }
 
     /// The next line, looking at no byte at `limit` or after it, so that the answer does not depend on what follows there.
@@ -259,6 +306,40 @@ pub(super) fn is_clean(value: &[u8]) -> bool {
         .fold(false, |bad, &byte| bad | is_control(byte))
 }
 
+/// A bit in each byte of `word` that is below space or DEL. Exact for the lowest such byte, which is all that is asked.
+#[inline]
+fn controls(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let below_space = word.wrapping_sub(ONES * 0x20) & !word;
+    let not_del = word ^ (ONES * 0x7f);
+    let del = not_del.wrapping_sub(ONES) & !not_del;
+    (below_space | del) & HIGH
+}
+
+/// How many bytes stand before the first that may not stand in a value. Looks at eight at a time.
+#[inline]
+fn clean_length(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(chunk) = bytes[at..].first_chunk::<8>() {
+        let found = controls(u64::from_le_bytes(*chunk));
+        if found == 0 {
+            at += 8;
+            continue;
+        }
+        at += found.trailing_zeros() as usize / 8;
+        if bytes[at] != b'\t' {
+            return at;
+        }
+        at += 1;
+    }
+    let rest = &bytes[at..];
+    at + rest
+        .iter()
+        .position(|&byte| is_control(byte))
+        .unwrap_or(rest.len())
+}
+
 /// `buf[start..end]` without white space on either side.
 #[inline]
 pub(super) fn trim(buf: &[u8], mut start: usize, mut end: usize) -> Span {
@@ -325,6 +406,14 @@ mod tests {
         for byte in 0..=255u8 {
             let bad = byte == 0x7f || (byte < 0x20 && byte != 9);
             assert_eq!(is_clean(&[b'a', byte, b'b']), !bad, "{byte}");
+            for length in 0..40 {
+                for at in 0..length {
+                    let mut value = vec![b'\t'; length];
+                    value[at] = byte;
+                    let want = if bad { at } else { length };
+                    assert_eq!(clean_length(&value), want, "{byte} at {at} of {length}");
+                }
+            }
         }
     }
 
@@ -393,8 +482,12 @@ mod tests {
     fn connection_options_are_bounded() {
         let many = vec!["x"; Connection::MAX_OPTIONS].join(",");
         let mut connection = Connection::default();
-        assert!(connection.add(many.as_bytes(), whole(many.as_bytes())));
-        assert!(connection.add(b"close, close", Span::new(0, 12)));
-        assert!(!connection.add(b"y", Span::new(0, 1)));
+        assert!(
+            connection
+                .add(many.as_bytes(), whole(many.as_bytes()))
+                .is_some()
+        );
+        assert!(connection.add(b"close, close", Span::new(0, 12)).is_some());
+        assert!(connection.add(b"y", Span::new(0, 1)).is_none());
     }
 }

@@ -17,8 +17,11 @@
 //! - An error is final: a parser or decoder that failed gives the same error until it is reset.
 
 mod body;
+#[cfg(test)]
+mod differential;
 mod error;
 mod fields;
+mod method;
 mod request;
 mod response;
 mod write;
@@ -26,7 +29,8 @@ mod write;
 pub use body::{BodyDecoder, BodyLimits, Decoded};
 pub use error::{BodyError, RequestError, ResponseError};
 pub use fields::{Connection, HeaderField, Span};
-pub use request::{Method, RequestHead, RequestParser, TargetForm};
+pub use method::Method;
+pub use request::{RequestHead, RequestParser, TargetForm};
 pub use response::{RequestKind, ResponseHead, ResponseParser};
 pub use write::{LAST_CHUNK, chunk_head, reason_phrase, write_field, write_status_line};
 

@@ -9,67 +9,12 @@
 use portico_routing::field::Field;
 
 use super::error::RequestError;
-use super::fields::{self, Connection, HeaderField, Line, Lines, Span};
+use super::fields::{self, Connection, HeaderField, Line, Lines, PlainLine, Span};
+use super::method::Method;
 use super::{Framing, HeadLimits, Parsed, Version};
 
 /// Bytes of a method name. Registered ones have at most 17.
 pub(super) const MAX_METHOD: usize = 32;
-
-/// The method, as far as a proxy cares (RFC 9110, section 9).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Method {
-    /// GET.
-    Get,
-    /// HEAD: the answer has no body.
-    Head,
-    /// POST.
-    Post,
-    /// PUT.
-    Put,
-    /// DELETE.
-    Delete,
-    /// OPTIONS: the only one whose target may be `*`.
-    Options,
-    /// PATCH.
-    Patch,
-    /// CONNECT; the parser refuses it.
-    Connect,
-    /// TRACE; the parser refuses it.
-    Trace,
-    /// Any other token; its name is `RequestHead::method_name`.
-    Other,
-}
-
-impl Method {
-    /// Method names are case-sensitive: `get` is another method.
-    fn of(name: &[u8]) -> Method {
-        match name {
-            b"GET" => Method::Get,
-            b"HEAD" => Method::Head,
-            b"POST" => Method::Post,
-            b"PUT" => Method::Put,
-            b"DELETE" => Method::Delete,
-            b"OPTIONS" => Method::Options,
-            b"PATCH" => Method::Patch,
-            b"CONNECT" => Method::Connect,
-            b"TRACE" => Method::Trace,
-            _ => Method::Other,
-        }
-    }
-
-    /// Whether sending it twice has the effect of sending it once (RFC 9110, section 9.2.2). Unknown methods have not.
-    pub fn idempotent(self) -> bool {
-        match self {
-            Method::Get
-            | Method::Head
-            | Method::Put
-            | Method::Delete
-            | Method::Options
-            | Method::Trace => true,
-            Method::Post | Method::Patch | Method::Connect | Method::Other => false,
-        }
-    }
-}
 
 /// The form of the request target (RFC 9112, section 3.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -375,6 +320,9 @@ impl RequestParser {
 
     fn fields(&mut self, buf: &[u8]) -> Result<Step, RequestError> {
         loop {
+            while let Some(line) = self.lines.next_plain(buf, self.limit) {
+                self.add_field(buf, line)?;
+            }
             let (start, lf) = match self.lines.next(buf, self.limit) {
                 Line::Complete { start, lf } => (start, lf),
                 Line::Partial => return Ok(Step::NeedMore),
@@ -387,41 +335,25 @@ impl RequestParser {
                 self.finish(lf + 1)?;
                 return Ok(Step::Next(Phase::Complete));
             }
-            self.field_line(buf, start, line)?;
+            let length = check_field_line(line)?;
+            self.add_field(
+                buf,
+                PlainLine {
+                    start,
+                    colon: start + length,
+                    end: start + line.len(),
+                },
+            )?;
         }
     }
 
-    fn field_line(&mut self, buf: &[u8], start: usize, line: &[u8]) -> Result<(), RequestError> {
-        let length = fields::token_length(line);
-        match line.get(length) {
-            Some(b':') if length > 0 => {}
-            Some(b':') => return Err(RequestError::EmptyFieldName),
-            Some(b' ' | b'\t') if length == 0 => return Err(RequestError::LineFolding),
-            Some(b' ' | b'\t') => return Err(RequestError::SpaceBeforeColon),
-            Some(b'\r') => return Err(RequestError::BareCr),
-            Some(0) => return Err(RequestError::Nul),
-            _ => return Err(RequestError::BadFieldName),
-        }
-        let raw = &line[length + 1..];
-        if !fields::is_clean(raw) {
-            // The first one decides, so that the message does not depend on the order of these checks.
-            return Err(match raw.iter().find(|&&byte| fields::is_control(byte)) {
-                Some(b'\r') => RequestError::BareCr,
-                Some(0) => RequestError::Nul,
-                _ => RequestError::BadFieldValue,
-            });
-        }
+    fn add_field(&mut self, buf: &[u8], line: PlainLine) -> Result<(), RequestError> {
         if self.head.fields.len() >= self.limits.fields {
             return Err(RequestError::TooManyFields);
         }
-        let value = fields::trim(buf, start + length + 1, start + line.len());
-        let field = Field::classify(&line[..length]);
-        self.head.fields.push(HeaderField {
-            name: Span::new(start, start + length),
-            value,
-            field,
-        });
-        self.interpret(buf, field, value)
+        let field = line.field(buf);
+        self.head.fields.push(field);
+        self.interpret(buf, field.field, field.value)
     }
 
     /// What a field says about the message itself.
@@ -453,9 +385,8 @@ impl RequestParser {
                 head.framing = Framing::Chunked;
             }
             Field::Connection => {
-                if !head.connection.add(buf, value) {
-                    return Err(RequestError::TooManyConnectionOptions);
-                }
+                let added = head.connection.add(buf, value);
+                added.ok_or(RequestError::TooManyConnectionOptions)?;
             }
             Field::Expect if head.version == Version::Http11 => {
                 if !value.of(buf).eq_ignore_ascii_case(b"100-continue") {
@@ -485,6 +416,27 @@ impl RequestParser {
             && !has_body;
         head.len = len;
         Ok(())
+    }
+}
+
+/// The length of the name in a field line, or what is wrong with the line.
+fn check_field_line(line: &[u8]) -> Result<usize, RequestError> {
+    let length = fields::token_length(line);
+    match line.get(length) {
+        Some(b':') if length > 0 => {}
+        Some(b':') => return Err(RequestError::EmptyFieldName),
+        Some(b' ' | b'\t') if length == 0 => return Err(RequestError::LineFolding),
+        Some(b' ' | b'\t') => return Err(RequestError::SpaceBeforeColon),
+        Some(b'\r') => return Err(RequestError::BareCr),
+        Some(0) => return Err(RequestError::Nul),
+        _ => return Err(RequestError::BadFieldName),
+    }
+    let value = &line[length + 1..];
+    match value.iter().find(|&&byte| fields::is_control(byte)) {
+        None => Ok(length),
+        Some(b'\r') => Err(RequestError::BareCr),
+        Some(0) => Err(RequestError::Nul),
+        Some(_) => Err(RequestError::BadFieldValue),
     }
 }
 

@@ -154,6 +154,12 @@ impl ResponseParser {
             return Err(ResponseError::BadStatusLine);
         }
         loop {
+            if matches!(self.phase, Phase::Fields) {
+                while let Some(line) = self.lines.next_plain(buf, self.limits.head) {
+                    self.foldable = true;
+                    self.add_field(line.field(buf))?;
+                }
+            }
             let (start, lf) = match self.lines.next(buf, self.limits.head) {
                 Line::Complete { start, lf } => (start, lf),
                 Line::Partial => return Ok(Parsed::Partial),
@@ -235,16 +241,20 @@ impl ResponseParser {
             self.dropped = true;
             return Ok(());
         }
-        if self.head.fields.len() >= self.limits.fields {
-            return Err(ResponseError::TooManyFields);
-        }
         let field = Field::classify(&line[..length]);
         let value = clean_value(buf, start + colon + 1, end, field)?;
-        self.head.fields.push(HeaderField {
+        self.add_field(HeaderField {
             name: Span::new(start, start + length),
             value,
             field,
-        });
+        })
+    }
+
+    fn add_field(&mut self, field: HeaderField) -> Result<(), ResponseError> {
+        if self.head.fields.len() >= self.limits.fields {
+            return Err(ResponseError::TooManyFields);
+        }
+        self.head.fields.push(field);
         Ok(())
     }
 
@@ -286,9 +296,8 @@ impl ResponseParser {
                     chunked = true;
                 }
                 Field::Connection => {
-                    if !head.connection.add(buf, field.value) {
-                        return Err(ResponseError::TooManyConnectionOptions);
-                    }
+                    let added = head.connection.add(buf, field.value);
+                    added.ok_or(ResponseError::TooManyConnectionOptions)?;
                 }
                 Field::Upgrade => websocket |= fields::list_has(buf, field.value, b"websocket"),
                 _ => {}
@@ -362,4 +371,4 @@ fn content_length(buf: &[u8], value: Span, earlier: Option<u64>) -> Result<u64, 
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
