@@ -68,10 +68,9 @@ impl fmt::Display for Diagnostic {
 pub struct Diagnostics(Vec<Diagnostic>);
 
 impl Diagnostics {
-    /// Sorts what was found by its place.
-    pub(crate) fn new(mut found: Vec<Diagnostic>) -> Self {
-        found.sort_by(|a, b| (a.line, a.column, a.severity).cmp(&(b.line, b.column, b.severity)));
-        Self(found)
+    /// Mistakes that are sorted already.
+    pub(crate) fn new(sorted: Vec<Diagnostic>) -> Self {
+        Self(sorted)
     }
 
     /// The mistakes and warnings one by one, in the order of the file.

@@ -13,12 +13,14 @@ use ipnet::IpNet;
 use portico_routing::backend::Backend;
 use toml::de::DeValue;
 
-use crate::config::{CheckKind, ClientAddress, HeaderTemplate, LogLevel, NodeAddress, SecretUrl, TlsVersion};
+use crate::config::{
+    CheckKind, ClientAddress, HeaderTemplate, LogLevel, NodeAddress, SecretUrl, TlsVersion,
+};
 use crate::reader::Absent::{Default, Required, Unset};
 use crate::reader::{FromToml, List, Map, Place, Reader, TableDoc, choice, table};
 use crate::values::{
-    ApexWord, Domain, HeaderName, HeaderPattern, LogTarget, MaybeBackend, MaybePage, MediaType, Name, Number,
-    RequestPath, Size, ViaName,
+    ApexWord, Domain, HeaderName, HeaderPattern, LogTarget, MaybeBackend, MaybePage, MediaType,
+    Name, Number, RequestPath, Size, ViaName,
 };
 
 const KIB: u64 = 1 << 10;
@@ -44,7 +46,10 @@ table! {
             meaning: "no registry: only the static routes are served",
         },
         /// Static routes, looked at before the registry: a tool, and the URL of the backend for all its paths.
-        routes: Map<Name, Backend> = Default("{}"),
+        routes: Map<Name, Backend> = Unset {
+            example: "{ admin = \"http://192.0.2.10:8000\" }",
+            meaning: "no static routes",
+        },
         /// Balanced groups of servers, by name.
         pools: Map<Name, PoolFile> = Default("{}"),
         /// The platform's ingress: where tools go that have no route.
@@ -73,7 +78,6 @@ table! {
 }
 
 table! {
-    /// Threads, and how the process stops.
     ServerFile {
         /// Serving threads. 0 stands for one for each CPU that the process may use.
         /// Lower it when other services share the machine.
@@ -85,8 +89,8 @@ table! {
 }
 
 table! {
-    /// The addresses that portico answers on. `[::]` takes IPv6 and IPv4. At least one of `http` and `https` has an
-    /// address; no address stands twice, in whatever key.
+    /// `[::]` takes IPv6 and IPv4. At least one of `http` and `https` has an address; no address stands twice, in
+    /// whatever key.
     ListenFile {
         /// Plain HTTP: answers health checks and redirects to HTTPS (301).
         http: List<SocketAddr> = Default("[\"[::]:80\"]"),
@@ -167,7 +171,7 @@ table! {
 }
 
 table! {
-    /// Any number of pools, each in a table of its own: `[pools.<name>]`.
+    /// Any number of pools, each in a table of its own.
     PoolFile {
         /// The servers: addresses, or tables with an address and a weight. Names are resolved again and again.
         nodes: List<NodeFile> = Required("[\"192.0.2.1:30000\", { address = \"192.0.2.2:30000\", weight = 50 }]"),
@@ -204,7 +208,10 @@ pub(crate) struct NodeFile {
 
 impl FromToml for NodeFile {
     fn allowed() -> String {
-        format!("{}, or {{ address = \"192.0.2.2:30000\", weight = 50 }}", <NodeAddress as FromToml>::allowed())
+        format!(
+            "{}, or {{ address = \"192.0.2.2:30000\", weight = 50 }}",
+            <NodeAddress as FromToml>::allowed()
+        )
     }
 
     fn table() -> Option<TableDoc> {
@@ -215,11 +222,17 @@ impl FromToml for NodeFile {
         match value {
             DeValue::String(_) => {
                 let address = Some(NodeAddress::read(reader, value, at)?);
-                Some(Self { address, weight: Some(Number(100)) })
+                Some(Self {
+                    address,
+                    weight: Some(Number(100)),
+                })
             }
             DeValue::Table(_) => {
                 let node = NodeTable::read(reader, value, at)?;
-                Some(Self { address: node.address.value, weight: node.weight.value })
+                Some(Self {
+                    address: node.address.value,
+                    weight: node.weight.value,
+                })
             }
             _ => {
                 reader.wrong_type(value, at, Self::allowed(), None);
@@ -301,7 +314,7 @@ table! {
 }
 
 table! {
-    /// As many as needed, each in a table of its own: `[[tcp]]`.
+    /// As many as needed, each in a table of its own.
     TcpFile {
         /// The name in logs and metrics.
         name: Name = Required("\"kube-api\""),
@@ -317,7 +330,6 @@ table! {
 }
 
 table! {
-    /// The 404 answer, and the pages that portico makes.
     FallbackFile {
         /// The backend that makes 404 pages; empty: portico makes them.
         backend: MaybeBackend = Default("\"\""),
@@ -359,7 +371,7 @@ table! {
         uri: Size<256, MIB> = Default("\"8KiB\""),
         /// Client connections of the whole process. Lowered, with a warning, to what descriptors allow.
         connections: Number<1, 10_000_000> = Default("65536"),
-        /// Concurrent HTTP/2 streams of one connection.
+        /// Concurrent HTTP/2 streams of one connection. Without effect until HTTP/2 is built.
         streams: Number<1, 10_000> = Default("100"),
         /// Requests of one tool in flight: 503 above. One slow tool cannot take everything.
         in_flight_per_tool: Number<1, 10_000_000> = Default("250"),
@@ -400,6 +412,8 @@ table! {
 }
 
 table! {
+    /// Headers that frame a message or speak about one connection (Content-Length, Transfer-Encoding, Connection,
+    /// Upgrade, Content-Encoding and their like) are portico's own: they can be neither hidden nor set.
     HeadersFile {
         /// Headers of tools' answers that never reach the client.
         hide: List<HeaderName> = Default("[]"),
@@ -413,7 +427,7 @@ table! {
         /// portico's name in the Via request header. A request that already carries it is a loop (508). Empty: no header,
         /// and loops are not noticed. Give each of several proxies in a row its own.
         via: ViaName = Default("\"portico\""),
-        /// Headers of every answer, in place of the tool's own: `[headers.set]`. `{host}` is the host of the request.
+        /// Headers of every answer, in place of the tool's own. `{host}` is the host of the request.
         /// Strict-Transport-Security is sent over TLS only. What is written here joins the default; a header with the
         /// value `""` is not set, and leaves the tool's own alone.
         set: Map<HeaderName, HeaderTemplate> = Default(HEADERS_SET),

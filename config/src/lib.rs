@@ -57,9 +57,14 @@ fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let file = std::fs::File::open(path).map_err(cannot)?;
     let mut bytes = Vec::new();
     let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX);
-    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(cannot)?;
+    file.take(limit.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(cannot)?;
     if bytes.len() > MAX_FILE_BYTES {
-        return Err(format!("the file is larger than {} MiB and no configuration", MAX_FILE_BYTES >> 20));
+        return Err(format!(
+            "the file is larger than {} MiB and no configuration",
+            MAX_FILE_BYTES >> 20
+        ));
     }
     Ok(bytes)
 }
@@ -83,10 +88,17 @@ fn parse_bytes(file: &str, bytes: &[u8]) -> Result<Loaded, Diagnostics> {
     match std::str::from_utf8(bytes) {
         Ok(text) => parse(file, text),
         Err(error) => {
-            let text = String::from_utf8_lossy(bytes.get(..error.valid_up_to()).unwrap_or_default());
+            let text =
+                String::from_utf8_lossy(bytes.get(..error.valid_up_to()).unwrap_or_default());
             let mut reader = Reader::new(file, &text, File::table);
-            let at = Place { key: String::new(), offset: text.len() };
-            reader.error(&at, Mistake::new("this byte is not UTF-8").allowed("a text file in UTF-8"));
+            let at = Place {
+                key: String::new(),
+                offset: text.len(),
+            };
+            reader.error(
+                &at,
+                Mistake::new("this byte is not UTF-8").allowed("a text file in UTF-8"),
+            );
             Err(Diagnostics::new(reader.finish()))
         }
     }
@@ -100,20 +112,33 @@ pub fn parse(file: &str, text: &str) -> Result<Loaded, Diagnostics> {
     let mut reader = Reader::new(file, text, File::table);
     let (tree, mistakes) = DeTable::parse_recoverable(text);
     for mistake in &mistakes {
-        let at = Place { key: String::new(), offset: mistake.span().map_or(text.len(), |span| span.start) };
+        let at = Place {
+            key: String::new(),
+            offset: mistake.span().map_or(text.len(), |span| span.start),
+        };
         reader.syntax_error(&at, mistake.message());
     }
     reader.incomplete = !mistakes.is_empty();
     let config = read_tree(&mut reader, tree);
     let found = reader.finish();
     match config {
-        Some(config) => Ok(Loaded { config, warnings: found }),
+        Some(config) => Ok(Loaded {
+            config,
+            warnings: found,
+        }),
+        None if found.is_empty() => Err(about_file(
+            file,
+            "portico refuses it without a reason".to_owned(),
+        )),
         None => Err(Diagnostics::new(found)),
     }
 }
 
 fn read_tree(reader: &mut Reader<'_>, tree: Spanned<DeTable<'_>>) -> Option<Config> {
-    let start = Place { key: String::new(), offset: 0 };
+    let start = Place {
+        key: String::new(),
+        offset: 0,
+    };
     let root = DeValue::Table(tree.into_inner());
     let file = File::read(reader, &root, &start)?;
     unbuilt::check(reader, root.as_table()?);

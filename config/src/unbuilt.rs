@@ -8,7 +8,7 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::reader::{Mistake, Reader, join};
+use crate::reader::{Mistake, Reader, join, or_list};
 
 /// The keys (`*` stands for any name) and the values of them that are not built yet.
 pub(crate) const NOT_BUILT: &[(&str, When)] = &[
@@ -53,9 +53,12 @@ impl When {
         match self {
             Self::Written => true,
             Self::NotEmpty => {
-                text.is_some_and(|text| !text.is_empty()) || value.as_array().is_some_and(|list| !list.is_empty())
+                text.is_some_and(|text| !text.is_empty())
+                    || value.as_array().is_some_and(|list| !list.is_empty())
             }
-            Self::NotZero => value.as_integer().is_some_and(|number| number.as_str() != "0"),
+            Self::NotZero => value
+                .as_integer()
+                .is_some_and(|number| number.as_str() != "0"),
             Self::True => value.as_bool() == Some(true),
             Self::Is(words) => text.is_some_and(|text| words.contains(&text)),
             Self::IsNot(word) => text.is_some_and(|text| text != word),
@@ -89,13 +92,12 @@ impl When {
     }
 }
 
-fn or_list(words: &[&str]) -> String {
-    words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or ")
-}
-
 /// The note on a key of the reference (`pools.*.balance`), if some of it is not built yet.
 pub(crate) fn note(key: &str) -> Option<String> {
-    NOT_BUILT.iter().find(|(pattern, _)| *pattern == key).map(|(_, when)| when.note())
+    NOT_BUILT
+        .iter()
+        .find(|(pattern, _)| *pattern == key)
+        .map(|(_, when)| when.note())
 }
 
 /// Reports every value of the file that is not built yet.
@@ -128,9 +130,16 @@ fn refuse(reader: &mut Reader<'_>, key: &str, value: &Spanned<DeValue<'_>>, when
         return;
     }
     // Of a list of tables each has its own place.
-    let tables = value.get_ref().as_array().filter(|list| list.iter().any(|item| item.get_ref().is_table()));
+    let tables = value
+        .get_ref()
+        .as_array()
+        .filter(|list| list.iter().any(|item| item.get_ref().is_table()));
     let spans: Vec<_> = match tables {
-        Some(list) => list.iter().enumerate().map(|(i, item)| (format!("{key}[{i}]"), item.span())).collect(),
+        Some(list) => list
+            .iter()
+            .enumerate()
+            .map(|(i, item)| (format!("{key}[{i}]"), item.span()))
+            .collect(),
         None => vec![(key.to_owned(), value.span())],
     };
     for (key, span) in spans {

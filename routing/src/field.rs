@@ -154,13 +154,17 @@ impl Field {
     /// hop-by-hop field is [`Field::Alias`].
     #[inline]
     pub fn classify(name: &[u8]) -> Field {
+        let Some(first) = name.first().map(u8::to_ascii_lowercase) else {
+            return Field::Other;
+        };
         for (known, field) in known(name.len()) {
-            if known.eq_ignore_ascii_case(name) {
+            // One byte rules most names out without a call.
+            if known.first() == Some(&first) && known.eq_ignore_ascii_case(name) {
                 return *field;
             }
         }
-        match name.first() {
-            Some(b'x' | b'X') if is_x_forwarded(name) => Field::XForwardedOther,
+        match first {
+            b'x' if is_x_forwarded(name) => Field::XForwardedOther,
             _ if memchr::memchr(b'_', name).is_some() => classify_underscored(name),
             _ => Field::Other,
         }

@@ -90,27 +90,16 @@ impl Host {
         let mut bytes = [0; MAX_HOST];
         let mut label = 0;
         for (to, &from) in bytes.iter_mut().zip(name) {
-            *to = match from {
-                b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => from,
-                b'A'..=b'Z' => from | 0x20,
-                b'.' => {
-                    if label == 0 {
-                        return Err(HostError::EmptyLabel);
-                    }
-                    label = 0;
-                    *to = b'.';
-                    continue;
-                }
-                other => return Err(HostError::BadByte(other)),
-            };
+            *to = CANONICAL[usize::from(from)];
             label += 1;
-            if label > MAX_LABEL {
-                return Err(HostError::LabelTooLong);
+            if *to == b'.' {
+                check_label(label - 1)?;
+                label = 0;
+            } else if *to == 0 {
+                return Err(HostError::BadByte(from));
             }
         }
-        if label == 0 {
-            return Err(HostError::EmptyLabel);
-        }
+        check_label(label)?;
         Ok(Host {
             bytes,
             len: name.len() as u8,
@@ -128,6 +117,29 @@ impl Host {
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
+/// The byte that stands in a canonical name for each byte of a name; 0 where there is none.
+const CANONICAL: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] = match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' => byte,
+            b'A'..=b'Z' => byte.to_ascii_lowercase(),
+            _ => 0,
+        };
+        byte += 1;
+    }
+    table
+};
+
+fn check_label(len: usize) -> Result<(), HostError> {
+    match len {
+        0 => Err(HostError::EmptyLabel),
+        1..=MAX_LABEL => Ok(()),
+        _ => Err(HostError::LabelTooLong),
     }
 }
 

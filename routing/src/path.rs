@@ -81,30 +81,36 @@ fn is_canonical(path: &[u8]) -> bool {
     if path.first() != Some(&b'/') {
         return false;
     }
-    for at in memchr::memchr2_iter(b'/', b'%', path) {
-        let rest = &path[at + 1..];
-        let fine = if path[at] == b'/' {
-            match rest {
-                [b'/', ..] | [b'.'] | [b'.', b'/', ..] | [b'.', b'.'] | [b'.', b'.', b'/', ..] => {
-                    false
-                }
-                _ => true,
-            }
-        } else {
-            match rest {
-                [
-                    high @ (b'0'..=b'9' | b'A'..=b'F'),
-                    low @ (b'0'..=b'9' | b'A'..=b'F'),
-                    ..,
-                ] => !is_unreserved(hex_value(*high) << 4 | hex_value(*low)),
-                _ => false,
-            }
+    for (at, pair) in path.windows(2).enumerate() {
+        let fine = match pair {
+            [b'/', b'/'] => false,
+            [b'/', b'.'] => !starts_with_dot_segment(&path[at + 1..]),
+            [_, b'%'] => starts_with_canonical_escape(&path[at + 1..]),
+            _ => true,
         };
         if !fine {
             return false;
         }
     }
     true
+}
+
+fn starts_with_dot_segment(rest: &[u8]) -> bool {
+    matches!(
+        rest,
+        [b'.'] | [b'.', b'/', ..] | [b'.', b'.'] | [b'.', b'.', b'/', ..]
+    )
+}
+
+/// An escape in upper case of a byte that has to be escaped.
+fn starts_with_canonical_escape(rest: &[u8]) -> bool {
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'A'..=b'F');
+    match rest {
+        [b'%', high, low, ..] if is_digit(*high) && is_digit(*low) => {
+            !is_unreserved(hex_value(*high) << 4 | hex_value(*low))
+        }
+        _ => false,
+    }
 }
 
 /// Appends `segment` with its escapes of unreserved bytes decoded and the others in upper case.

@@ -16,6 +16,10 @@ use crate::pattern::{Pattern, Strategy};
 /// Routes that one tool may have; what is beyond is a bad route.
 pub const MAX_ROUTES: usize = 256;
 
+/// Routes of one tool whose patterns need the regex engine. All of them may be searched for one request, and patterns
+/// are written by the owners of tools: this bounds how long one of them can hold a worker.
+pub const MAX_REGEX_ROUTES: usize = 16;
+
 /// Bytes of a bad field or value that are kept to be shown.
 pub const MAX_SHOWN: usize = 200;
 
@@ -62,11 +66,21 @@ impl Entry {
         // The registry gives no order; which routes are beyond the bound must not depend on one.
         fields.sort_unstable();
         let left_out = fields.len().saturating_sub(MAX_ROUTES);
+        let mut regexes = 0;
         let mut routes = Vec::new();
         let mut bad = Vec::new();
         for (field, value) in fields.into_iter().take(MAX_ROUTES) {
             match build_route(field, value, admit) {
-                Ok(route) => routes.push(route),
+                Ok(route) if regexes == MAX_REGEX_ROUTES && needs_regex(&route) => {
+                    let reason = format!(
+                        "a tool may have {MAX_REGEX_ROUTES} patterns that are neither catch-alls nor prefixes"
+                    );
+                    bad.push(BadRoute::new(field, value, &reason));
+                }
+                Ok(route) => {
+                    regexes += usize::from(needs_regex(&route));
+                    routes.push(route);
+                }
                 Err(reason) => bad.push(BadRoute::new(field, value, &reason)),
             }
         }
@@ -112,6 +126,10 @@ fn build_route(
         pattern,
         backend: Arc::new(backend),
     })
+}
+
+fn needs_regex(route: &Route) -> bool {
+    route.pattern.strategy() == Strategy::Regex
 }
 
 /// Sorts patterns into the order in which they are tried.
@@ -331,6 +349,22 @@ mod tests {
         assert!(entry.bad[0].reason.contains("744 more"));
         let reversed = Entry::build(pairs().rev(), false, &admit_all);
         assert_eq!(entry, reversed, "the order of the registry does not matter");
+    }
+
+    #[test]
+    fn too_many_regular_expressions() {
+        let fields: Vec<_> = (0..100).map(|n| format!("/{n}$")).collect();
+        let pairs = fields
+            .iter()
+            .map(|field| (field.as_bytes(), URL.as_bytes()));
+        let entry = Entry::build(
+            pairs.chain([(&b".*"[..], URL.as_bytes())]),
+            false,
+            &admit_all,
+        );
+        assert_eq!(entry.routes.len(), MAX_REGEX_ROUTES + 1);
+        assert_eq!(entry.bad.len(), 100 - MAX_REGEX_ROUTES);
+        assert!(entry.bad[0].reason.contains("16 patterns"));
     }
 
     #[test]
