@@ -10,7 +10,9 @@
 //! nothing waits for redis without a bound; the password reaches no log and no error.
 
 mod backoff;
+mod compare;
 mod disk;
+mod entry;
 mod removal;
 mod status;
 mod sync;
@@ -31,9 +33,10 @@ use tracing::{debug, error, info, warn};
 pub use status::{RegistryStatus, Source};
 
 use backoff::{Backoff, MAX_WAIT, Repeats};
+use compare::{Comparison, Why};
 use disk::{Snapshot, SnapshotError};
 use removal::Removals;
-use sync::{Action, Comparison, Event, TableSync, Why};
+use sync::{Action, Event, TableSync};
 use tracking::{Endpoint, Link, LinkError};
 
 /// The whole first load; a redis that is slower is treated as unreachable.

@@ -12,19 +12,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use portico_routing::table::{BadRoute, Entry, Table};
+use portico_routing::table::Table;
 
+use super::compare::{Comparison, Job, Outcome, Rescan, Stage, Why};
 use super::disk::Snapshot;
+use super::entry::entry_of;
 use super::removal::Removals;
 use super::status::RegistryStatus;
-use super::tracking::{Hash, Keys, News, SCAN_COUNT, Stored, tool_of};
+use super::tracking::{Keys, News, SCAN_COUNT, Stored};
 use super::{Admit, Changed};
-
-/// Longest field (pattern) of a hash, in bytes.
-const MAX_FIELD_BYTES: usize = 1024;
-
-/// Longest value (backend URL) of a hash, in bytes.
-const MAX_VALUE_BYTES: usize = 2048;
 
 /// What the driver has to do next.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,19 +46,6 @@ pub(super) enum Purpose {
     Leftover,
 }
 
-/// Why the whole table is compared with redis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Why {
-    /// The first load.
-    Start,
-    /// The connection was lost, and with it pushes.
-    Reconnected,
-    /// Redis said that everything may have changed.
-    Pushed,
-    /// It is time again; nothing should come of it.
-    Periodic,
-}
-
 /// What happened, for the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Event {
@@ -74,24 +57,6 @@ pub(super) enum Event {
     Released(usize),
     /// A tool now has something in redis that cannot be used.
     Bad { tool: Box<str>, reason: Box<str> },
-}
-
-/// The outcome of a comparison.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Comparison {
-    pub(super) why: Why,
-    /// Entries set.
-    pub(super) set: usize,
-    /// Entries removed.
-    pub(super) removed: usize,
-    /// Tools with something bad, of those that redis holds.
-    pub(super) bad: usize,
-    /// One of them and its reason.
-    pub(super) bad_example: Option<(Box<str>, Box<str>)>,
-    /// Keys that name no possible tool.
-    pub(super) bad_keys: u64,
-    /// Entries that differed although no push had named them; only of a periodic comparison.
-    pub(super) drift: usize,
 }
 
 /// The state machine.
@@ -111,40 +76,6 @@ pub(super) struct TableSync {
     rescan_next: bool,
     events: Vec<Event>,
     unsaved: bool,
-}
-
-/// Tools to read, and what came of it; vanished ones are decided about together at the end.
-#[derive(Default)]
-struct Job {
-    todo: Vec<Box<str>>,
-    missing: Vec<Box<str>>,
-}
-
-/// A comparison of the whole table under way.
-struct Rescan {
-    stage: Stage,
-    /// Tools that redis holds.
-    seen: HashSet<Box<str>>,
-    /// Tools that differed and that no push has named: drift, if the connection had been there all the time.
-    suspects: HashSet<Box<str>>,
-    outcome: Comparison,
-}
-
-enum Stage {
-    Scan {
-        keys: Keys,
-        cursor: u64,
-    },
-    /// `found` is read before the scan goes on at `cursor`; `None`: these keys are through.
-    Read {
-        found: Vec<Box<str>>,
-        keys: Keys,
-        cursor: Option<u64>,
-    },
-    Leftovers(Job),
-    /// Waiting for pushes that explain what differed.
-    Settle,
-    Finished,
 }
 
 impl TableSync {
@@ -471,155 +402,11 @@ impl TableSync {
     }
 }
 
-/// What came of one tool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    Same,
-    Set,
-    /// Redis does not hold it and the table does.
-    Missing,
-    /// Neither holds it.
-    Absent,
-}
-
-impl Job {
-    fn next_batch(&mut self) -> Option<Vec<Box<str>>> {
-        if self.todo.is_empty() {
-            return None;
-        }
-        let start = self.todo.len().saturating_sub(SCAN_COUNT);
-        Some(self.todo.split_off(start))
-    }
-
-    /// All that vanished, once everything was read.
-    fn end_batch(&mut self, missing: Vec<Box<str>>) -> Option<Vec<Box<str>>> {
-        self.missing.extend(missing);
-        self.todo
-            .is_empty()
-            .then(|| std::mem::take(&mut self.missing))
-    }
-}
-
-impl Rescan {
-    fn new(why: Why) -> Self {
-        Self {
-            stage: Stage::Scan {
-                keys: Keys::Prefix,
-                cursor: 0,
-            },
-            seen: HashSet::new(),
-            suspects: HashSet::new(),
-            outcome: Comparison {
-                why,
-                set: 0,
-                removed: 0,
-                bad: 0,
-                bad_example: None,
-                bad_keys: 0,
-                drift: 0,
-            },
-        }
-    }
-
-    /// The tools among `keys` that were not seen yet; a SCAN gives keys more than once.
-    fn note(&mut self, keys: &[Vec<u8>]) -> Vec<Box<str>> {
-        let mut found = Vec::new();
-        for key in keys {
-            match tool_of(key) {
-                None => self.outcome.bad_keys += 1,
-                Some(tool) if self.seen.contains(tool) => {}
-                Some(tool) => {
-                    self.seen.insert(tool.into());
-                    found.push(tool.into());
-                }
-            }
-        }
-        found
-    }
-
-    fn note_outcome(&mut self, tool: &str, outcome: Outcome) {
-        match outcome {
-            Outcome::Same => {}
-            Outcome::Set => {
-                self.outcome.set += 1;
-                if self.outcome.why == Why::Periodic {
-                    self.suspects.insert(tool.into());
-                }
-            }
-            Outcome::Missing | Outcome::Absent => {
-                self.seen.remove(tool);
-            }
-        }
-    }
-
-    fn note_bad(&mut self, tool: &str, reason: Box<str>) {
-        self.outcome.bad += 1;
-        if self.outcome.bad_example.is_none() {
-            self.outcome.bad_example = Some((tool.into(), reason));
-        }
-    }
-
-    /// Tools of the table that redis did not show.
-    fn leftovers(&mut self, table: &Table) -> Vec<Box<str>> {
-        let seen = std::mem::take(&mut self.seen);
-        let mut leftovers = Vec::new();
-        table.for_each(|tool, _| {
-            if !seen.contains(tool) {
-                leftovers.push(tool.into());
-            }
-        });
-        leftovers
-    }
-}
-
-/// The table's entry for what redis holds; empty when it holds nothing.
-fn entry_of(stored: &Stored, admit: &Admit) -> Entry {
-    let fields = match &stored.hash {
-        Hash::Absent => return Entry::build([], stored.redirect, &**admit),
-        Hash::Unusable(reason) => {
-            let mut entry = Entry::build([], stored.redirect, &**admit);
-            entry.bad = Box::new([BadRoute::new(b"", b"", reason)]);
-            return entry;
-        }
-        Hash::Fields(fields) => fields,
-    };
-    // HGETALL has no order of its own; the entry must not depend on it, or it would seem to change.
-    let mut sorted: Vec<(&[u8], &[u8])> = Vec::with_capacity(fields.len());
-    sorted.extend(fields.iter().map(|(field, value)| (&**field, &**value)));
-    sorted.sort_unstable();
-    let too_long = |field: &[u8], value: &[u8]| {
-        if field.len() > MAX_FIELD_BYTES {
-            Some(format!(
-                "the pattern is longer than {MAX_FIELD_BYTES} bytes"
-            ))
-        } else if value.len() > MAX_VALUE_BYTES {
-            Some(format!(
-                "the backend is longer than {MAX_VALUE_BYTES} bytes"
-            ))
-        } else {
-            None
-        }
-    };
-    let mut oversized = Vec::new();
-    sorted.retain(|(field, value)| match too_long(field, value) {
-        Some(reason) => {
-            oversized.push(BadRoute::new(field, value, &reason));
-            false
-        }
-        None => true,
-    });
-    let mut entry = Entry::build(sorted, stored.redirect, &**admit);
-    if !oversized.is_empty() {
-        let mut bad = std::mem::take(&mut entry.bad).into_vec();
-        bad.extend(oversized);
-        entry.bad = bad.into();
-    }
-    entry
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::tracking::Hash;
     use super::*;
+    use portico_routing::table::Entry;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
     use std::time::Duration;
@@ -919,6 +706,7 @@ mod tests {
             steps in proptest::collection::vec(any_step(), 0..200),
         ) {
             let mut world = World::new(percent);
+            let swapped = steps.iter().any(|step| matches!(step, Step::Swap(_)));
             for step in steps {
                 perform(&mut world, step);
                 prop_assert!(world.table.get(ALWAYS).is_some(), "a tool that redis always had was lost");
@@ -926,9 +714,11 @@ mod tests {
             world.connect();
             world.answer();
             world.run_until_idle();
-            // For what SWAPDB did without a word.
-            world.sync.compare(Why::Periodic);
-            world.run_until_idle();
+            if swapped {
+                // SWAPDB says nothing: that takes another look.
+                world.sync.compare(Why::Periodic);
+                world.run_until_idle();
+            }
             for (tool, entry) in world.expected() {
                 let got = world.table.get(&tool);
                 prop_assert_eq!(got.as_deref(), Some(&entry), "additions and changes wait for nothing");
@@ -1053,6 +843,33 @@ mod tests {
     }
 
     #[test]
+    fn a_flush_during_a_comparison_is_followed_by_another() {
+        let mut world = filled(8);
+        world.sync.compare(Why::Periodic);
+        while !matches!(world.asked, Some(Action::Ping)) {
+            world.answer();
+            world.ask();
+        }
+        perform(&mut world, Step::Flush);
+        world.run_until_idle();
+        assert_eq!(world.in_table(), world.expected());
+    }
+
+    #[test]
+    fn what_is_gone_between_scan_and_read_is_gone() {
+        let mut world = filled(8);
+        world.sync.compare(Why::Periodic);
+        let reads_t0 = |world: &World| matches!(&world.asked, Some(Action::Read(_, tools)) if tools.iter().any(|t| &**t == "t0"));
+        while !reads_t0(&world) {
+            world.answer();
+            world.ask();
+        }
+        world.redis.remove("t0");
+        world.run_until_idle();
+        assert_eq!(world.in_table(), world.expected());
+    }
+
+    #[test]
     fn pushes_do_not_starve_a_comparison() {
         let mut world = filled(20);
         world.sync.compare(Why::Periodic);
@@ -1086,72 +903,5 @@ mod tests {
         world.now += GRACE;
         world.run_until_idle();
         assert_eq!(world.in_table(), world.expected());
-    }
-
-    #[track_caller]
-    fn check_entry(stored: &Stored, routes: &[&str], bad: &[&str]) {
-        let refuse: Admit = Arc::new(|backend| {
-            if backend.port == 1 {
-                Err("refused here".into())
-            } else {
-                Ok(())
-            }
-        });
-        let entry = entry_of(stored, &refuse);
-        let sources: Vec<_> = entry
-            .routes
-            .iter()
-            .map(|route| route.pattern.source())
-            .collect();
-        assert_eq!(sources, routes);
-        assert_eq!(entry.bad.len(), bad.len(), "{:?}", entry.bad);
-        for (got, expected) in entry.bad.iter().zip(bad) {
-            assert!(got.reason.contains(expected), "{got:?} lacks {expected:?}");
-        }
-    }
-
-    #[test]
-    fn bad_fields_are_skipped_one_by_one() {
-        let url = b"http://192.0.2.1:80".as_slice();
-        check_entry(
-            &fields(&[(b".*", url), (b"/api/.*", url)]),
-            &["/api/.*", ".*"],
-            &[],
-        );
-        check_entry(&fields(&[(b".*", url), (b"(", url)]), &[".*"], &[""]);
-        check_entry(
-            &fields(&[(b".*", url), (b"\xff", url)]),
-            &[".*"],
-            &["UTF-8"],
-        );
-        check_entry(
-            &fields(&[(b".*", url), (b"/a", b"http://192.0.2.1:1")]),
-            &[".*"],
-            &["refused here"],
-        );
-        let long = [b'a'; MAX_FIELD_BYTES + 1];
-        check_entry(&fields(&[(b".*", url), (&long, url)]), &[".*"], &["1024"]);
-        let long = [url, &[b'a'; MAX_VALUE_BYTES]].concat();
-        check_entry(&fields(&[(b".*", url), (b"/a", &long)]), &[".*"], &["2048"]);
-        let unusable = Stored {
-            hash: Hash::Unusable("another type".into()),
-            redirect: true,
-        };
-        check_entry(&unusable, &[], &["another type"]);
-        assert!(entry_of(&unusable, &admit_all()).redirect);
-    }
-
-    #[test]
-    fn the_order_of_hgetall_does_not_matter() {
-        let names: Vec<String> = (0..400).map(|n| format!("/p{n}")).collect();
-        let mut pairs: Vec<(&[u8], &[u8])> = Vec::new();
-        pairs.extend(
-            names
-                .iter()
-                .map(|name| (name.as_bytes(), b"http://192.0.2.1:80".as_slice())),
-        );
-        let forward = entry_of(&fields(&pairs), &admit_all());
-        pairs.reverse();
-        assert!(forward == entry_of(&fields(&pairs), &admit_all()));
     }
 }
