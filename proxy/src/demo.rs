@@ -108,6 +108,9 @@ broken = "http://127.0.0.1:1"
 
 [pools.ingress]
 nodes = ["{ingress}"]
+
+[limits]
+connections = 1000
 "#
     ))
 }
