@@ -1,0 +1,460 @@
+//! The proxy under test: its configuration in a temporary folder, its process, its stderr, signals.
+//!
+//! The binary is the one that `PORTICO_BIN` names, else `target/release/portico`.
+
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustls::ClientConfig;
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::origin::Origin;
+use crate::redis::Redis;
+use crate::tls::{Authority, Pair};
+use crate::{SOON, free_address, signal};
+
+/// The tool that most tests use, and the name that clients ask TLS for.
+pub const HOST: &str = "grid.toolforge.org";
+
+/// A configuration to be, and the folder that it will live in.
+pub struct Builder {
+    config: toml::Table,
+    folder: TempDir,
+    authority: Authority,
+    http: SocketAddr,
+    https: SocketAddr,
+    environment: Vec<(String, String)>,
+}
+
+/// A running portico, killed on drop.
+pub struct Portico {
+    /// The plain listener.
+    pub http: SocketAddr,
+    /// The TLS listener.
+    pub https: SocketAddr,
+    /// Where its files are.
+    pub folder: TempDir,
+    /// Who signed its certificate.
+    pub authority: Authority,
+    tls_client: Arc<ClientConfig>,
+    process: Child,
+    stderr: Arc<Mutex<String>>,
+}
+
+impl Builder {
+    /// Two loopback listeners, both serving (`redirect = false`); a certificate for `*.toolforge.org`, `toolforge.org` and
+    /// `tools.wmflabs.org`; the domains of the vectors; no registry; no ingress: a tool is a static route or nothing.
+    pub fn new() -> Builder {
+        let folder = TempDir::new().expect("a temporary folder");
+        let authority = Authority::new();
+        std::fs::write(folder.path().join("ca.pem"), &authority.pem).expect("CA written");
+        let names = ["*.toolforge.org", "toolforge.org", "tools.wmflabs.org"];
+        let (chain, key) = authority.issue(&names).write(folder.path(), "portico");
+        let (http, https) = (free_address(), free_address());
+        let base = format!(
+            r#"
+            [server]
+            workers = 2
+            [listen]
+            http = ["{http}"]
+            https = ["{https}"]
+            redirect = false
+            [tls]
+            certificates = [{{ chain = {chain:?}, key = {key:?} }}]
+            [domains]
+            canonical = "toolforge.org"
+            legacy = ["tools.wmflabs.org"]
+            "#
+        );
+        Builder {
+            config: base.parse().expect("our own TOML"),
+            folder,
+            authority,
+            http,
+            https,
+            environment: Vec::new(),
+        }
+    }
+
+    /// Lays TOML over the configuration so far: tables are merged, all else replaced.
+    #[track_caller]
+    pub fn with(mut self, toml: &str) -> Builder {
+        let over: toml::Table = toml
+            .parse()
+            .unwrap_or_else(|error| panic!("{error}\n{toml}"));
+        merge(&mut self.config, over);
+        self
+    }
+
+    /// A static route.
+    #[track_caller]
+    pub fn route(self, tool: &str, backend: &str) -> Builder {
+        self.with(&format!("[routes]\n{tool} = {backend:?}"))
+    }
+
+    /// The ingress pool.
+    #[track_caller]
+    pub fn ingress(self, nodes: &[SocketAddr]) -> Builder {
+        let nodes: Vec<String> = nodes.iter().map(SocketAddr::to_string).collect();
+        self.with(&format!(
+            "[pools.ingress]\nnodes = {nodes:?}\n[ingress]\npool = \"ingress\""
+        ))
+    }
+
+    /// The registry, with a snapshot file in the test's folder.
+    #[track_caller]
+    pub fn registry(self, redis: &Redis) -> Builder {
+        let snapshot = self.snapshot();
+        let url = redis.url();
+        self.with(&format!(
+            "[registry]\nurl = {url:?}\nsnapshot = {snapshot:?}"
+        ))
+    }
+
+    /// Certificates to serve, in their order, in place of the usual one. Files are `0.crt`, `0.key`, `1.crt` and so on.
+    #[track_caller]
+    pub fn certificates(self, pairs: &[Pair]) -> Builder {
+        let files: Vec<String> = pairs
+            .iter()
+            .enumerate()
+            .map(|(index, pair)| {
+                let (chain, key) = pair.write(self.folder.path(), &index.to_string());
+                format!("{{ chain = {chain:?}, key = {key:?} }}")
+            })
+            .collect();
+        self.with(&format!("[tls]\ncertificates = [{}]", files.join(", ")))
+    }
+
+    /// An environment variable for the process.
+    pub fn env(mut self, name: &str, value: &str) -> Builder {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Where the registry's snapshot goes.
+    pub fn snapshot(&self) -> PathBuf {
+        self.folder.path().join("routes.snapshot")
+    }
+
+    /// The folder for everything.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The authority that signed the usual certificate.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// Where the plain listener will be.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Writes `portico.toml` and gives its path.
+    pub fn write(&self) -> PathBuf {
+        let path = self.folder.path().join("portico.toml");
+        let text = toml::to_string(&self.config).expect("our own TOML");
+        std::fs::write(&path, text).expect("configuration written");
+        path
+    }
+
+    /// Runs `portico <command> --config F <more>` to its end.
+    #[track_caller]
+    pub fn command(&self, command: &str, more: &[&str]) -> Finished {
+        let config = self.write();
+        let mut words = vec![command, "--config", config.to_str().expect("a UTF-8 path")];
+        words.extend(more);
+        run(&words)
+    }
+
+    /// Starts `portico run` and waits until it listens.
+    #[track_caller]
+    pub fn start(self) -> Portico {
+        let config = self.write();
+        let mut process = Command::new(binary())
+            .arg("run")
+            .arg("--config")
+            .arg(&config)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("portico starts");
+        let stderr = collect(process.stderr.take().expect("a pipe"));
+        let tls_client = self.authority.client_config(rustls::ALL_VERSIONS);
+        let mut portico = Portico {
+            http: self.http,
+            https: self.https,
+            folder: self.folder,
+            authority: self.authority,
+            tls_client,
+            process,
+            stderr,
+        };
+        portico.wait_until_it_listens();
+        portico
+    }
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Builder::new()
+    }
+}
+
+impl Portico {
+    /// One tool, `grid`, at this origin; all else as [`Builder::new`] has it.
+    #[track_caller]
+    pub fn before(origin: &Origin) -> Portico {
+        Builder::new().route("grid", &origin.url()).start()
+    }
+
+    #[track_caller]
+    fn wait_until_it_listens(&mut self) {
+        let start = Instant::now();
+        while TcpStream::connect(self.http).is_err() || TcpStream::connect(self.https).is_err() {
+            if let Some(status) = self.process.try_wait().expect("waiting works") {
+                panic!("portico ended at start with {status}:\n{}", self.stderr());
+            }
+            assert!(start.elapsed() < SOON, "portico does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// A client over bare TCP.
+    #[track_caller]
+    pub fn tcp(&self) -> Client {
+        Client::tcp(self.http)
+    }
+
+    /// A client over TLS.
+    #[track_caller]
+    pub fn tls(&self) -> Client {
+        Client::tls(self.https, &self.tls_client, HOST)
+    }
+
+    /// A client of either kind, or why there is none: while portico stops.
+    pub fn try_client(&self, tls: bool) -> std::io::Result<Client> {
+        if tls {
+            Client::try_tls(self.https, &self.tls_client, HOST)
+        } else {
+            Client::try_tcp(self.http)
+        }
+    }
+
+    /// The CA certificate that signed portico's, for other programs.
+    pub fn ca_file(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// What it wrote to stderr so far.
+    pub fn stderr(&self) -> String {
+        self.stderr.lock().expect("no panic under the lock").clone()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Memory in use now, in bytes (VmRSS).
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the process runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.parse::<u64>().ok())
+            .expect("a number")
+            * 1024
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.try_wait().expect("waiting works").is_none()
+    }
+
+    /// Asks it to stop (SIGTERM).
+    pub fn terminate(&self) {
+        signal(self.pid(), "TERM");
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait(&mut self, deadline: Duration) -> ExitStatus {
+        wait(&mut self.process, deadline)
+            .unwrap_or_else(|| panic!("portico did not end within {deadline:?}"))
+    }
+}
+
+impl Drop for Portico {
+    fn drop(&mut self) {
+        let ended = self.process.try_wait().ok().flatten();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let stderr = self
+            .stderr
+            .lock()
+            .map(|text| text.clone())
+            .unwrap_or_default();
+        if std::thread::panicking() {
+            eprintln!("--- portico ended by itself: {ended:?}; its stderr:\n{stderr}---");
+        } else {
+            assert!(
+                !stderr.contains("panicked at"),
+                "portico panicked:\n{stderr}"
+            );
+        }
+    }
+}
+
+/// What a command that ended left.
+#[derive(Debug)]
+pub struct Finished {
+    /// Exit code; none when a signal ended it.
+    pub code: Option<i32>,
+    /// All of its standard output.
+    pub stdout: String,
+    /// All of its standard error.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// Asserts the exit code and that stderr contains every one of these.
+    #[track_caller]
+    pub fn expect(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        for word in words {
+            assert!(self.stderr.contains(word), "no {word:?} in {self:#?}");
+        }
+        assert!(!self.stderr.contains("panicked at"), "{self:#?}");
+    }
+}
+
+/// Runs portico with these arguments to its end.
+#[track_caller]
+pub fn run(words: &[&str]) -> Finished {
+    let mut child = Command::new(binary())
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("portico starts");
+    let stdout = collect(child.stdout.take().expect("a pipe"));
+    let stderr = collect(child.stderr.take().expect("a pipe"));
+    let status = wait(&mut child, SOON);
+    if status.is_none() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    // The collectors end with the pipes.
+    let text = |of: &Arc<Mutex<String>>| {
+        crate::eventually("the pipes end", SOON, || {
+            (Arc::strong_count(of) == 1).then_some(())
+        });
+        of.lock().expect("no panic under the lock").clone()
+    };
+    let (stdout, stderr) = (text(&stdout), text(&stderr));
+    let status = status.unwrap_or_else(|| panic!("{words:?} does not end\n{stdout}\n{stderr}"));
+    Finished {
+        code: status.code(),
+        stdout,
+        stderr,
+    }
+}
+
+/// The binary under test.
+pub fn binary() -> PathBuf {
+    let path = std::env::var_os("PORTICO_BIN").map_or_else(
+        || {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+            let target =
+                std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
+            target.join("release/portico")
+        },
+        PathBuf::from,
+    );
+    assert!(
+        path.is_file(),
+        "no portico at {}; build it: cargo build --release -p portico (or name another in PORTICO_BIN)",
+        path.display()
+    );
+    path
+}
+
+/// Runs another program to its end and gives what it wrote; panics when it fails.
+#[track_caller]
+pub fn program(name: &str, words: &[&str]) -> Output {
+    let output = Command::new(name)
+        .args(words)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| {
+            panic!("{name} does not start ({error}); scripts/test installs it")
+        });
+    assert!(
+        output.status.success(),
+        "{name} {words:?} failed: {}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// Waits for a process to end; none when `deadline` passes first.
+pub fn wait(child: &mut Child, deadline: Duration) -> Option<ExitStatus> {
+    let start = Instant::now();
+    while start.elapsed() < deadline {
+        if let Some(status) = child.try_wait().expect("waiting works") {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    None
+}
+
+/// A process of a test's own, killed on drop.
+#[derive(Debug)]
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Collects what a process writes, on a thread.
+pub fn collect(mut from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+    let text = Arc::new(Mutex::new(String::new()));
+    let sink = Arc::clone(&text);
+    std::thread::spawn(move || {
+        let mut chunk = [0; 4096];
+        while let Ok(count @ 1..) = from.read(&mut chunk) {
+            let piece = String::from_utf8_lossy(&chunk[..count]).into_owned();
+            sink.lock()
+                .expect("no panic under the lock")
+                .push_str(&piece);
+        }
+    });
+    text
+}
+
+fn merge(base: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(base)), toml::Value::Table(over)) => merge(base, over),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! A redis process on a free loopback port, and a connection to it that speaks RESP by hand.
+//!
+//! It persists nothing, so that a restart comes up empty unless the test seeds it again.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::{SOON, eventually, free_address, signal};
+
+/// A running redis-server, killed on drop.
+#[derive(Debug)]
+pub struct Redis {
+    address: SocketAddr,
+    folder: TempDir,
+    process: Option<Child>,
+}
+
+/// What redis answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// `+OK` and the like.
+    Status(String),
+    /// A number.
+    Integer(i64),
+    /// A value; `None` for nil.
+    Bulk(Option<Vec<u8>>),
+    /// A list.
+    List(Vec<Reply>),
+}
+
+impl Redis {
+    /// Starts redis, empty.
+    pub fn start() -> Redis {
+        let mut redis = Redis {
+            address: free_address(),
+            folder: TempDir::new().expect("a temporary folder"),
+            process: None,
+        };
+        redis.restart();
+        redis
+    }
+
+    /// Kills redis if it runs and starts it on the same port, empty.
+    pub fn restart(&mut self) {
+        self.kill();
+        let child = Command::new("redis-server")
+            .args(["--port", &self.address.port().to_string()])
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .arg("--dir")
+            .arg(self.folder.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!("redis-server does not start ({error}); install it: apt-get install redis-server")
+            });
+        self.process = Some(child);
+        eventually("redis listens", SOON, || {
+            let mut connection = TcpStream::connect(self.address).ok()?;
+            connection.write_all(b"PING\r\n").ok()?;
+            let mut answer = [0; 7];
+            connection.read_exact(&mut answer).ok()?;
+            (&answer == b"+PONG\r\n").then_some(())
+        });
+    }
+
+    /// Ends redis without a good-bye.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.process.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Freezes redis: connections stay open and nothing answers.
+    pub fn freeze(&self) {
+        signal(self.pid(), "STOP");
+    }
+
+    /// Ends [`Redis::freeze`].
+    pub fn thaw(&self) {
+        signal(self.pid(), "CONT");
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.as_ref().expect("redis runs").id()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// As `[registry].url` wants it.
+    pub fn url(&self) -> String {
+        format!("redis://{}/0", self.address)
+    }
+
+    /// Registers a route, as the grid's web services do.
+    pub fn route(&self, tool: &str, pattern: &str, backend: &str) {
+        self.command(&["HSET", &format!("prefix:{tool}"), pattern, backend]);
+    }
+
+    /// Marks a tool as moved to its own host name.
+    pub fn redirect(&self, tool: &str) {
+        self.command(&["HSET", &format!("redirect:{tool}"), ".*", "x"]);
+    }
+
+    /// Runs one command in database 0; an error reply panics.
+    #[track_caller]
+    pub fn command<A: AsRef<[u8]>>(&self, words: &[A]) -> Reply {
+        self.command_in(0, words)
+    }
+
+    /// Runs one command in another database of the same server.
+    #[track_caller]
+    pub fn command_in<A: AsRef<[u8]>>(&self, database: u8, words: &[A]) -> Reply {
+        let mut request = format!("SELECT {database}\r\n*{}\r\n", words.len()).into_bytes();
+        for word in words {
+            let word = word.as_ref();
+            request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+            request.extend_from_slice(word);
+            request.extend_from_slice(b"\r\n");
+        }
+        let mut connection = TcpStream::connect(self.address).expect("redis takes connections");
+        connection.set_read_timeout(Some(SOON)).expect("timeout");
+        connection.write_all(&request).expect("redis reads");
+        let mut answers = BufReader::new(connection);
+        match read_reply(&mut answers).and_then(|_selected| read_reply(&mut answers)) {
+            Ok(reply) => reply,
+            Err(error) => panic!(
+                "redis refused {:?}: {error}",
+                words
+                    .iter()
+                    .map(|word| String::from_utf8_lossy(word.as_ref()).into_owned())
+                    .collect::<Vec<_>>()
+            ),
+        }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn read_reply(from: &mut impl BufRead) -> Result<Reply, String> {
+    let mut line = String::new();
+    from.read_line(&mut line)
+        .map_err(|error| error.to_string())?;
+    let line = line.trim_end();
+    let Some((kind, rest)) = line.split_at_checked(1) else {
+        return Err("redis closed the connection".into());
+    };
+    let number = || {
+        rest.parse::<i64>()
+            .map_err(|_| format!("bad reply {line:?}"))
+    };
+    match kind {
+        "+" => Ok(Reply::Status(rest.into())),
+        ":" => Ok(Reply::Integer(number()?)),
+        "$" => {
+            let Ok(length) = usize::try_from(number()?) else {
+                return Ok(Reply::Bulk(None));
+            };
+            let mut value = vec![0; length + 2];
+            from.read_exact(&mut value)
+                .map_err(|error| error.to_string())?;
+            value.truncate(length);
+            Ok(Reply::Bulk(Some(value)))
+        }
+        "*" => (0..number()?.max(0))
+            .map(|_| read_reply(from))
+            .collect::<Result<_, _>>()
+            .map(Reply::List),
+        _ => Err(rest.into()),
+    }
+}
