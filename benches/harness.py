@@ -132,6 +132,7 @@ def need(program, package):
 
 def build(package, profile):
     """The folder with the built programs of `package`."""
+    need("cargo", "cargo")
     argv = ["cargo", "build", "--quiet", "--profile", profile, "-p", package]
     if subprocess.run(argv, cwd=ROOT).returncode != 0:
         raise Failure(f"`{' '.join(argv)}` failed")
@@ -419,19 +420,22 @@ def version(name, setting):
 
 def fetch(port, path, *, host=HOST, tls=False):
     """(status, {lower-case header: value}, body) of one request on a connection of its own."""
-    sock = socket.create_connection(("127.0.0.1", port), timeout=10)
-    with contextlib.closing(sock):
-        if tls:
-            context = ssl.create_default_context()
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            sock = context.wrap_socket(sock, server_hostname=host)
-        # What a proxy must not pass on stands here too.
-        request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {USER_AGENT}\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"
-        sock.sendall(request.encode())
-        with http.client.HTTPResponse(sock, method="GET") as response:
+    # X-Forwarded-For is there to see that a proxy does not pass it on.
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {USER_AGENT}\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"
+    try:
+        with contextlib.ExitStack() as stack:
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            if tls:
+                context = ssl.create_default_context()
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                sock = stack.enter_context(context.wrap_socket(sock, server_hostname=host))
+            sock.sendall(request.encode())
+            response = stack.enter_context(http.client.HTTPResponse(sock, method="GET"))
             response.begin()
             headers = {name.lower(): value for name, value in response.getheaders()}
             return response.status, headers, response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise Failure(f"no answer to {path} for {host} on port {port}: {error!r}") from error
 
 
 TO_BACKEND = {"host", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-original-uri", "via"}
