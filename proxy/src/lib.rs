@@ -1,1 +1,27 @@
-//! skeleton
+//! portico: the front proxy for platforms that host thousands of small web services.
+//!
+//! The way of a request: [`worker`] accepts, [`tls`] decrypts, [`connection`] reads heads with [`http1`], [`request`]
+//! decides, [`forward`] moves bytes between client and [`upstream`], [`response`] edits what goes back. What a request
+//! sees is a [`snapshot`]; what changes beside it is in [`process`], kept fresh by [`registry`] on the control thread.
+
+pub mod buffer;
+pub mod check;
+pub mod connection;
+pub mod deadline;
+pub mod demo;
+pub mod forward;
+pub mod halves;
+pub mod http1;
+pub mod listen;
+pub mod policy;
+pub mod process;
+pub mod registry;
+pub mod request;
+pub mod response;
+pub mod routes;
+pub mod run;
+pub mod snapshot;
+pub mod start;
+pub mod tls;
+pub mod upstream;
+pub mod worker;

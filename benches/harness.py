@@ -1,0 +1,502 @@
+"""What `compare` and `memory` share: programs started and stopped, proxies configured alike, CPU and memory read from /proc.
+
+Only the standard library. Nothing here decides what is measured (that is in the scripts) or how a figure is judged
+(that is the reader's part). Everything listens on 127.0.0.1 on free ports, writes into one temporary directory, and ends with
+the script.
+"""
+
+import contextlib
+import dataclasses
+import glob
+import http.client
+import os
+import pathlib
+import platform
+import resource
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+
+BENCHES = pathlib.Path(__file__).resolve().parent
+ROOT = BENCHES.parent
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+
+DOMAIN = "tools.example"
+HOST = f"app7.{DOMAIN}"
+UNKNOWN_HOST = f"nobody.{DOMAIN}"
+USER_AGENT = "portico-benches"
+# Longer than any run, so that no connection is closed for being idle; the same in every proxy.
+IDLE_SECONDS = 600
+START_SECONDS = 20
+STOP_SECONDS = 10
+TICK_MICROSECONDS = 1_000_000 / os.sysconf("SC_CLK_TCK")
+
+
+class Failure(Exception):
+    """Something that the person at the keyboard can mend: shown as one sentence."""
+
+
+# --- programs -----------------------------------------------------------------------------------------------------------
+
+
+class Process:
+    """A program of ours with its output in a file; `core` pins it and what it starts."""
+
+    def __init__(self, name, argv, directory, core=None):
+        self.name = name
+        self.output = directory / f"{name}.out"
+        pinned = [] if core is None else ["taskset", "-c", str(core)]
+        with open(self.output, "wb") as output:
+            self.popen = subprocess.Popen(
+                pinned + [str(word) for word in argv],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=directory,
+            )
+
+    def wait_for(self, *ports):
+        """Returns when every port takes connections."""
+        deadline = time.monotonic() + START_SECONDS
+        for port in ports:
+            while True:
+                if self.popen.poll() is not None:
+                    raise Failure(f"{self.name} ended at start: {self.said()}")
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                    break
+                if time.monotonic() > deadline:
+                    raise Failure(f"{self.name} does not listen on port {port}: {self.said()}")
+                time.sleep(0.05)
+
+    def said(self):
+        return self.output.read_text(errors="replace").strip()[-2000:] or "(no output)"
+
+    def stop(self):
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGTERM)
+            try:
+                self.popen.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+                self.popen.wait()
+
+    def pids(self):
+        """The process and all that it started."""
+        found, left = [], [self.popen.pid]
+        while left:
+            pid = left.pop()
+            found.append(pid)
+            for path in glob.glob(f"/proc/{pid}/task/*/children"):
+                with contextlib.suppress(OSError):
+                    left += [int(child) for child in pathlib.Path(path).read_text().split()]
+        return found
+
+    def cpu(self):
+        """CPU time used so far, microseconds: (user, system, exact).
+
+        User and system come in ticks of 10 ms; exact is the scheduler's own count over all threads, in nanoseconds
+        at the source.
+        """
+        user = system = exact = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+                user += int(fields[11]) * TICK_MICROSECONDS
+                system += int(fields[12]) * TICK_MICROSECONDS
+            for path in glob.glob(f"/proc/{pid}/task/*/schedstat"):
+                with contextlib.suppress(OSError):
+                    exact += int(pathlib.Path(path).read_text().split()[0]) / 1000
+        return user, system, exact
+
+    def memory(self):
+        """Resident memory in kB: {"rss": each process in full, "pss": pages shared between them counted once}."""
+        total = {"rss": 0, "pss": 0}
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                    key = line.split(":")[0].lower()
+                    if key in total:
+                        total[key] += int(line.split()[1])
+        return total
+
+
+def need(program, package):
+    if shutil.which(program) is None:
+        raise Failure(f"`{program}` is not installed: apt-get install {package}")
+
+
+def build(package, profile):
+    """The folder with the built programs of `package`."""
+    need("cargo", "cargo")
+    argv = ["cargo", "build", "--quiet", "--profile", profile, "-p", package]
+    if subprocess.run(argv, cwd=ROOT).returncode != 0:
+        raise Failure(f"`{' '.join(argv)}` failed")
+    return TARGET / profile
+
+
+def portico_binary(profile):
+    given = os.environ.get("PORTICO_BIN")
+    return pathlib.Path(given).resolve() if given else build("portico", profile) / "portico"
+
+
+# --- the stage: origin, redis, certificate ------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Stage:
+    """What every proxy of a run stands on."""
+
+    directory: pathlib.Path
+    tools: pathlib.Path
+    routes: int
+    workers: int
+    connections: int
+    origin_port: int = 0
+    redis_port: int = 0
+    portico: pathlib.Path | None = None
+
+    @property
+    def certificate(self):
+        return self.directory / "certificate.pem"
+
+    @property
+    def key(self):
+        return self.directory / "key.pem"
+
+    def hosts(self):
+        return (f"app{number}.{DOMAIN}" for number in range(self.routes))
+
+
+@contextlib.contextmanager
+def stage(proxies, *, routes, workers, connections, profile, core=None):
+    """Builds what is needed, starts origin (and redis for portico) on `core`, and cleans up behind the run."""
+    tools = build("portico-benches", "release")
+    need("openssl", "openssl")
+    for name in proxies:
+        if name != "portico":
+            need(name, name)
+    # Each connection of a client is one descriptor here and up to two in the proxy.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory(prefix="portico-benches-") as name, contextlib.ExitStack() as running:
+        setting = Stage(pathlib.Path(name), tools, routes, workers, connections)
+        make_certificate(setting)
+        setting.origin_port, setting.redis_port = free_ports(2)
+        origin = Process("origin", [tools / "origin", "--listen", f"127.0.0.1:{setting.origin_port}"], setting.directory, core)
+        running.callback(origin.stop)
+        origin.wait_for(setting.origin_port)
+        if "portico" in proxies:
+            setting.portico = portico_binary(profile)
+            need("redis-server", "redis-server")
+            options = f"--port {setting.redis_port} --bind 127.0.0.1 --appendonly no --dir {setting.directory}"
+            redis = Process("redis", ["redis-server", *options.split(), "--save", ""], setting.directory, core)
+            running.callback(redis.stop)
+            redis.wait_for(setting.redis_port)
+            seed_redis(setting)
+        yield setting
+
+
+def make_certificate(setting):
+    """A self-signed P-256 certificate, as the platform's own; HAProxy wants both parts in one file."""
+    argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    argv += ["-subj", f"/CN={DOMAIN}", "-addext", f"subjectAltName=DNS:{DOMAIN},DNS:*.{DOMAIN}"]
+    argv += ["-keyout", setting.key, "-out", setting.certificate]
+    subprocess.run(argv, check=True, capture_output=True)
+    both = setting.certificate.read_text() + setting.key.read_text()
+    (setting.directory / "both.pem").write_text(both)
+
+
+def seed_redis(setting):
+    """One tool a route, as grid web services register: pattern `.*`."""
+    commands = [
+        f"HSET prefix:app{number} .* http://127.0.0.1:{setting.origin_port}\r\n" for number in range(setting.routes)
+    ]
+    with socket.create_connection(("127.0.0.1", setting.redis_port)) as connection:
+        connection.sendall("".join(commands).encode())
+        answers = connection.makefile("rb")
+        for _ in commands:
+            answer = answers.readline()
+            if answer != b":1\r\n":
+                raise Failure(f"redis did not take a route: {answer!r}")
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
+    return ports
+
+
+# --- the proxies --------------------------------------------------------------------------------------------------------
+
+PORTICO = """
+[server]
+workers = {workers}
+
+[listen]
+http = ["127.0.0.1:{http}"]
+redirect = false
+https = ["127.0.0.1:{https}"]
+
+[tls]
+certificates = [{{ chain = "{directory}/certificate.pem", key = "{directory}/key.pem" }}]
+
+[domains]
+canonical = "{domain}"
+legacy = []
+
+[registry]
+url = "redis://127.0.0.1:{redis}/0"
+snapshot = "{directory}/routes.snapshot"
+
+[timeouts]
+keep_alive = "{idle}s"
+"""
+
+NGINX = """
+user root;
+worker_processes {workers};
+worker_rlimit_nofile 20000;
+daemon off;
+pid {directory}/nginx.pid;
+error_log {directory}/nginx.err error;
+events {{ worker_connections 19000; multi_accept off; }}
+http {{
+  access_log off;
+  sendfile on; tcp_nopush on; tcp_nodelay on; server_tokens off;
+  keepalive_timeout {idle}s; keepalive_requests 100000000;
+  client_max_body_size 128m; proxy_request_buffering off;
+  client_body_temp_path {directory}/nginx-body; proxy_temp_path {directory}/nginx-proxy;
+  ssl_certificate {directory}/certificate.pem; ssl_certificate_key {directory}/key.pem;
+  ssl_protocols TLSv1.2 TLSv1.3;
+
+  proxy_http_version 1.1;
+  proxy_set_header Connection "";
+  proxy_set_header Host $http_host;
+  proxy_set_header Proxy "";
+  proxy_set_header Forwarded "";
+  proxy_set_header X-Forwarded-For "";
+  proxy_set_header X-Real-IP "";
+  proxy_set_header X-Forwarded-Proto $scheme;
+  proxy_set_header X-Forwarded-Host $host;
+  proxy_set_header X-Forwarded-Port $server_port;
+  proxy_set_header X-Original-URI $request_uri;
+  proxy_set_header Via "1.1 nginx";
+  map_hash_max_size 16384; map_hash_bucket_size 128;
+  map $https $transport_security {{ on "max-age=31622400"; default ""; }}
+  proxy_hide_header Strict-Transport-Security;
+  proxy_hide_header X-Clacks-Overhead;
+  proxy_hide_header Permissions-Policy;
+  add_header Strict-Transport-Security $transport_security always;
+  add_header X-Clacks-Overhead "GNU Terry Pratchett" always;
+  add_header Permissions-Policy "browsing-topics=()" always;
+
+  upstream origin {{ server 127.0.0.1:{origin}; keepalive 1024; keepalive_requests 100000000; }}
+  map $host $backend {{ default ""; include {directory}/nginx.map; }}
+  server {{
+    listen 127.0.0.1:{http} backlog=4096 default_server;
+    listen 127.0.0.1:{https} ssl backlog=4096 default_server;
+    if ($http_user_agent = "") {{ return 403; }}
+    if ($backend = "") {{ return 404; }}
+    location / {{ proxy_pass http://$backend; }}
+  }}
+}}
+"""
+
+HAPROXY = """
+global
+  nbthread {workers}
+  maxconn {connections}
+  no strict-limits
+  ssl-default-bind-options ssl-min-ver TLSv1.2
+  tune.ssl.default-dh-param 2048
+defaults
+  mode http
+  no log
+  option http-keep-alive
+  http-reuse always
+  timeout connect 5s
+  timeout client {idle}s
+  timeout server {idle}s
+  timeout http-request 10s
+  timeout http-keep-alive {idle}s
+frontend front
+  bind 127.0.0.1:{http} backlog 4096
+  bind 127.0.0.1:{https} backlog 4096 ssl crt {directory}/both.pem alpn http/1.1
+  http-request deny deny_status 403 unless {{ req.hdr(user-agent) -m found }}
+  http-request set-var(txn.backend) req.hdr(host),field(1,:),lower,map_str({directory}/haproxy.map)
+  http-request deny deny_status 404 unless {{ var(txn.backend) -m found }}
+  http-request del-header Proxy
+  http-request del-header Forwarded
+  http-request del-header X-Forwarded-For
+  http-request del-header X-Real-IP
+  http-request set-header X-Forwarded-Proto https if {{ ssl_fc }}
+  http-request set-header X-Forwarded-Proto http unless {{ ssl_fc }}
+  http-request set-header X-Forwarded-Host %[req.hdr(host)]
+  http-request set-header X-Forwarded-Port %[dst_port]
+  http-request set-header X-Original-URI %[pathq]
+  http-request set-header Via "1.1 haproxy"
+  http-response set-header Strict-Transport-Security "max-age=31622400" if {{ ssl_fc }}
+  http-response set-header X-Clacks-Overhead "GNU Terry Pratchett"
+  http-response set-header Permissions-Policy "browsing-topics=()"
+  use_backend %[var(txn.backend)]
+backend origin
+  server origin 127.0.0.1:{origin} pool-max-conn -1
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """How one proxy is configured and started. A new peer is a new row of `KINDS`."""
+
+    configuration: str
+    file: str
+    command: list[str]
+    version: list[str]
+    # A line of its route table, and the file that holds it; portico has its routes from redis.
+    route: str | None = None
+
+
+KINDS = {
+    "portico": Kind(PORTICO, "portico.toml", ["{portico}", "run", "--config"], ["{portico}", "--version"]),
+    "nginx": Kind(NGINX, "nginx.conf", ["nginx", "-c"], ["nginx", "-v"], "{host} origin;\n"),
+    "haproxy": Kind(HAPROXY, "haproxy.cfg", ["haproxy", "-db", "-f"], ["haproxy", "-v"], "{host} origin\n"),
+}
+
+
+class Proxy(Process):
+    """A running proxy with a plain and a TLS listener."""
+
+    def __init__(self, name, setting, core=None):
+        kind = KINDS[name]
+        self.http_port, self.https_port = free_ports(2)
+        if kind.route:
+            routes = "".join(kind.route.format(host=host) for host in setting.hosts())
+            (setting.directory / f"{name}.map").write_text(routes)
+        file = setting.directory / kind.file
+        file.write_text(
+            kind.configuration.format(
+                http=self.http_port,
+                https=self.https_port,
+                origin=setting.origin_port,
+                redis=setting.redis_port,
+                directory=setting.directory,
+                workers=setting.workers,
+                connections=setting.connections + 200,
+                domain=DOMAIN,
+                idle=IDLE_SECONDS,
+            )
+        )
+        argv = [word.format(portico=setting.portico) for word in kind.command]
+        super().__init__(name, [*argv, file], setting.directory, core)
+
+    def listening(self):
+        """Waits until both listeners take connections, without a request."""
+        self.wait_for(self.http_port, self.https_port)
+        return self
+
+    def port(self, scheme):
+        return self.https_port if scheme == "https" else self.http_port
+
+    def url(self, scheme, path):
+        return f"{scheme}://127.0.0.1:{self.port(scheme)}{path}"
+
+
+def version(name, setting):
+    argv = [word.format(portico=setting.portico) for word in KINDS[name].version]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    return (done.stdout + done.stderr).strip().split("\n")[0]
+
+
+# --- checks before a figure is believed ---------------------------------------------------------------------------------
+
+
+def fetch(port, path, *, host=HOST, tls=False):
+    """(status, {lower-case header: value}, body) of one request on a connection of its own."""
+    # X-Forwarded-For is there to see that a proxy does not pass it on.
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {USER_AGENT}\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"
+    try:
+        with contextlib.ExitStack() as stack:
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            if tls:
+                context = ssl.create_default_context()
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                sock = stack.enter_context(context.wrap_socket(sock, server_hostname=host))
+            sock.sendall(request.encode())
+            response = stack.enter_context(http.client.HTTPResponse(sock, method="GET"))
+            response.begin()
+            headers = {name.lower(): value for name, value in response.getheaders()}
+            return response.status, headers, response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise Failure(f"no answer to {path} for {host} on port {port}: {error!r}") from error
+
+
+TO_BACKEND = {"host", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-original-uri", "via"}
+NOT_TO_BACKEND = {"x-forwarded-for", "x-real-ip", "forwarded"}
+TO_CLIENT = {"x-clacks-overhead", "permissions-policy"}
+
+
+def check(proxy, setting):
+    """Fails unless the proxy does the work that is compared: right bodies, headers both ways, routes looked up."""
+    for scheme in ("http", "https"):
+        tls, port = scheme == "https", proxy.port(scheme)
+
+        def want(condition, what):
+            if not condition:
+                raise Failure(f"{proxy.name} over {scheme}: {what}. It said: {proxy.said()}")
+
+        for path, size in (("/1k", 1 << 10), ("/1m", 1 << 20)):
+            status, headers, body = fetch(port, path, tls=tls)
+            want(status == 200 and body == b"x" * size, f"{path} answered {status} with {len(body)} bytes")
+        expected = TO_CLIENT | ({"strict-transport-security"} if tls else set())
+        want(expected <= headers.keys(), f"the client did not get {expected - headers.keys()}")
+        want(tls or "strict-transport-security" not in headers, "Strict-Transport-Security without TLS")
+        status, headers, body = fetch(port, "/head", tls=tls)
+        names = {line.split(b":")[0].decode().lower() for line in body.split(b"\r\n")[1:] if line}
+        want(TO_BACKEND <= names, f"the backend did not get {TO_BACKEND - names}")
+        want(not names & NOT_TO_BACKEND, f"the backend got {names & NOT_TO_BACKEND}")
+        want(fetch(port, "/1k", host=UNKNOWN_HOST, tls=tls)[0] != 200, "a host without a route was answered with 200")
+    status, _, body = fetch(setting.origin_port, "/1k")
+    if status != 200 or len(body) != 1024:
+        raise Failure("the origin itself does not answer")
+
+
+# --- the machine --------------------------------------------------------------------------------------------------------
+
+
+def machine():
+    """What has to be known about a machine to read its figures."""
+    model = "unknown processor"
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    return {"processor": model, "cores": os.cpu_count(), "kernel": platform.release(), "load_at_start": os.getloadavg()[0]}
+
+
+def core_busy(core):
+    """CPU time that anything at all has used on a core, microseconds."""
+    for line in pathlib.Path("/proc/stat").read_text().splitlines():
+        fields = line.split()
+        if fields[0] == f"cpu{core}":
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[1:9])
+            return (user + nice + system + irq + softirq + steal) * TICK_MICROSECONDS
+    raise Failure(f"no core {core}")
+
+
+def run_script(main):
+    """Runs a script's `main`; what a person can mend is one sentence and exit code 1."""
+    try:
+        sys.exit(main())
+    except Failure as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,293 @@
+//! Holds many TLS connections open at once: opens them in a bounded ramp, asks once on each, lets them idle, asks again
+//! on each, idles again, closes. Says on standard output, one line of JSON after each round, how many are open and what
+//! went wrong; exits with 1 when anything did.
+//!
+//! It measures nothing itself: `memory` reads the proxy's size while the connections idle.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use portico_benches::{allow_open_files, tls_client};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Connections from one source address: well below the 28,232 local ports that Linux gives out by default.
+const CONNECTIONS_PER_SOURCE: usize = 20_000;
+/// Descriptors for everything that is not a connection.
+const SPARE_FILES: u64 = 64;
+
+#[derive(Parser)]
+#[command(about = "Opens many keep-alive TLS connections, uses each twice, and counts errors")]
+struct Arguments {
+    /// Address of the proxy's TLS listener
+    address: SocketAddr,
+    /// Name for SNI and Host
+    #[arg(long)]
+    host: String,
+    /// Request target
+    #[arg(long, default_value = "/1k")]
+    target: String,
+    /// Connections to hold open
+    #[arg(long, default_value_t = 10_000)]
+    count: usize,
+    /// Handshakes or requests in progress at a time
+    #[arg(long, default_value_t = 64)]
+    at_once: usize,
+    /// Seconds of silence after each round
+    #[arg(long, default_value_t = 5)]
+    idle: u64,
+    /// Seconds until a handshake or an answer counts as an error
+    #[arg(long, default_value_t = 30)]
+    timeout: u64,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    allow_open_files(arguments.count as u64 + SPARE_FILES).map_err(anyhow::Error::msg)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, run(&arguments))
+}
+
+async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let client = Rc::new(Client {
+        address: arguments.address,
+        name: ServerName::try_from(arguments.host.clone()).context("not a host name")?,
+        tls: tls_client("http/1.1")?,
+        request: format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: portico-benches\r\nAccept: */*\r\n\r\n",
+            arguments.target, arguments.host
+        ),
+        at_once: Semaphore::new(arguments.at_once),
+        timeout: Duration::from_secs(arguments.timeout),
+    });
+    let idle = Duration::from_secs(arguments.idle);
+
+    let mut first = Round::start("first");
+    let mut tasks = JoinSet::new();
+    for number in 0..arguments.count {
+        let client = Rc::clone(&client);
+        tasks.spawn_local(async move { client.open(number).await });
+    }
+    first.gather(tasks).await?;
+    first.print(arguments.count)?;
+    tokio::time::sleep(idle).await;
+
+    let mut second = Round::start("second");
+    let mut tasks = JoinSet::new();
+    for stream in first.open.drain(..) {
+        let client = Rc::clone(&client);
+        tasks.spawn_local(async move { client.ask_again(stream).await });
+    }
+    second.gather(tasks).await?;
+    second.print(arguments.count)?;
+    tokio::time::sleep(idle).await;
+
+    let failed = first.failed() || second.failed() || second.open.len() != arguments.count;
+    Ok(ExitCode::from(u8::from(failed)))
+}
+
+struct Client {
+    address: SocketAddr,
+    name: ServerName<'static>,
+    tls: Arc<ClientConfig>,
+    request: String,
+    at_once: Semaphore,
+    timeout: Duration,
+}
+
+/// What failed (`connect`, `handshake`, `request`) and how.
+type Failure = (&'static str, String);
+type Opened = Result<TlsStream<TcpStream>, Failure>;
+
+impl Client {
+    async fn open(&self, number: usize) -> Opened {
+        let _place = self.at_once.acquire().await;
+        let stream = self
+            .within(self.connect(number))
+            .await
+            .map_err(|error| ("connect", error))?;
+        let connector = TlsConnector::from(Arc::clone(&self.tls));
+        let mut stream = self
+            .within(connector.connect(self.name.clone(), stream))
+            .await
+            .map_err(|error| ("handshake", error))?;
+        self.ask(&mut stream).await?;
+        Ok(stream)
+    }
+
+    async fn ask_again(&self, mut stream: TlsStream<TcpStream>) -> Opened {
+        let _place = self.at_once.acquire().await;
+        self.ask(&mut stream).await?;
+        Ok(stream)
+    }
+
+    /// The first source address is the system's choice; the next ones are 127.0.0.2, 127.0.0.3 and so on, since ports of
+    /// one address run out.
+    async fn connect(&self, number: usize) -> io::Result<TcpStream> {
+        let socket = match self.address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        let source = number / CONNECTIONS_PER_SOURCE;
+        if source > 0 {
+            let last = u8::try_from(source + 1).map_err(io::Error::other)?;
+            socket.bind(SocketAddr::new(
+                IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)),
+                0,
+            ))?;
+        }
+        let stream = socket.connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    async fn ask(&self, stream: &mut TlsStream<TcpStream>) -> Result<(), Failure> {
+        self.within(exchange(stream, self.request.as_bytes()))
+            .await
+            .map_err(|error| ("request", error))
+    }
+
+    async fn within<T>(&self, step: impl Future<Output = io::Result<T>>) -> Result<T, String> {
+        match tokio::time::timeout(self.timeout, step).await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("nothing within {:?}", self.timeout)),
+        }
+    }
+}
+
+/// One request, and the whole of its answer, which must be a 200 with Content-Length on a connection that stays open.
+async fn exchange(stream: &mut TlsStream<TcpStream>, request: &[u8]) -> io::Result<()> {
+    stream.write_all(request).await?;
+    let mut answer = Vec::with_capacity(2048);
+    loop {
+        if stream.read_buf(&mut answer).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(length) = answer_length(&answer).map_err(io::Error::other)? {
+            if answer.len() == length {
+                return Ok(());
+            }
+            if answer.len() > length {
+                return Err(io::Error::other("more bytes than the answer has"));
+            }
+        }
+    }
+}
+
+/// Bytes of head and body together; `None` while the head is not complete.
+fn answer_length(answer: &[u8]) -> anyhow::Result<Option<usize>> {
+    let Some(end) = memchr::memmem::find(answer, b"\r\n\r\n") else {
+        return Ok(None);
+    };
+    let head = std::str::from_utf8(&answer[..end])?.to_ascii_lowercase();
+    let mut lines = head.split("\r\n");
+    let status = lines.next().unwrap_or_default();
+    if !status.starts_with("http/1.1 200") {
+        bail!("answered {status}");
+    }
+    let mut length = None;
+    for line in lines {
+        match line.split_once(':') {
+            Some(("content-length", value)) => length = Some(value.trim().parse::<usize>()?),
+            Some(("connection", value)) if value.trim() == "close" => bail!("closes"),
+            _ => {}
+        }
+    }
+    let body = length.context("no Content-Length")?;
+    Ok(Some(end + 4 + body))
+}
+
+/// What came of one pass over all connections.
+struct Round {
+    name: &'static str,
+    started: Instant,
+    open: Vec<TlsStream<TcpStream>>,
+    /// How often each failure happened: step and message.
+    failures: BTreeMap<String, usize>,
+}
+
+impl Round {
+    fn start(name: &'static str) -> Round {
+        Round {
+            name,
+            started: Instant::now(),
+            open: Vec::new(),
+            failures: BTreeMap::new(),
+        }
+    }
+
+    async fn gather(&mut self, mut tasks: JoinSet<Opened>) -> anyhow::Result<()> {
+        while let Some(result) = tasks.join_next().await {
+            match result? {
+                Ok(stream) => self.open.push(stream),
+                Err((step, message)) => {
+                    *self
+                        .failures
+                        .entry(format!("{step}: {message}"))
+                        .or_default() += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&self) -> bool {
+        !self.failures.is_empty()
+    }
+
+    fn print(&self, asked: usize) -> anyhow::Result<()> {
+        let line = serde_json::json!({
+            "round": self.name,
+            "asked": asked,
+            "open": self.open.len(),
+            "errors": self.failures.values().sum::<usize>(),
+            "failures": self.failures,
+            "seconds": self.started.elapsed().as_secs_f64(),
+        });
+        let mut out = io::stdout().lock();
+        writeln!(out, "{line}")?;
+        out.flush()?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(answer: &str, expected: Result<Option<usize>, &str>) {
+        let found = answer_length(answer.as_bytes()).map_err(|error| error.to_string());
+        assert_eq!(found, expected.map_err(str::to_string));
+    }
+
+    #[test]
+    fn answers() {
+        check("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n", Ok(None));
+        check("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", Ok(Some(41)));
+        check("HTTP/1.1 200 OK\r\n\r\n", Err("no Content-Length"));
+        check(
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n\r\n",
+            Err("closes"),
+        );
+        check(
+            "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n",
+            Err("answered http/1.1 503 no"),
+        );
+    }
+}

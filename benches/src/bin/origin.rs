@@ -1,0 +1,276 @@
+//! The backend of every measurement: one thread, keep-alive HTTP/1.1, answers ready in memory.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/1k`, `/1m` | 1 KiB, 1 MiB |
+//! | `/up` | 1 KiB, after the whole request body was read |
+//! | `/head` | the head of the request as it arrived, to check what a proxy did to it |
+//! | `/count` | `{"connections":N,"requests":N}` since the start, to check that a proxy reuses connections and caches nothing |
+//!
+//! It trusts its caller: not a server to learn HTTP from. A body is expected only where the method is not GET or HEAD.
+
+use std::cell::Cell;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use clap::Parser;
+use memchr::memmem;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// How much is read at once, and the longest head: large enough that an upload costs few reads.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+#[derive(Parser)]
+#[command(about = "Answers what the benchmarks ask for, from memory")]
+struct Arguments {
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1:9000")]
+    listen: SocketAddr,
+}
+
+struct Origin {
+    answer_1k: Vec<u8>,
+    answer_1m: Vec<u8>,
+    connections: Cell<u64>,
+    requests: Cell<u64>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, serve(arguments.listen))
+}
+
+async fn serve(address: SocketAddr) -> anyhow::Result<()> {
+    let origin = Rc::new(Origin {
+        answer_1k: answer(&[b'x'; 1 << 10]),
+        answer_1m: answer(&vec![b'x'; 1 << 20]),
+        connections: Cell::new(0),
+        requests: Cell::new(0),
+    });
+    let listener = TcpListener::bind(address).await?;
+    writeln!(io::stdout(), "listening on {}", listener.local_addr()?)?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        origin.connections.set(origin.connections.get() + 1);
+        let origin = Rc::clone(&origin);
+        tokio::task::spawn_local(async move {
+            let mut connection = Connection {
+                stream,
+                buffer: vec![0; BUFFER_BYTES],
+                start: 0,
+                end: 0,
+            };
+            // A peer that goes away ends its connection and nothing else: whoever measures counts errors at the client.
+            let _ = connection.run(&origin).await;
+        });
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    /// What was received and is not yet used stands at `buffer[start..end]`.
+    start: usize,
+    end: usize,
+}
+
+impl Connection {
+    async fn run(&mut self, origin: &Origin) -> io::Result<()> {
+        loop {
+            let head = self.take_through(b"\r\n\r\n").await?.to_vec();
+            let request = Request::parse(&head);
+            match request.body {
+                Body::None => {}
+                Body::Length(length) => self.skip(length).await?,
+                Body::Chunked => self.skip_chunked().await?,
+            }
+            origin.requests.set(origin.requests.get() + 1);
+            match request.path {
+                b"/1k" | b"/up" => self.stream.write_all(&origin.answer_1k).await?,
+                b"/1m" => self.stream.write_all(&origin.answer_1m).await?,
+                b"/head" => self.stream.write_all(&answer(&head)).await?,
+                b"/count" => self.stream.write_all(&answer(&counts(origin))).await?,
+                _ => self.stream.write_all(NOT_FOUND).await?,
+            }
+            if request.close {
+                return self.stream.shutdown().await;
+            }
+        }
+    }
+
+    /// Everything up to and including `end`, which the next call no longer sees.
+    async fn take_through(&mut self, end: &[u8]) -> io::Result<&[u8]> {
+        loop {
+            if let Some(at) = memmem::find(&self.buffer[self.start..self.end], end) {
+                let from = self.start;
+                self.start += at + end.len();
+                return Ok(&self.buffer[from..self.start]);
+            }
+            self.fill().await?;
+        }
+    }
+
+    async fn skip(&mut self, mut bytes: u64) -> io::Result<()> {
+        loop {
+            let here = bytes.min((self.end - self.start) as u64);
+            self.start += here as usize;
+            bytes -= here;
+            if bytes == 0 {
+                return Ok(());
+            }
+            self.fill().await?;
+        }
+    }
+
+    async fn skip_chunked(&mut self) -> io::Result<()> {
+        loop {
+            let size = chunk_size(self.take_through(b"\r\n").await?)?;
+            if size == 0 {
+                while self.take_through(b"\r\n").await? != b"\r\n" {}
+                return Ok(());
+            }
+            self.skip(size + 2).await?;
+        }
+    }
+
+    async fn fill(&mut self) -> io::Result<()> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.end == self.buffer.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        match self.stream.read(&mut self.buffer[self.end..]).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            received => {
+                self.end += received;
+                Ok(())
+            }
+        }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct Request<'a> {
+    path: &'a [u8],
+    body: Body,
+    close: bool,
+}
+
+#[derive(Debug, PartialEq)]
+enum Body {
+    None,
+    Length(u64),
+    Chunked,
+}
+
+impl Request<'_> {
+    fn parse(head: &[u8]) -> Request<'_> {
+        let mut words = head.split(|byte| matches!(byte, b' ' | b'\r'));
+        let method = words.next().unwrap_or_default();
+        let path = words.next().unwrap_or_default();
+        let mut request = Request {
+            path,
+            body: Body::None,
+            close: memmem::find(head, b"onnection: close").is_some(),
+        };
+        if method == b"GET" || method == b"HEAD" {
+            return request;
+        }
+        let head = head.to_ascii_lowercase();
+        if let Some(at) = memmem::find(&head, b"\r\ncontent-length:") {
+            let value = head[at..].split(|byte| matches!(byte, b':' | b'\r'));
+            let length = value.clone().nth(2).and_then(|value| {
+                let value = std::str::from_utf8(value.trim_ascii()).ok()?;
+                value.parse().ok()
+            });
+            request.body = Body::Length(length.unwrap_or(0));
+        } else if memmem::find(&head, b"\r\ntransfer-encoding: chunked").is_some() {
+            request.body = Body::Chunked;
+        }
+        request
+    }
+}
+
+fn chunk_size(line: &[u8]) -> io::Result<u64> {
+    let digits = line.split(|byte| matches!(byte, b';' | b'\r')).next();
+    digits
+        .and_then(|digits| u64::from_str_radix(std::str::from_utf8(digits).ok()?.trim(), 16).ok())
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// The fields that a small web application sends: a proxy has to carry these too.
+fn answer(body: &[u8]) -> Vec<u8> {
+    let mut answer = format!(
+        "HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Thu, 20 Nov 2025 08:00:00 GMT\r\nContent-Type: text/plain\r\n\
+         Content-Length: {}\r\nCache-Control: no-cache\r\nETag: \"abc-123\"\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    answer.extend_from_slice(body);
+    answer
+}
+
+const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+
+fn counts(origin: &Origin) -> Vec<u8> {
+    serde_json::json!({ "connections": origin.connections.get(), "requests": origin.requests.get() })
+        .to_string()
+        .into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(head: &str, path: &str, body: Body, close: bool) {
+        let expected = Request {
+            path: path.as_bytes(),
+            body,
+            close,
+        };
+        assert_eq!(Request::parse(head.as_bytes()), expected);
+    }
+
+    #[test]
+    fn requests() {
+        check(
+            "GET /1k HTTP/1.1\r\nHost: a\r\n\r\n",
+            "/1k",
+            Body::None,
+            false,
+        );
+        check(
+            "GET /1k HTTP/1.1\r\nConnection: close\r\n\r\n",
+            "/1k",
+            Body::None,
+            true,
+        );
+        check(
+            "POST /up HTTP/1.1\r\ncontent-LENGTH:  12 \r\nA: b\r\n\r\n",
+            "/up",
+            Body::Length(12),
+            false,
+        );
+        check(
+            "PUT /up HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "/up",
+            Body::Chunked,
+            false,
+        );
+    }
+
+    #[test]
+    fn chunk_sizes() {
+        assert_eq!(chunk_size(b"1a\r\n").unwrap(), 26);
+        assert_eq!(chunk_size(b"0;x=y\r\n").unwrap(), 0);
+        assert!(chunk_size(b"\r\n").is_err());
+    }
+}

@@ -1,0 +1,423 @@
+//! The checked configuration: what the rest of portico runs on.
+//!
+//! Plain data, typed and consistent: pools that are named exist, names are valid, values are within their bounds.
+//! It does not say what was written and what was a default, and it holds nothing of what is not built yet. It reads
+//! no file but the configuration itself: whether certificates are any good is for the TLS part to find out.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use portico_routing::decide::Rules;
+
+/// A whole configuration that has passed every check.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[server]`: threads and stopping.
+    pub server: Server,
+    /// `[listen]`: the addresses that portico answers on.
+    pub listen: Listen,
+    /// `[tls]`: certificates and versions.
+    pub tls: Tls,
+    /// `[domains]` and the static `[routes]`, as the routing crate wants them.
+    pub rules: Arc<Rules>,
+    /// `[registry]`: the redis that holds the routes; `None` when the table is left out.
+    pub registry: Option<Registry>,
+    /// `[pools.<name>]`: balanced groups of servers, by name.
+    pub pools: BTreeMap<Box<str>, Pool>,
+    /// `[ingress]`: the name of the pool for tools that nothing else routes; always a key of `pools`.
+    /// `None`: such requests get the fallback answer (404).
+    pub ingress: Option<Box<str>>,
+    /// `[fallback]`: what nothing else answers.
+    pub fallback: Fallback,
+    /// `[timeouts]`.
+    pub timeouts: Timeouts,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[refuse]`: requests that are refused outright.
+    pub refuse: Refuse,
+    /// `[headers]` and `[headers.set]`.
+    pub headers: Headers,
+    /// `[log]`.
+    pub log: Log,
+}
+
+impl Config {
+    /// The pool that unrouted tools go to, if there is one.
+    pub fn ingress_pool(&self) -> Option<&Pool> {
+        self.pools.get(self.ingress.as_ref()?)
+    }
+}
+
+/// `[server]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Serving threads; 0 stands for one for each CPU and is resolved by the proxy.
+    pub workers: usize,
+    /// How long requests in flight may finish when portico stops.
+    pub drain: Duration,
+}
+
+/// `[listen]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Plain HTTP listeners.
+    pub http: Vec<SocketAddr>,
+    /// Whether the plain listeners only answer health checks and redirect to HTTPS.
+    pub redirect: bool,
+    /// TLS listeners. Not empty only if there is a certificate.
+    pub https: Vec<SocketAddr>,
+}
+
+/// `[tls]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// Certificates chosen by SNI; the first when none matches.
+    pub certificates: Vec<CertificateFiles>,
+    /// The oldest TLS version that is spoken.
+    pub min_version: TlsVersion,
+}
+
+/// The two PEM files of one certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The certificate, followed by its intermediates.
+    pub chain: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// A version of TLS that portico speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// TLS 1.2 (RFC 5246)
+    V1_2,
+    /// TLS 1.3 (RFC 8446)
+    V1_3,
+}
+
+/// `[registry]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registry {
+    /// Where redis is; may hold a password.
+    pub url: SecretUrl,
+    /// File of the last known good table.
+    pub snapshot: PathBuf,
+    /// When a vanishing table is not believed at once.
+    pub mass_removal: MassRemoval,
+    /// Networks that routes of the registry may point at; empty: any.
+    pub backends: Vec<IpNet>,
+}
+
+/// `registry.mass_removal`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MassRemoval {
+    /// More than this share of the table (0 to 100) vanishing at once is held back.
+    pub percent: u8,
+    /// How long it is held back.
+    pub grace: Duration,
+}
+
+/// A URL that may hold a password. `Debug` and `Display` show `***` in its place, so that it reaches no log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretUrl(String);
+
+impl SecretUrl {
+    /// Wraps a URL; any text is valid here, the reader of the configuration checks it.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self(url.into())
+    }
+
+    /// The URL with its password, for the client that connects with it and for nothing else.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&blank_password(&self.0))
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretUrl({:?})", blank_password(&self.0))
+    }
+}
+
+/// `url` with the password of its user information replaced by `***`, as is that of a query (`?pass=...`).
+///
+/// The user information ends at the last `@`: a password with a stray `/` or `@` in it must not show either. Of a
+/// query only the names are kept, because unix socket URLs carry the password there.
+pub(crate) fn blank_password(url: &str) -> String {
+    let (base, query) = match url.split_once('?') {
+        // An `@` behind the `?` means that the password itself holds a `?`.
+        Some((base, query)) if !query.contains('@') => (base, Some(query)),
+        _ => (url, None),
+    };
+    let mut shown = match (base.find("://"), base.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme + 3 <= at => {
+            let user = base[scheme + 3..at].split(':').next().unwrap_or_default();
+            // Without a colon all of it may be a token.
+            let user = if base[scheme + 3..at].contains(':') {
+                user
+            } else {
+                ""
+            };
+            format!("{}{user}:***{}", &base[..scheme + 3], &base[at..])
+        }
+        (None, Some(at)) => format!("***{}", &base[at..]),
+        _ => base.to_owned(),
+    };
+    if let Some(query) = query {
+        let names = query.split('&').map(|pair| match pair.split_once('=') {
+            Some((name, _)) => format!("{name}=***"),
+            None => "***".to_owned(),
+        });
+        shown.push('?');
+        shown.push_str(&names.collect::<Vec<_>>().join("&"));
+    }
+    shown
+}
+
+/// `[pools.<name>]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// The name, as in `[pools.<name>]`.
+    pub name: Box<str>,
+    /// Its servers: at least one, no address twice.
+    pub nodes: Vec<Node>,
+    /// How a server is chosen.
+    pub balance: Balance,
+    /// How it is found out that a server is there.
+    pub check: Check,
+}
+
+/// One server of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Where it is.
+    pub address: NodeAddress,
+    /// Its share of the work, relative to its peers; 1 to 1,000.
+    pub weight: u32,
+}
+
+/// The address of a server: an IP address or a name to resolve, and a port (never 0).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NodeAddress {
+    /// `192.0.2.1:30000`, `[2001:db8::1]:30000`
+    Ip(SocketAddr),
+    /// `node-1.example:30000`; the name is valid and in lower case.
+    Name {
+        /// The name to resolve.
+        host: Box<str>,
+        /// The port.
+        port: u16,
+    },
+}
+
+impl fmt::Display for NodeAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// How a pool chooses the server for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// One after the other, by weight.
+    RoundRobin,
+}
+
+/// How a pool finds out whether a server is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What counts as being there.
+    pub kind: CheckKind,
+    /// Between two checks of a server that is up.
+    pub interval: Duration,
+    /// Between two checks of a server that is down.
+    pub down_interval: Duration,
+    /// How long one check may take.
+    pub timeout: Duration,
+    /// So many good checks in a row bring a server up.
+    pub rise: u32,
+    /// So many bad checks in a row take a server down.
+    pub fall: u32,
+    /// The port to check, when it is not the one that serves.
+    pub port: Option<u16>,
+}
+
+/// What a check does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckKind {
+    /// A TCP connection that is accepted is good.
+    Tcp,
+}
+
+/// `[fallback]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fallback {
+    /// A page for people who need help, shown on the pages that portico makes. Printable ASCII without spaces; starts with http:// or https://.
+    pub help_url: Option<String>,
+}
+
+/// `[timeouts]`; none is zero.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// The whole request head, from its first byte.
+    pub header: Duration,
+    /// Between two reads of a request body.
+    pub body_idle: Duration,
+    /// An idle client connection.
+    pub keep_alive: Duration,
+    /// Connecting to a backend.
+    pub connect: Duration,
+    /// Silence of a backend.
+    pub response: Duration,
+    /// The TLS handshake of a client.
+    pub handshake: Duration,
+    /// A client that takes nothing.
+    pub write: Duration,
+    /// An idle pooled connection to a backend.
+    pub upstream_idle: Duration,
+    /// Silence on a tunnel (WebSocket), both ways.
+    pub tunnel: Duration,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Request body, in bytes: 413 above.
+    pub body: u64,
+    /// Request head, in bytes: 431 above.
+    pub header: usize,
+    /// Request target, in bytes, at most `header`: 414 above.
+    pub uri: usize,
+    /// Client connections of the whole process.
+    pub connections: usize,
+    /// Concurrent HTTP/2 streams of a connection.
+    pub streams: u32,
+    /// Requests of one tool in flight: 503 above.
+    pub in_flight_per_tool: u32,
+}
+
+/// `[refuse]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refuse {
+    /// 403 for requests whose User-Agent is missing or empty.
+    pub empty_user_agent: bool,
+    /// Count and log, refuse nothing.
+    pub dry_run: bool,
+}
+
+/// `[headers]` and `[headers.set]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Headers {
+    /// Response headers of tools that never reach the client, in lower case.
+    pub hide: Vec<Box<str>>,
+    /// Whether tools get the address of the client.
+    pub client_address: ClientAddress,
+    /// Tools that get it in any case.
+    pub client_address_for: HashSet<Box<str>>,
+    /// Response headers hidden on the legacy domains, where tools share one host; in lower case.
+    pub hide_on_legacy: Vec<Box<str>>,
+    /// The name in the `Via` request header; `None`: no such header, and loops are not noticed.
+    pub via: Option<Box<str>>,
+    /// Headers of every answer, in place of the tool's own: the name as written, unique in any case.
+    pub set: Vec<(Box<str>, HeaderTemplate)>,
+}
+
+/// Whether tools get the address of the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAddress {
+    /// Never: what clients send about themselves is removed as well.
+    Hidden,
+    /// In `X-Forwarded-For`.
+    Forwarded,
+}
+
+/// The value of a header with its placeholders. The text is visible ASCII, spaces and tabs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderTemplate {
+    /// The parts in their order; neighbours are never both text.
+    pub parts: Vec<TemplatePart>,
+}
+
+/// A part of a [`HeaderTemplate`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TemplatePart {
+    /// Bytes to copy.
+    Text(Box<str>),
+    /// `{host}`: the host of the request.
+    Host,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// The least severe diagnostics that are written.
+    pub level: LogLevel,
+}
+
+/// How much portico says about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Only what is broken.
+    Error,
+    /// And what will be.
+    Warn,
+    /// And what changed.
+    Info,
+    /// And why.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The word of the configuration, which is also that of the logging crates.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_blank(url: &str, shown: &str) {
+        assert_eq!(SecretUrl::new(url).to_string(), shown);
+        assert_eq!(SecretUrl::new(url).expose(), url);
+    }
+
+    #[test]
+    fn passwords_are_blanked() {
+        check_blank("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0");
+        check_blank("redis://:s3cret@h:1/0", "redis://:***@h:1/0");
+        check_blank("redis://user:s3cret@h", "redis://user:***@h");
+        check_blank("redis://s3cret@h", "redis://:***@h");
+        check_blank("redis://user:s3/cr@et?@h", "redis://user:***@h");
+        check_blank("user:s3cret@h", "***@h");
+        check_blank(
+            "unix:///run/r.sock?db=1&pass=s3cret",
+            "unix:///run/r.sock?db=***&pass=***",
+        );
+        assert!(!format!("{:?}", SecretUrl::new("redis://u:s3cret@h")).contains("s3cret"));
+    }
+}

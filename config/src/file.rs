@@ -1,0 +1,539 @@
+//! What the configuration file says: every table and key, with its type, what holds when it is absent, and its
+//! documentation.
+//!
+//! This is the only place where keys are declared; `docs/configuration.md` is made from it. The documentation says
+//! what the key means, in which unit, and when to change it. What is compared between keys is in `check`, what is not
+//! built yet in `unbuilt`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use portico_routing::backend::Backend;
+use toml::de::DeValue;
+
+use crate::config::{
+    CheckKind, ClientAddress, HeaderTemplate, LogLevel, NodeAddress, SecretUrl, TlsVersion,
+};
+use crate::reader::Absent::{Default, Required, Unset};
+use crate::reader::{FromToml, List, Map, Place, Reader, TableDoc, choice, table};
+use crate::values::{
+    ApexWord, Domain, HeaderName, HeaderPattern, LogTarget, MaybeBackend, MaybePage, MediaType,
+    Name, Number, RequestPath, Size, ViaName,
+};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const TIB: u64 = 1 << 40;
+
+/// `[headers.set]` as it is before anything is written.
+pub(crate) const HEADERS_SET: &str = r#"{ Strict-Transport-Security = "max-age=31622400", X-Clacks-Overhead = "GNU Terry Pratchett", Permissions-Policy = "browsing-topics=()" }"#;
+
+table! {
+    File {
+        /// The process: its threads and how it stops.
+        server: ServerFile = Default("{}"),
+        /// The addresses that portico answers on.
+        listen: ListenFile = Default("{}"),
+        /// Certificates, and which versions of TLS are spoken.
+        tls: TlsFile = Default("{}"),
+        /// Which hosts are served, and which names are special.
+        domains: DomainsFile = Default("{}"),
+        /// The redis that holds the routes.
+        registry: RegistryFile = Unset {
+            example: "{}",
+            meaning: "no registry: only the static routes are served",
+        },
+        /// Static routes, looked at before the registry: a tool, and the URL of the backend for all its paths.
+        routes: Map<Name, Backend> = Unset {
+            example: "{ admin = \"http://192.0.2.10:8000\" }",
+            meaning: "no static routes",
+        },
+        /// Balanced groups of servers, by name.
+        pools: Map<Name, PoolFile> = Default("{}"),
+        /// The platform's ingress: where tools go that have no route.
+        ingress: IngressFile = Default("{}"),
+        /// Layer 4 listeners: connections are passed on byte by byte.
+        tcp: List<TcpFile> = Default("[]"),
+        /// What answers foreign hosts, and what nothing else answers.
+        fallback: FallbackFile = Default("{}"),
+        /// How long portico waits.
+        timeouts: TimeoutsFile = Default("{}"),
+        /// How much portico takes.
+        limits: LimitsFile = Default("{}"),
+        /// How often one client may ask.
+        rate: RateFile = Default("{}"),
+        /// Requests that are refused whatever they ask for.
+        refuse: RefuseFile = Default("{}"),
+        /// What portico does to the headers of requests and answers.
+        headers: HeadersFile = Default("{}"),
+        /// Compression of answers.
+        compression: CompressionFile = Default("{}"),
+        /// What is written where.
+        log: LogFile = Default("{}"),
+        /// The grid's registration service.
+        registration: RegistrationFile = Unset { example: "{}", meaning: "off" },
+    }
+}
+
+table! {
+    ServerFile {
+        /// Serving threads. 0 stands for one for each CPU that the process may use.
+        /// Lower it when other services share the machine.
+        workers: Number<0, 1024> = Default("0"),
+        /// How long requests in flight may finish when portico stops; then they are cut off.
+        /// Raise it when tools have long downloads that a restart must not cut, and the service manager waits as long.
+        drain: Duration = Default("\"30s\""),
+    }
+}
+
+table! {
+    /// `[::]` takes IPv6 and IPv4. At least one of `http` and `https` has an address; no address stands twice, in
+    /// whatever key.
+    ListenFile {
+        /// Plain HTTP: answers health checks and redirects to HTTPS (301).
+        http: List<SocketAddr> = Default("[\"[::]:80\"]"),
+        /// Whether the `http` listeners only redirect. With `false` they serve like the `https` ones: for test
+        /// clusters, and where TLS is ended in front of portico.
+        redirect: bool = Default("true"),
+        /// HTTPS. Needs at least one of `tls.certificates`; `[]` where TLS is ended elsewhere.
+        https: List<SocketAddr> = Default("[\"[::]:443\"]"),
+        /// The administration's address: metrics, health, routes, status. Never reachable from outside.
+        admin: SocketAddr = Unset { example: "\"127.0.0.1:9113\"", meaning: "off" },
+        /// Networks of load balancers whose PROXY protocol header (v1 or v2) is required and believed.
+        /// Set it when a layer 4 balancer stands in front, so that clients keep their addresses.
+        proxy_protocol_from: List<IpNet> = Default("[]"),
+    }
+}
+
+table! {
+    /// Certificates are chosen by the name that the client asks for (SNI). The files are read again when they change.
+    TlsFile {
+        /// Pairs of PEM files. The first pair answers clients whose name matches none, or who send none.
+        certificates: List<CertificateFile> = Default("[]"),
+        /// The oldest version that is spoken. Raise it to `"1.3"` when no client needs TLS 1.2 any more.
+        min_version: TlsVersion = Default("\"1.2\""),
+    }
+}
+
+table! {
+    CertificateFile {
+        /// The certificate, followed by its intermediates.
+        chain: PathBuf = Required("\"/etc/portico/example.crt\""),
+        /// The certificate's private key. It may be the same file as the chain.
+        key: PathBuf = Required("\"/etc/portico/example.key\""),
+    }
+}
+
+choice! { TlsVersion { "1.2" => TlsVersion::V1_2, "1.3" => TlsVersion::V1_3 } }
+
+table! {
+    /// A tool has a host of its own under the canonical domain: `<tool>.<canonical>`. On a legacy domain tools share
+    /// one host, and the first segment of the path is the tool: `<legacy>/<tool>/...`.
+    DomainsFile {
+        /// The domain that tools have their hosts under.
+        canonical: Domain = Required("\"toolforge.org\""),
+        /// Domains that tools share. None is the canonical domain or stands under it.
+        legacy: List<Domain> = Default("[]"),
+        /// What the bare canonical domain is: `"ingress"`, or the URL that it redirects to (302).
+        apex: ApexWord = Default("\"ingress\""),
+        /// First labels that are never tools, such as `login` or `api`: they go to the ingress, whatever the registry
+        /// says. Add names that a tool could abuse.
+        reserved: List<Name> = Default("[]"),
+        /// First labels that moved to another one (301), old name = new name. Add one when a tool is renamed.
+        rename: Map<Name, Name> = Default("{}"),
+    }
+}
+
+table! {
+    /// Leave the table out to serve only `[routes]`. An empty table takes all defaults.
+    RegistryFile {
+        /// Where redis is. The password is never shown in messages.
+        url: SecretUrl = Default("\"redis://127.0.0.1:6379/0\""),
+        /// The file that keeps the last known good table, used when redis cannot be reached at start.
+        snapshot: PathBuf = Default("\"/var/lib/portico/routes.snapshot\""),
+        /// When much of the table vanishes at once: a flush, or a redis that restarted empty.
+        mass_removal: MassRemovalFile = Default("{}"),
+        /// Networks that routes of the registry may point at; empty: any. portico's own listeners, the registry itself
+        /// and link-local addresses never. Set it where tools can write routes themselves.
+        backends: List<IpNet> = Default("[]"),
+    }
+}
+
+table! {
+    MassRemovalFile {
+        /// More than this percentage of the table vanishing at once is not believed at first. 100: always believed.
+        percent: Number<1, 100> = Default("50"),
+        /// How long the old table is kept then. Raise it when redis takes longer to be filled again.
+        grace: Duration = Default("\"60s\""),
+    }
+}
+
+table! {
+    /// Any number of pools, each in a table of its own.
+    PoolFile {
+        /// The servers: addresses, or tables with an address and a weight. Names are resolved again and again.
+        nodes: List<NodeFile> = Required("[\"192.0.2.1:30000\", { address = \"192.0.2.2:30000\", weight = 50 }]"),
+        /// How the server for a request is chosen. `"least-requests"` suits requests of very different cost.
+        balance: BalanceWord = Default("\"round-robin\""),
+        /// How long a server that comes back takes to get its full share.
+        slow_start: Duration = Unset { example: "\"60s\"", meaning: "its full share at once" },
+        /// Requests in flight at one server, over all workers; above it requests wait in its queue.
+        max_connections: Number<1, 1_000_000> = Unset { example: "1000", meaning: "no bound" },
+        /// Requests that wait for one server; above it another server is tried, then 503.
+        max_queue: Number<0, 1_000_000> = Unset { example: "256", meaning: "no queue" },
+        /// How long a request waits in a queue before it gets 503.
+        queue_timeout: Duration = Unset { example: "\"5s\"", meaning: "no queue" },
+        /// How it is found out that a server is there. A pool without a check gets a TCP one.
+        check: CheckFile = Default("{}"),
+    }
+}
+
+table! {
+    NodeTable {
+        /// Where the server is.
+        address: NodeAddress = Required("\"192.0.2.2:30000\""),
+        /// Its share of the work, relative to its peers.
+        weight: Number<1, 1000> = Default("100"),
+    }
+}
+
+/// A server: `"address:port"`, or a table with its weight.
+#[derive(Debug)]
+pub(crate) struct NodeFile {
+    pub(crate) address: Option<NodeAddress>,
+    pub(crate) weight: Option<Number<1, 1000>>,
+}
+
+impl FromToml for NodeFile {
+    fn allowed() -> String {
+        format!(
+            "{}, or {{ address = \"192.0.2.2:30000\", weight = 50 }}",
+            <NodeAddress as FromToml>::allowed()
+        )
+    }
+
+    fn table() -> Option<TableDoc> {
+        NodeTable::table()
+    }
+
+    fn read(reader: &mut Reader<'_>, value: &DeValue<'_>, at: &Place) -> Option<Self> {
+        match value {
+            DeValue::String(_) => {
+                let address = Some(NodeAddress::read(reader, value, at)?);
+                Some(Self {
+                    address,
+                    weight: Some(Number(100)),
+                })
+            }
+            DeValue::Table(_) => {
+                let node = NodeTable::read(reader, value, at)?;
+                Some(Self {
+                    address: node.address.value,
+                    weight: node.weight.value,
+                })
+            }
+            _ => {
+                reader.wrong_type(value, at, Self::allowed(), None);
+                None
+            }
+        }
+    }
+}
+
+/// How a pool chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BalanceWord {
+    RoundRobin,
+    LeastRequests,
+}
+
+choice! {
+    BalanceWord { "round-robin" => BalanceWord::RoundRobin, "least-requests" => BalanceWord::LeastRequests }
+}
+
+table! {
+    CheckFile {
+        /// `"tcp"`: a connection is accepted. `"http"`, `"https"`: a request is answered as expected.
+        kind: CheckWord = Default("\"tcp\""),
+        /// The Host header of the check.
+        host: Domain = Unset { example: "\"healthz.example\"", meaning: "the server's address" },
+        /// The port to check, where health is answered on a port of its own.
+        port: Number<1, 65_535> = Unset { example: "15021", meaning: "the port that serves" },
+        /// What an HTTP check asks for.
+        path: RequestPath = Unset { example: "\"/healthz\"", meaning: "/" },
+        /// The status that an HTTP check wants.
+        expect: Number<100, 599> = Unset { example: "204", meaning: "200" },
+        /// Whether an HTTPS check wants a valid certificate. Set it to `false` for certificates of their own making.
+        verify: bool = Unset { example: "false", meaning: "true" },
+        /// Between two checks of a server that is up.
+        interval: Duration = Default("\"10s\""),
+        /// Between two checks of a server that is down.
+        down_interval: Duration = Default("\"5s\""),
+        /// How long one check may take.
+        timeout: Duration = Default("\"5s\""),
+        /// So many good checks in a row bring a server up.
+        rise: Number<1, 1000> = Default("2"),
+        /// So many bad checks in a row take a server down. Raise it where the network loses packets.
+        fall: Number<1, 1000> = Default("2"),
+    }
+}
+
+/// What a check does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CheckWord {
+    Tcp,
+    Http,
+    Https,
+}
+
+choice! { CheckWord { "tcp" => CheckWord::Tcp, "http" => CheckWord::Http, "https" => CheckWord::Https } }
+
+impl CheckWord {
+    /// The check that is run, if it is built.
+    pub(crate) fn kind(self) -> Option<CheckKind> {
+        match self {
+            Self::Tcp => Some(CheckKind::Tcp),
+            Self::Http | Self::Https => None,
+        }
+    }
+}
+
+table! {
+    /// One of `pool` and `split`.
+    IngressFile {
+        /// The pool that tools without a route go to.
+        pool: Name = Unset {
+            example: "\"ingress\"",
+            meaning: "the pool of the name `ingress`; without one such tools get the fallback's answer",
+        },
+        /// Several pools with their percentages, sticky for each tool: `{ ingress = 90, gateway = 10 }`.
+        split: Map<Name, Number<0, 100>> = Unset { example: "{ ingress = 90, gateway = 10 }", meaning: "no split" },
+    }
+}
+
+table! {
+    /// As many as needed, each in a table of its own.
+    TcpFile {
+        /// The name in logs and metrics.
+        name: Name = Required("\"kube-api\""),
+        /// The addresses to answer on.
+        listen: List<SocketAddr> = Required("[\"192.0.2.9:6443\"]"),
+        /// The pool that connections go to.
+        pool: Name = Required("\"ingress\""),
+        /// Networks that may connect; empty: everybody.
+        allow: List<IpNet> = Default("[]"),
+        /// Silence on a connection, both ways, after which it is closed.
+        idle_timeout: Duration = Default("\"1h\""),
+    }
+}
+
+table! {
+    FallbackFile {
+        /// The backend that makes 404 pages; empty: portico makes them.
+        backend: MaybeBackend = Default("\"\""),
+        /// A page for people who need help, shown on the pages that portico makes; empty: none.
+        help_url: MaybePage = Default("\"\""),
+    }
+}
+
+table! {
+    TimeoutsFile {
+        /// The whole request head, from its first byte: 408 after it. Guards against clients that trickle.
+        header: Duration = Default("\"10s\""),
+        /// Between two reads of a request body: 408 after it.
+        body_idle: Duration = Default("\"60s\""),
+        /// An idle client connection. Keep it above that of a balancer in front.
+        keep_alive: Duration = Default("\"65s\""),
+        /// Connecting to a backend: 504 after it.
+        connect: Duration = Default("\"5s\""),
+        /// Silence of a backend, before and within its answer: 504 after it. Long, because tools have long jobs.
+        response: Duration = Default("\"1h\""),
+        /// The TLS handshake of a client.
+        handshake: Duration = Default("\"10s\""),
+        /// A client that takes nothing of its answer.
+        write: Duration = Default("\"60s\""),
+        /// An idle pooled connection to a backend. Keep it below that of the tools: they close theirs early.
+        upstream_idle: Duration = Default("\"5s\""),
+        /// Silence on a WebSocket, both ways, after which it is closed.
+        tunnel: Duration = Default("\"1h\""),
+    }
+}
+
+table! {
+    LimitsFile {
+        /// The request body: 413 above. Raise it when tools take larger uploads; bodies are streamed, not kept.
+        body: Size<0, TIB> = Default("\"128MiB\""),
+        /// The request head: 431 above. Each connection may use that much memory.
+        header: Size<KIB, MIB> = Default("\"32KiB\""),
+        /// The request target: 414 above. At most `header`.
+        uri: Size<256, MIB> = Default("\"8KiB\""),
+        /// Client connections of the whole process. Lowered, with a warning, to what descriptors allow.
+        connections: Number<1, 10_000_000> = Default("65536"),
+        /// Concurrent HTTP/2 streams of one connection. Without effect until HTTP/2 is built.
+        streams: Number<1, 10_000> = Default("100"),
+        /// Requests of one tool in flight: 503 above. One slow tool cannot take everything.
+        in_flight_per_tool: Number<1, 10_000_000> = Default("250"),
+    }
+}
+
+table! {
+    /// A client is an IPv4 address or an IPv6 network of 64 bits.
+    RateFile {
+        /// Requests per second of one client: 429 above; 0: off.
+        per_second: Number<0, 1_000_000> = Default("0"),
+        /// Requests that a client may make at once before the rate counts. Pages load many files: keep it high.
+        burst: Number<1, 1_000_000> = Default("100"),
+        /// Networks that are not counted: monitoring, other proxies.
+        exempt: List<IpNet> = Default("[]"),
+        /// Count and log, refuse nothing. Start with it.
+        dry_run: bool = Default("false"),
+    }
+}
+
+table! {
+    RefuseFile {
+        /// Requests whose User-Agent is missing or empty: 403.
+        empty_user_agent: bool = Default("true"),
+        /// Requests whose User-Agent matches this regular expression in any case: 403; empty: off.
+        user_agents: HeaderPattern = Default("\"\""),
+        /// Requests whose Referer matches this regular expression in any case: 403; empty: off.
+        referers: HeaderPattern = Default("\"\""),
+        /// Clients from these addresses and networks: 403.
+        addresses: List<IpNet> = Default("[]"),
+        /// Tools that are switched off: 403.
+        tools: List<Name> = Default("[]"),
+        /// Technical issues: 503 for everything but health checks.
+        everything: bool = Default("false"),
+        /// Count and log, refuse nothing. Start with it.
+        dry_run: bool = Default("false"),
+    }
+}
+
+table! {
+    /// Headers that frame a message or speak about one connection (Content-Length, Transfer-Encoding, Connection,
+    /// Upgrade, Content-Encoding and their like) are portico's own: they can be neither hidden nor set.
+    HeadersFile {
+        /// Headers of tools' answers that never reach the client.
+        hide: List<HeaderName> = Default("[]"),
+        /// Whether tools get the client's address: `"hidden"`, or `"forwarded"` in X-Forwarded-For. Hidden for privacy:
+        /// what clients send of that kind is removed as well.
+        client_address: ClientAddress = Default("\"hidden\""),
+        /// Tools that get the address all the same. It replaces what the client sent.
+        client_address_for: List<Name> = Default("[]"),
+        /// Headers of answers that are hidden on legacy domains only, where tools share one host (T158216).
+        hide_on_legacy: List<HeaderName> = Default("[\"Service-Worker-Allowed\"]"),
+        /// portico's name in the Via request header. A request that already carries it is a loop (508). Empty: no header,
+        /// and loops are not noticed. Give each of several proxies in a row its own.
+        via: ViaName = Default("\"portico\""),
+        /// Headers of every answer, in place of the tool's own. `{host}` is the host of the request.
+        /// Strict-Transport-Security is sent over TLS only. What is written here joins the default; a header with the
+        /// value `""` is not set, and leaves the tool's own alone.
+        set: Map<HeaderName, HeaderTemplate> = Default(HEADERS_SET),
+    }
+}
+
+choice! { ClientAddress { "hidden" => ClientAddress::Hidden, "forwarded" => ClientAddress::Forwarded } }
+
+table! {
+    CompressionFile {
+        /// The encodings, in order of preference where a client likes several equally; empty: off.
+        algorithms: List<AlgorithmWord> = Default("[]"),
+        /// How hard each encoding tries: more is smaller, and slower.
+        level: LevelFile = Default("{}"),
+        /// Answers below this size are left alone.
+        min_size: Size<0, MIB> = Default("\"1KiB\""),
+        /// Tools whose answers are left alone: those with secrets next to reflected input (BREACH).
+        off_for: List<Name> = Default("[]"),
+        /// The media types that are worth it.
+        types: List<MediaType> = Default(
+            r#"["text/html", "text/plain", "text/css", "text/xml", "text/javascript", "application/json", "application/javascript", "application/x-javascript", "image/svg+xml"]"#
+        ),
+    }
+}
+
+table! {
+    LevelFile {
+        /// For gzip.
+        gzip: Number<1, 9> = Default("5"),
+        /// For Brotli.
+        br: Number<0, 11> = Default("4"),
+        /// For Zstandard.
+        zstd: Number<1, 19> = Default("3"),
+    }
+}
+
+/// An encoding of answers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum AlgorithmWord {
+    Zstd,
+    Br,
+    Gzip,
+}
+
+choice! { AlgorithmWord { "zstd" => AlgorithmWord::Zstd, "br" => AlgorithmWord::Br, "gzip" => AlgorithmWord::Gzip } }
+
+table! {
+    LogFile {
+        /// The access log: `"off"`, `"stderr"`, or a file, which is opened again on SIGUSR1.
+        access: LogTarget = Default("\"off\""),
+        /// A line of the access log: `"vhosts"`, as the legacy system wrote it, or `"json"`.
+        format: FormatWord = Default("\"vhosts\""),
+        /// Client addresses in every log: `"full"`, `"masked"` (/24 and /48), or `"hashed"` with a key that is thrown away
+        /// daily.
+        client_address: LogAddressWord = Default("\"full\""),
+        /// The least severe messages that are written. `"debug"` says why; `"trace"` is for developers.
+        level: LogLevel = Default("\"info\""),
+    }
+}
+
+/// The form of the access log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum FormatWord {
+    Vhosts,
+    Json,
+}
+
+choice! { FormatWord { "vhosts" => FormatWord::Vhosts, "json" => FormatWord::Json } }
+
+/// Client addresses in logs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum LogAddressWord {
+    Full,
+    Masked,
+    Hashed,
+}
+
+choice! {
+    LogAddressWord {
+        "full" => LogAddressWord::Full,
+        "masked" => LogAddressWord::Masked,
+        "hashed" => LogAddressWord::Hashed,
+    }
+}
+
+choice! {
+    LogLevel {
+        "error" => LogLevel::Error,
+        "warn" => LogLevel::Warn,
+        "info" => LogLevel::Info,
+        "debug" => LogLevel::Debug,
+        "trace" => LogLevel::Trace,
+    }
+}
+
+table! {
+    /// Leave the table out to switch it off. Grid web services register their routes there; who they are is found out
+    /// by ident (RFC 1413).
+    RegistrationFile {
+        /// The address to answer on.
+        listen: SocketAddr = Required("\"192.0.2.9:8282\""),
+        /// The project that the users of tools belong to: `<project>.<tool>`.
+        project: Name = Required("\"tools\""),
+        /// Networks that may register: those where ident can be trusted.
+        from: List<IpNet> = Required("[\"192.0.2.0/24\"]"),
+        /// How long ident may take.
+        ident_timeout: Duration = Default("\"5s\""),
+    }
+}

@@ -1,0 +1,217 @@
+//! Addresses, networks, names and domains.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use portico_routing::host::Host;
+use portico_routing::table::valid_tool;
+use toml::de::DeValue;
+
+use super::quote;
+use crate::config::NodeAddress;
+use crate::reader::{FromText, Mistake};
+
+impl FromText for SocketAddr {
+    fn allowed() -> String {
+        "an IP address and a port, such as \"[::]:443\" or \"127.0.0.1:9113\"".to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, Mistake> {
+        text.parse().map_err(|_| {
+            let meant = match text.rsplit_once(':') {
+                Some(("" | "*", port)) if port.parse::<u16>().is_ok() => {
+                    Some(format!("\"[::]:{port}\""))
+                }
+                Some(("localhost", port)) if port.parse::<u16>().is_ok() => {
+                    Some(format!("\"127.0.0.1:{port}\""))
+                }
+                _ if text.parse::<u16>().is_ok() => Some(format!("\"[::]:{text}\"")),
+                _ => None,
+            };
+            Mistake::new(format!("{} is no address with a port", quote(text))).suggest(meant)
+        })
+    }
+
+    fn suggest_for(value: &DeValue<'_>) -> Option<String> {
+        let port = value.as_integer()?.as_str().parse::<u16>().ok()?;
+        Some(format!("\"[::]:{port}\""))
+    }
+}
+
+impl FromText for IpNet {
+    fn allowed() -> String {
+        "a network such as \"192.0.2.0/24\" or \"2001:db8::/32\", or one address".to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, Mistake> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self::from(address));
+        }
+        let net = text
+            .parse::<Self>()
+            .map_err(|_| Mistake::new(format!("{} is no network", quote(text))))?;
+        if net.trunc() == net {
+            return Ok(net);
+        }
+        // Either the address or the length is a slip; guessing would let in or keep out too many.
+        Err(Mistake::new(format!(
+            "{} has bits set behind its prefix length",
+            quote(text)
+        ))
+        .suggest(Some(format!("\"{}\"", net.trunc()))))
+    }
+}
+
+/// The first label of a host: a tool, a reserved label; also what pools and listeners may be called.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Name(pub(crate) Box<str>);
+
+impl FromText for Name {
+    fn allowed() -> String {
+        "a name of 1 to 63 lower-case letters, digits, - and _".to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, Mistake> {
+        if valid_tool(text) {
+            return Ok(Self(text.into()));
+        }
+        let lower = text.trim().to_lowercase().replace([' ', '.'], "-");
+        Err(Mistake::new(format!("{} is no valid name", quote(text)))
+            .suggest(valid_tool(&lower).then(|| format!("{lower:?}"))))
+    }
+}
+
+/// A domain in canonical form: lower case, no port, no trailing dot, no IP address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Domain(pub(crate) Box<str>);
+
+impl FromText for Domain {
+    fn allowed() -> String {
+        "a host name such as \"toolforge.org\", without scheme, port and path".to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, Mistake> {
+        let lower = text.to_ascii_lowercase();
+        let name = lower.strip_suffix('.').unwrap_or(&lower);
+        if valid_host_name(name) {
+            return Ok(Self(name.into()));
+        }
+        let bare = name
+            .trim_start_matches("https://")
+            .trim_start_matches("http://")
+            .trim_start_matches("*.");
+        let bare = bare.split(['/', ':']).next().unwrap_or_default();
+        let meant = (bare != name && !name.contains('@') && valid_host_name(bare))
+            .then(|| format!("{bare:?}"));
+        Err(Mistake::new(format!("{} is no host name", quote(text))).suggest(meant))
+    }
+}
+
+/// Whether this is a host name as routing knows it, in its canonical form, and no IP address.
+fn valid_host_name(name: &str) -> bool {
+    let number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
+    Host::parse_name(name.as_bytes()).is_ok_and(|host| host.as_str() == name)
+        && !name.rsplit('.').next().is_some_and(number)
+}
+
+impl FromText for NodeAddress {
+    fn allowed() -> String {
+        "an address or a host name, and a port, such as \"192.0.2.1:30000\" or \"[2001:db8::1]:30000\"".to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, Mistake> {
+        let no_node = || Mistake::new(format!("{} is no server address", quote(text)));
+        let no_zero = || Mistake::new("no server listens on port 0");
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return if address.port() == 0 {
+                Err(no_zero())
+            } else {
+                Ok(Self::Ip(address))
+            };
+        }
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return Err(no_node());
+        };
+        let lower = host.to_ascii_lowercase();
+        let host = lower.strip_suffix('.').unwrap_or(&lower);
+        match port.parse::<u16>() {
+            Ok(0) => Err(no_zero()),
+            Ok(port) if valid_host_name(host) => Ok(Self::Name {
+                host: host.into(),
+                port,
+            }),
+            _ => {
+                let meant = text
+                    .strip_prefix("http://")
+                    .map(|rest| rest.trim_end_matches('/'));
+                let meant = meant.filter(|meant| Self::from_text(meant).is_ok());
+                Err(no_node().suggest(meant.map(|meant| format!("{meant:?}"))))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::values::testing::{bad, good};
+
+    #[test]
+    fn addresses_and_networks() {
+        good("[::]:80", SocketAddr::from(([0u16; 8], 80)));
+        good("127.0.0.1:9113", SocketAddr::from(([127, 0, 0, 1], 9113)));
+        bad::<SocketAddr>(":80", Some("\"[::]:80\""));
+        bad::<SocketAddr>("*:80", Some("\"[::]:80\""));
+        bad::<SocketAddr>("localhost:80", Some("\"127.0.0.1:80\""));
+        bad::<SocketAddr>("127.0.0.1", None);
+        bad::<SocketAddr>("127.0.0.1:65536", None);
+        good("192.0.2.0/24", "192.0.2.0/24".parse::<IpNet>().unwrap());
+        good("192.0.2.1", "192.0.2.1/32".parse::<IpNet>().unwrap());
+        good("2001:db8::1", "2001:db8::1/128".parse::<IpNet>().unwrap());
+        bad::<IpNet>("10.1.2.3/8", Some("\"10.0.0.0/8\""));
+        bad::<IpNet>("10.0.0.0/33", None);
+        bad::<IpNet>("all", None);
+    }
+
+    #[test]
+    fn servers() {
+        let name = |host: &str, port| NodeAddress::Name {
+            host: host.into(),
+            port,
+        };
+        good(
+            "192.0.2.1:30000",
+            NodeAddress::Ip("192.0.2.1:30000".parse().unwrap()),
+        );
+        good(
+            "[2001:db8::1]:1",
+            NodeAddress::Ip("[2001:db8::1]:1".parse().unwrap()),
+        );
+        good("Node-1.example.:80", name("node-1.example", 80));
+        bad::<NodeAddress>("node", None);
+        bad::<NodeAddress>("node:0", None);
+        bad::<NodeAddress>("192.0.2.1:0", None);
+        bad::<NodeAddress>("192.0.2.256:80", None);
+        bad::<NodeAddress>("2001:db8::1:80", None);
+        bad::<NodeAddress>("http://node:80/", Some("\"node:80\""));
+        bad::<NodeAddress>("http://user:secret@node:80/", None);
+    }
+
+    #[test]
+    fn names_and_domains() {
+        good("ru_monuments", Name("ru_monuments".into()));
+        bad::<Name>("Tool", Some("\"tool\""));
+        bad::<Name>("my tool", Some("\"my-tool\""));
+        bad::<Name>("", None);
+        bad::<Name>(&"a".repeat(64), None);
+        good("Toolforge.ORG.", Domain("toolforge.org".into()));
+        good("localhost", Domain("localhost".into()));
+        bad::<Domain>("https://toolforge.org/x", Some("\"toolforge.org\""));
+        bad::<Domain>("*.toolforge.org", Some("\"toolforge.org\""));
+        bad::<Domain>("toolforge.org:443", Some("\"toolforge.org\""));
+        bad::<Domain>("192.0.2.1", None);
+        bad::<Domain>("a..b", None);
+        bad::<Domain>("", None);
+        bad::<Domain>("b\u{fc}cher.example", None);
+    }
+}

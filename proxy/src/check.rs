@@ -1,0 +1,52 @@
+//! `portico check`: everything that a start does, except bind.
+//!
+//! Redis is asked too, but that it cannot be reached right now is a warning and no mistake: it says nothing about the
+//! configuration, and the start may find it back, or use the snapshot.
+
+use std::path::Path;
+
+use crate::registry;
+use crate::start::{self, StartError};
+
+/// What the check found.
+#[derive(Debug)]
+pub struct Report {
+    /// What is odd, but no reason not to start.
+    pub warnings: Vec<String>,
+    /// What would be served.
+    pub summary: String,
+}
+
+/// Checks the configuration in `path`.
+///
+/// # Errors
+/// What would keep portico from starting.
+pub fn check(path: &Path) -> Result<Report, StartError> {
+    let prepared = start::prepare(path)?;
+    let mut warnings = prepared.warnings.clone();
+    let snapshot = prepared.process.snapshot.load_full();
+    let config = &snapshot.config;
+    let mut summary = format!(
+        "{}: ok; {} certificates, {} pools, {} static routes",
+        path.display(),
+        config.tls.certificates.len(),
+        config.pools.len(),
+        config.rules.routes.len()
+    );
+    if let Some(registry) = &config.registry {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(tokio::runtime::LocalOptions::default());
+        let loaded = runtime.map(|runtime| {
+            runtime.block_on(registry::load_once(registry, prepared.admit()))
+        });
+        match loaded {
+            Ok(Ok((table, source))) => {
+                summary.push_str(&format!(", {} tools in {source}", table.len()));
+            }
+            Ok(Err(error)) => warnings.push(format!("a start right now would fail: {error}")),
+            Err(error) => warnings.push(format!("the registry was not asked: {error}")),
+        }
+    }
+    Ok(Report { warnings, summary })
+}

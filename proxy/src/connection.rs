@@ -1,0 +1,236 @@
+//! The driver of one client connection: wait for a head, have the request served, wait for the next.
+//!
+//! It knows when a connection lives on and how it ends; what a request means is decided in `request`. An idle
+//! connection holds no buffer and no parser: see `buffer`.
+//!
+//! Ends: a clean close (with a short wait for the client's own, so that unread bytes do not turn it into a reset that
+//! destroys the answer under way), a lingering close after an answer that came before the request was read, and a reset
+//! when an answer broke off, so that the client cannot take what it got for the whole.
+
+use std::io;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::futures::Notified;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::server::TlsStream;
+use tracing::debug;
+
+use crate::buffer::{Buffer, SMALL};
+use crate::deadline::Deadline;
+use crate::http1::{Parsed, RequestError, RequestParser};
+use crate::request;
+use crate::response::answer::Failure;
+use crate::worker::Worker;
+
+/// After an early answer, how long the client may go on sending what nobody reads (nginx: lingering_time).
+const LINGER: Duration = Duration::from_secs(10);
+/// The same without a byte from the client (nginx: lingering_timeout).
+const LINGER_SILENCE: Duration = Duration::from_secs(2);
+
+/// Who is at the other end.
+#[derive(Debug, Clone)]
+pub struct ClientInfo {
+    /// The client's address; IPv4 also when it came through an IPv6 socket.
+    pub address: IpAddr,
+    /// It came over TLS.
+    pub over_tls: bool,
+    /// The port of the listener.
+    pub port: u16,
+}
+
+/// A stream to a client: TCP, with or without TLS around it.
+pub trait ClientStream: AsyncRead + AsyncWrite + Unpin {
+    /// The TCP connection below.
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl ClientStream for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl ClientStream for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+/// A client connection.
+#[derive(Debug)]
+pub struct Connection<S> {
+    /// The stream to the client.
+    pub io: S,
+    /// What was read and not used yet: the head under way, body bytes behind it, pipelined requests.
+    pub input: Buffer,
+    /// The client has closed its side: nothing more will come.
+    pub input_ended: bool,
+    /// Bounds every wait of this connection but those of an upload that runs beside an answer.
+    pub deadline: Deadline,
+    /// Bounds the waits of an upload.
+    pub upload_deadline: Option<Deadline>,
+    /// The worker that serves it.
+    pub worker: Rc<Worker>,
+    /// Who is at the other end.
+    pub client: ClientInfo,
+}
+
+/// What becomes of a connection after a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// The next request may follow.
+    KeepAlive,
+    /// The answer is complete: close.
+    Close,
+    /// The answer is complete, but the client may still be sending: close when it has had time to read.
+    Linger,
+    /// The answer broke off, or the client is gone: no clean end.
+    Reset,
+}
+
+/// What came out of the wait for a request.
+enum Waited {
+    Head,
+    /// The client closed, or was idle for too long, or portico stops: nothing to answer.
+    Over,
+    Bad(RequestError),
+    TooSlow,
+}
+
+/// Serves a client until the connection ends.
+pub async fn serve<S: ClientStream>(io: S, worker: Rc<Worker>, client: ClientInfo) {
+    let keep_alive = worker.snapshot.load().config.timeouts.keep_alive;
+    let mut connection = Connection {
+        io,
+        input: Buffer::default(),
+        input_ended: false,
+        deadline: Deadline::new(keep_alive),
+        upload_deadline: None,
+        worker: Rc::clone(&worker),
+        client,
+    };
+    let mut close_idle = std::pin::pin!(worker.close_idle.notified());
+    loop {
+        if !connection.wait_for_bytes(close_idle.as_mut()).await {
+            break;
+        }
+        let mut parser = worker.request_parser();
+        let after = match connection.read_head(&mut parser).await {
+            Waited::Head => request::handle(&mut connection, &parser).await,
+            Waited::Bad(error) => connection.refuse(Failure::Malformed(error)).await,
+            Waited::TooSlow => connection.refuse(Failure::HeaderTimeout).await,
+            Waited::Over => After::Close,
+        };
+        worker.put_request_parser(parser);
+        match after {
+            After::KeepAlive => {}
+            After::Close => return connection.close(LINGER_SILENCE).await,
+            After::Linger => return connection.close(LINGER).await,
+            After::Reset => return connection.reset(),
+        }
+    }
+    let _ = connection.io.shutdown().await;
+}
+
+impl<S: ClientStream> Connection<S> {
+    /// Waits for the first bytes of a request. `false`: there will be none.
+    async fn wait_for_bytes(&mut self, mut close_idle: std::pin::Pin<&mut Notified<'_>>) -> bool {
+        if !self.input.is_empty() {
+            return true;
+        }
+        if self.input_ended || self.worker.closes_idle() {
+            return false;
+        }
+        let keep_alive = self.worker.snapshot.load().config.timeouts.keep_alive;
+        let (input, io, pool) = (&mut self.input, &mut self.io, &self.worker.buffers);
+        let wait = async {
+            tokio::select! {
+                biased;
+                read = input.fill(io, pool, SMALL) => matches!(read, Ok(n) if n > 0),
+                () = close_idle.as_mut() => false,
+            }
+        };
+        self.deadline.within(keep_alive, wait).await == Ok(true)
+    }
+
+    /// Reads until a head is complete, for at most `timeouts.header` in all.
+    async fn read_head(&mut self, parser: &mut RequestParser) -> Waited {
+        let mut deadline = None;
+        loop {
+            match parser.parse(self.input.filled()) {
+                Ok(Parsed::Complete) => return Waited::Head,
+                Ok(Parsed::Partial) => {}
+                Err(error) => return Waited::Bad(error),
+            }
+            let limit = self.worker.snapshot.load().config.timeouts.header;
+            let at = *deadline.get_or_insert_with(|| Instant::now() + limit);
+            let pool = &self.worker.buffers;
+            if self.input.is_full() {
+                self.input.grow(pool, self.input.len() * 2);
+            }
+            let read = self.input.fill(&mut self.io, pool, SMALL);
+            match self.deadline.until(at, read).await {
+                Ok(Ok(n)) if n > 0 => {}
+                // Half a head, then the end: nobody is there to answer.
+                Ok(_) => return Waited::Over,
+                Err(_) => return Waited::TooSlow,
+            }
+        }
+    }
+
+    /// Answers what never became a request.
+    async fn refuse(&mut self, failure: Failure) -> After {
+        debug!(client = %self.client.address, %failure, "refused before routing");
+        self.input.discard(&self.worker.buffers);
+        request::answer_failure(self, &failure).await
+    }
+
+    /// Says that nothing more will come, and waits until the client has closed too: for at most `most`, and less if it is
+    /// silent. Whatever it sends is thrown away.
+    async fn close(mut self, most: Duration) {
+        self.input.discard(&self.worker.buffers);
+        let shutdown = self.io.shutdown();
+        let limit = Duration::from_secs(5);
+        if !matches!(self.deadline.within(limit, shutdown).await, Ok(Ok(()))) || self.input_ended {
+            return;
+        }
+        let end = Instant::now() + most;
+        loop {
+            let silence = Instant::now() + LINGER_SILENCE;
+            let read = self
+                .input
+                .fill(&mut self.io, &self.worker.buffers, SMALL);
+            match self.deadline.until(end.min(silence), read).await {
+                Ok(Ok(n)) if n > 0 => self.input.discard(&self.worker.buffers),
+                _ => return,
+            }
+        }
+    }
+
+    /// Ends the connection so that the client sees that something is missing.
+    fn reset(self) {
+        let _ = socket2::SockRef::from(self.io.tcp()).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// Tells a client that spoke plain HTTP on a TLS port, as nginx does.
+pub async fn refuse_plain_http(mut stream: TcpStream) {
+    const TEXT: &str = "400 Bad Request\n\nThis port speaks HTTPS: use an https:// URL.\n";
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
+         Cache-Control: no-store\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{TEXT}",
+        TEXT.len()
+    );
+    let farewell = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        let mut waste = [0; 1024];
+        while stream.read(&mut waste).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = timeout(LINGER_SILENCE, farewell).await;
+}

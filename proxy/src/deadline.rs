@@ -1,0 +1,164 @@
+//! One lazily re-armed timer that bounds each wait of a connection.
+//!
+//! A connection waits for one thing at a time (a head, an answer, a client that takes bytes), each with a limit of
+//! its own. A timer for each wait would cost a trip through the timer wheel for each read. This one stays armed
+//! where it is as long as it fires no later than the new deadline; when it fires early it is armed again for the rest.
+//! In the steady state of a busy connection the wheel is touched once per idle period, not once per request.
+//!
+//! Invariants: `armed` is when the timer fires; a wait never ends later than its own deadline (to the wheel's
+//! millisecond), and a wait that is ready at once neither reads the clock nor touches the timer.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// The wait took longer than its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the time for this wait is over")]
+pub struct Elapsed;
+
+/// A timer that is reused for every wait of one direction of a connection.
+#[derive(Debug)]
+pub struct Deadline {
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Deadline {
+    /// A timer that is armed `limit` from now; each wait brings its own limit.
+    pub fn new(limit: Duration) -> Self {
+        Self {
+            sleep: Box::pin(sleep_until(Instant::now() + limit)),
+        }
+    }
+
+    /// Waits for `future`, for at most `limit` from the moment when it first has to wait.
+    ///
+    /// # Errors
+    /// [`Elapsed`] when the limit passed first; the future is dropped.
+    pub async fn within<F: Future>(
+        &mut self,
+        limit: Duration,
+        future: F,
+    ) -> Result<F::Output, Elapsed> {
+        self.wait(None, limit, future).await
+    }
+
+    /// Waits for `future` until `at`: for limits that span several waits, such as a whole request head.
+    ///
+    /// # Errors
+    /// [`Elapsed`] when `at` passed first; the future is dropped.
+    pub async fn until<F: Future>(
+        &mut self,
+        at: Instant,
+        future: F,
+    ) -> Result<F::Output, Elapsed> {
+        self.wait(Some(at), Duration::ZERO, future).await
+    }
+
+    async fn wait<F: Future>(
+        &mut self,
+        mut at: Option<Instant>,
+        limit: Duration,
+        future: F,
+    ) -> Result<F::Output, Elapsed> {
+        let mut future = pin!(future);
+        let mut prepared = false;
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            let deadline = *at.get_or_insert_with(|| Instant::now() + limit);
+            if !prepared {
+                prepared = true;
+                if deadline < self.sleep.deadline() {
+                    self.sleep.as_mut().reset(deadline);
+                }
+            }
+            while self.sleep.as_mut().poll(cx).is_ready() {
+                if Instant::now() >= deadline {
+                    return Poll::Ready(Err(Elapsed));
+                }
+                self.sleep.as_mut().reset(deadline);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::{pending, ready};
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_ready_future_needs_no_time() {
+        runtime().block_on(async {
+            let mut deadline = Deadline::new(Duration::from_secs(1));
+            let got = deadline.within(Duration::ZERO, ready(7)).await;
+            assert_eq!(got, Ok(7));
+        });
+    }
+
+    #[test]
+    fn each_wait_has_its_own_limit() {
+        runtime().block_on(async {
+            let mut deadline = Deadline::new(Duration::from_secs(65));
+            for secs in [65, 10, 3600, 1, 60] {
+                let start = Instant::now();
+                let got = deadline
+                    .within(Duration::from_secs(secs), pending::<()>())
+                    .await;
+                assert_eq!(got, Err(Elapsed));
+                assert_eq!(start.elapsed().as_secs(), secs);
+            }
+        });
+    }
+
+    #[test]
+    fn a_total_deadline_spans_waits() {
+        runtime().block_on(async {
+            let mut deadline = Deadline::new(Duration::from_secs(65));
+            let start = Instant::now();
+            let at = start + Duration::from_secs(10);
+            let mut reads = 0;
+            while deadline
+                .until(at, tokio::time::sleep(Duration::from_secs(3)))
+                .await
+                .is_ok()
+            {
+                reads += 1;
+            }
+            assert_eq!((reads, start.elapsed().as_secs()), (3, 10));
+        });
+    }
+
+    #[test]
+    fn the_timer_is_not_rearmed_while_it_fires_early_enough() {
+        runtime().block_on(async {
+            let mut deadline = Deadline::new(Duration::from_secs(5));
+            let armed = deadline.sleep.deadline();
+            for _ in 0..4 {
+                let wait = tokio::time::sleep(Duration::from_secs(1));
+                assert!(
+                    deadline
+                        .within(Duration::from_secs(60), wait)
+                        .await
+                        .is_ok()
+                );
+                assert_eq!(deadline.sleep.deadline(), armed);
+            }
+        });
+    }
+}

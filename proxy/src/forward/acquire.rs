@@ -1,0 +1,178 @@
+//! A connection to the destination: a pooled one if it is alive, else a new one.
+//!
+//! A tool has one address (or the addresses of one name); the ingress has nodes, of which another is tried when one
+//! cannot be connected to: nothing of the request was sent, so any method may go on.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portico_routing::backend::{Backend, BackendHost, Scheme};
+use tracing::debug;
+
+use super::{BackendFault, Destination};
+use crate::connection::Connection;
+use crate::request::Request;
+use crate::upstream::connect::{TlsTarget, connect};
+use crate::upstream::nodes::NodePool;
+use crate::upstream::stream::UpstreamStream;
+
+/// Addresses or nodes that one request tries to connect to.
+const MAX_ATTEMPTS: usize = 3;
+/// A request that must not be repeated rides only a pooled connection that was used so recently: backends close idle ones after a
+/// few seconds, and in the race its client would get an error that a fresh connection spares.
+const FRESH_ENOUGH: Duration = Duration::from_secs(1);
+
+/// A connection that is ready for a request.
+pub(super) struct Acquired {
+    pub(super) stream: UpstreamStream,
+    pub(super) address: SocketAddr,
+    /// It carried a request before, so the backend may be about to close it.
+    pub(super) reused: bool,
+}
+
+/// Finds a connection; a new one unless `pooled`.
+pub(super) async fn acquire<S>(
+    connection: &mut Connection<S>,
+    request: &Request,
+    destination: &Destination,
+    pooled: bool,
+) -> Result<Acquired, BackendFault> {
+    let max_idle = match (pooled, request.method.idempotent()) {
+        (false, _) => None,
+        (true, true) => Some(request.snapshot.config.timeouts.upstream_idle),
+        (true, false) => Some(FRESH_ENOUGH.min(request.snapshot.config.timeouts.upstream_idle)),
+    };
+    match destination {
+        Destination::Tool(backend) => to_backend(connection, request, backend, max_idle).await,
+        Destination::Ingress(pool) => to_node(connection, request, pool, max_idle).await,
+    }
+}
+
+async fn to_backend<S>(
+    connection: &mut Connection<S>,
+    request: &Request,
+    backend: &Backend,
+    max_idle: Option<Duration>,
+) -> Result<Acquired, BackendFault> {
+    let mut tls = None;
+    let server_name = (backend.scheme == Scheme::Https).then(|| match &backend.host {
+        BackendHost::Ip(ip) => Cow::Owned(ip.to_string()),
+        BackendHost::Name(name) => Cow::Borrowed(&**name),
+    });
+    let (one, many);
+    let addresses = match &backend.host {
+        BackendHost::Ip(ip) => {
+            one = [*ip];
+            &one[..]
+        }
+        BackendHost::Name(name) => {
+            many = connection.worker.process.resolver.lookup(name);
+            &many[..]
+        }
+    };
+    let mut fault = BackendFault::Unresolved;
+    for ip in addresses.iter().take(MAX_ATTEMPTS) {
+        let address = SocketAddr::new(*ip, backend.port);
+        if let Some(max_idle) = max_idle
+            && let Some(stream) =
+                connection
+                    .worker
+                    .idle
+                    .take(address, server_name.as_deref(), max_idle)
+        {
+            return Ok(Acquired {
+                stream,
+                address,
+                reused: true,
+            });
+        }
+        if let Err(refusal) = request.snapshot.backends.check(address) {
+            debug!(%backend, %address, %refusal, "a route points where it may not");
+            fault = BackendFault::Forbidden;
+            continue;
+        }
+        if let (None, Some(name)) = (&tls, &server_name) {
+            tls = Some(TlsTarget {
+                config: Arc::clone(&connection.worker.process.backend_tls),
+                server_name: Arc::from(&**name),
+            });
+        }
+        match fresh(connection, request, address, tls.as_ref()).await {
+            Ok(acquired) => return Ok(acquired),
+            Err(error) => {
+                debug!(%backend, %address, error, "cannot connect to a tool's web service");
+                fault = BackendFault::Unreachable;
+            }
+        }
+    }
+    Err(fault)
+}
+
+async fn to_node<S>(
+    connection: &mut Connection<S>,
+    request: &Request,
+    pool: &NodePool,
+    max_idle: Option<Duration>,
+) -> Result<Acquired, BackendFault> {
+    let mut tried = [usize::MAX; MAX_ATTEMPTS];
+    for attempt in 0..MAX_ATTEMPTS {
+        let picked = pool.pick(&mut connection.worker.turn.borrow_mut(), &tried);
+        let Some((index, node)) = picked else { break };
+        if let Some(slot) = tried.get_mut(attempt) {
+            *slot = index;
+        }
+        let Some(address) = node.resolve(&connection.worker.process.resolver) else {
+            pool.connect_failed(node, &"its name does not resolve");
+            continue;
+        };
+        if let Some(max_idle) = max_idle
+            && let Some(stream) = connection.worker.idle.take(address, None, max_idle)
+        {
+            return Ok(Acquired {
+                stream,
+                address,
+                reused: true,
+            });
+        }
+        match fresh(connection, request, address, None).await {
+            Ok(acquired) => return Ok(acquired),
+            Err(error) => pool.connect_failed(node, &error),
+        }
+    }
+    Err(BackendFault::Unreachable)
+}
+
+async fn fresh<S>(
+    connection: &mut Connection<S>,
+    request: &Request,
+    address: SocketAddr,
+    tls: Option<&TlsTarget>,
+) -> Result<Acquired, String> {
+    let limit = request.snapshot.config.timeouts.connect;
+    match connection
+        .deadline
+        .within(limit, connect(address, tls))
+        .await
+    {
+        Ok(Ok(stream)) => Ok(Acquired {
+            stream,
+            address,
+            reused: false,
+        }),
+        Ok(Err(error)) => Err(with_sources(&error)),
+        Err(_) => Err(format!("no connection within {limit:?}")),
+    }
+}
+
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

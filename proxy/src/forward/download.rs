@@ -1,0 +1,405 @@
+//! The answer on its way to the client.
+//!
+//! The head is edited and written together with the first bytes of the body; then each read goes out before the next, so
+//! that streams are never held back. Lengths stay lengths; chunked bodies are decoded and chunked anew; a body that
+//! ends with the connection becomes chunked for HTTP/1.1 clients.
+//!
+//! While the backend is silent the client is watched: one that resets ends the exchange, one that closed its side still
+//! gets its answer, but not for ever ([`HALF_CLOSED`]); what it pipelines is read ahead into the input.
+
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+
+use super::tunnel::tunnel;
+use super::{BackendFault, Link, WriteError, chunked, write_all, write_pieces};
+use crate::buffer::{Buffer, LARGE, SMALL};
+use crate::connection::{ClientInfo, ClientStream};
+use crate::deadline::Deadline;
+use crate::http1::{
+    BodyDecoder, BodyLimits, Framing, Method, Parsed, RequestKind, ResponseHead, ResponseParser,
+    Version, write_field, write_status_line,
+};
+use crate::request::Request;
+use crate::response::answer::{Answer, Shape};
+use crate::worker::Worker;
+use portico_routing::field::Field;
+
+/// How long a backend may be silent once the client has closed its side: most such clients are gone, and the silence may
+/// be an hour.
+const HALF_CLOSED: Duration = Duration::from_secs(30);
+
+/// One answer on its way.
+pub(super) struct Download<'a, 'b, S> {
+    pub(super) link: &'a Link<'b, S>,
+    pub(super) worker: &'a Rc<Worker>,
+    pub(super) request: &'a Request,
+    pub(super) client_info: &'a ClientInfo,
+    pub(super) deadline: &'a mut Deadline,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(super) enum Downloaded {
+    /// The client has a whole answer.
+    Complete {
+        /// The connection to the backend may carry another request.
+        reusable: bool,
+        /// The connection to the client must close.
+        close: bool,
+    },
+    /// The backend's connection ended before the first byte.
+    Dead,
+    /// The backend failed; nothing of a final answer went to the client.
+    Fault(BackendFault),
+    /// The answer broke off half-way, or the client is gone.
+    Broken,
+}
+
+/// What a wait for the backend brought.
+enum Read {
+    Bytes(usize),
+    Ended,
+    TimedOut,
+    ClientGone,
+}
+
+/// How the body goes to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    Nothing,
+    Length,
+    Chunked,
+    UntilClose,
+}
+
+impl<S: ClientStream> Download<'_, '_, S> {
+    pub(super) async fn run(&mut self) -> Downloaded {
+        let mut parser = self.worker.response_parser();
+        let mut answer = Buffer::default();
+        let downloaded = match self.read_head(&mut parser, &mut answer).await {
+            Ok(()) if parser.head().status == 101 => {
+                self.switch(parser.head(), &mut answer).await
+            }
+            Ok(()) => self.relay(parser.head(), &mut answer).await,
+            Err(downloaded) => downloaded,
+        };
+        answer.discard(&self.worker.buffers);
+        self.worker.put_response_parser(parser);
+        downloaded
+    }
+
+    /// Reads until the head of the final answer is complete. Interim answers go to clients that know them (HTTP/1.1): 103,
+    /// but not 100, which portico has said itself.
+    async fn read_head(
+        &mut self,
+        parser: &mut ResponseParser,
+        answer: &mut Buffer,
+    ) -> Result<(), Downloaded> {
+        let kind = RequestKind {
+            head: self.request.method == Method::Head,
+            upgrade: self.request.upgrade,
+        };
+        let mut any = false;
+        loop {
+            match parser.parse(answer.filled_mut(), kind) {
+                Ok(Parsed::Complete) => {
+                    let head = parser.head();
+                    if head.status >= 200 || head.status == 101 {
+                        return Ok(());
+                    }
+                    if head.status != 100 && self.request.version == Version::Http11 {
+                        self.send_interim(head, answer).await?;
+                    }
+                    answer.consume(head.len);
+                    parser.reset();
+                    continue;
+                }
+                Ok(Parsed::Partial) => {}
+                Err(_) => return Err(Downloaded::Fault(BackendFault::Malformed)),
+            }
+            if answer.is_full() {
+                answer.grow(&self.worker.buffers, answer.len() * 2);
+            }
+            match self.read(answer, SMALL).await {
+                Read::Bytes(_) => any = true,
+                Read::Ended if !any => return Err(Downloaded::Dead),
+                Read::Ended => return Err(Downloaded::Fault(BackendFault::Closed)),
+                Read::TimedOut => return Err(Downloaded::Fault(BackendFault::Timeout)),
+                Read::ClientGone => return Err(Downloaded::Broken),
+            }
+        }
+    }
+
+    async fn send_interim(
+        &mut self,
+        head: &ResponseHead,
+        answer: &Buffer,
+    ) -> Result<(), Downloaded> {
+        let buf = answer.filled();
+        let mut out = self.worker.head();
+        write_status_line(&mut out, head.status, head.reason.of(buf));
+        for field in &head.fields {
+            if !field.field.hop_by_hop() && field.field != Field::ContentLength {
+                write_field(&mut out, field.name.of(buf), field.value.of(buf));
+            }
+        }
+        out.extend_from_slice(b"\r\n");
+        let sent = self.write(&out).await;
+        self.worker.put_head(out);
+        sent.map_err(|_| Downloaded::Broken)
+    }
+
+    /// Sends head and body of the final answer.
+    async fn relay(&mut self, head: &ResponseHead, answer: &mut Buffer) -> Downloaded {
+        if head.status == 404 && self.request.default_file.is_some() {
+            return self.default_file().await;
+        }
+        let sending = self.sending(head);
+        let close = self.closes(sending);
+        let mut out = self.worker.head();
+        self.write_head(&mut out, head, answer.filled(), sending, close);
+        answer.consume(head.len);
+        let mut body = BodyDecoder::new(head.framing, BodyLimits::RESPONSE);
+        let begun = self.first(&mut out, &mut body, answer, sending).await;
+        self.worker.put_head(out);
+        let done = match begun {
+            Ok(()) => self.rest(&mut body, head.framing, answer, sending).await,
+            Err(()) => false,
+        };
+        if !done {
+            return Downloaded::Broken;
+        }
+        Downloaded::Complete {
+            // Bytes behind the end were not asked for: who knows what they are.
+            reusable: head.reusable && answer.is_empty() && head.framing != Framing::UntilClose,
+            close: close || self.link.input_ended.get() && self.link.input.borrow().is_empty(),
+        }
+    }
+
+    fn sending(&self, head: &ResponseHead) -> Sending {
+        match (head.framing, self.request.version) {
+            (Framing::None, _) => Sending::Nothing,
+            (Framing::Length(_), _) => Sending::Length,
+            (Framing::Chunked | Framing::UntilClose, Version::Http11) => Sending::Chunked,
+            (Framing::Chunked | Framing::UntilClose, Version::Http10) => Sending::UntilClose,
+        }
+    }
+
+    /// Whether the connection to the client ends with this answer.
+    fn closes(&self, sending: Sending) -> bool {
+        !self.request.keep_alive
+            || sending == Sending::UntilClose
+            || !self.link.uploaded.get()
+            || self.worker.is_draining()
+            || self.worker.process.is_crowded()
+    }
+
+    fn write_head(
+        &self,
+        out: &mut Vec<u8>,
+        head: &ResponseHead,
+        buf: &[u8],
+        sending: Sending,
+        close: bool,
+    ) {
+        write_status_line(out, head.status, head.reason.of(buf));
+        let view = self.request.client_view(self.client_info);
+        let editor = &self.request.snapshot.response;
+        editor.write_fields(out, buf, head, &view);
+        if !head.fields.iter().any(|f| f.field == Field::Date) {
+            // RFC 9110 section 6.6.1
+            write_field(out, b"Date", self.worker.date().as_bytes());
+        }
+        if sending == Sending::Chunked {
+            write_field(out, b"Transfer-Encoding", b"chunked");
+        } else if let Some(length) = head.content_length {
+            let mut digits = itoa::Buffer::new();
+            write_field(out, b"Content-Length", digits.format(length).as_bytes());
+        }
+        if close {
+            write_field(out, b"Connection", b"close");
+        } else if self.request.version == Version::Http10 {
+            write_field(out, b"Connection", b"keep-alive");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Sends the head, with what is here of the body.
+    async fn first(
+        &mut self,
+        out: &mut Vec<u8>,
+        body: &mut BodyDecoder,
+        answer: &mut Buffer,
+        sending: Sending,
+    ) -> Result<(), ()> {
+        if !answer.is_empty() && !body.is_done() {
+            let piece = body.decode(answer.filled_mut()).map_err(drop)?;
+            let data = answer.filled().get(..piece.data).unwrap_or_default();
+            if sending == Sending::Chunked {
+                let mut digits = [0; 18];
+                let end = piece.done.then(|| body.trailers());
+                for part in chunked(&mut digits, data, end) {
+                    out.extend_from_slice(part);
+                }
+            } else {
+                out.extend_from_slice(data);
+            }
+            answer.consume(piece.consumed);
+        }
+        self.link.answer_begun.set(true);
+        self.write(out).await.map_err(drop)
+    }
+
+    /// Sends what is left of the body. `false`: it broke off.
+    async fn rest(
+        &mut self,
+        body: &mut BodyDecoder,
+        framing: Framing,
+        answer: &mut Buffer,
+        sending: Sending,
+    ) -> bool {
+        let mut size = match framing {
+            Framing::Length(length) if length > 2 * SMALL as u64 => LARGE,
+            _ => SMALL,
+        };
+        while !body.is_done() {
+            answer.release(&self.worker.buffers);
+            match self.read(answer, size).await {
+                Read::Bytes(n) if n >= SMALL => size = LARGE,
+                Read::Bytes(_) => {}
+                Read::Ended if body.eof().is_ok() => {}
+                Read::Ended | Read::TimedOut | Read::ClientGone => return false,
+            }
+            let Ok(piece) = body.decode(answer.filled_mut()) else {
+                return false;
+            };
+            let data = answer.filled().get(..piece.data).unwrap_or_default();
+            let limit = self.request.snapshot.config.timeouts.write;
+            let mut client = &self.link.client;
+            let written = if sending == Sending::Chunked {
+                let mut digits = [0; 18];
+                let pieces = chunked(&mut digits, data, piece.done.then(|| body.trailers()));
+                write_pieces(&mut client, self.deadline, limit, pieces).await
+            } else {
+                write_all(&mut client, self.deadline, limit, data).await
+            };
+            if written.is_err() || self.flush().await.is_err() {
+                return false;
+            }
+            answer.consume(piece.consumed);
+        }
+        true
+    }
+
+    /// Answers with the default for a file that the tool lacks; the tool's own answer is thrown away with its connection.
+    async fn default_file(&mut self) -> Downloaded {
+        let Some(file) = self.request.default_file else {
+            return Downloaded::Broken;
+        };
+        let close = self.closes(Sending::Length);
+        let shape = Shape {
+            head_only: self.request.method == Method::Head,
+            close,
+            say_keep_alive: !close && self.request.version == Version::Http10,
+        };
+        let mut out = self.worker.head();
+        let view = self.request.client_view(self.client_info);
+        Answer::File(file).write(&mut out, shape, &view, &self.request.snapshot.response);
+        self.link.answer_begun.set(true);
+        let sent = self.write(&out).await;
+        self.worker.put_head(out);
+        match sent {
+            Ok(()) => Downloaded::Complete {
+                reusable: false,
+                close,
+            },
+            Err(_) => Downloaded::Broken,
+        }
+    }
+
+    /// Passes a 101 on and moves bytes both ways until one side ends.
+    async fn switch(&mut self, head: &ResponseHead, answer: &mut Buffer) -> Downloaded {
+        let buf = answer.filled();
+        let mut out = self.worker.head();
+        write_status_line(&mut out, head.status, head.reason.of(buf));
+        let view = self.request.client_view(self.client_info);
+        let editor = &self.request.snapshot.response;
+        editor.write_fields(&mut out, buf, head, &view);
+        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        answer.consume(head.len);
+        self.link.answer_begun.set(true);
+        let sent = self.write(&out).await;
+        self.worker.put_head(out);
+        if sent.is_ok() {
+            let limit = self.request.snapshot.config.timeouts.tunnel;
+            tunnel(self.link, &self.worker.buffers, self.deadline, limit, answer).await;
+        }
+        Downloaded::Complete {
+            reusable: false,
+            close: true,
+        }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        let limit = self.request.snapshot.config.timeouts.write;
+        let mut client = &self.link.client;
+        write_all(&mut client, self.deadline, limit, bytes).await?;
+        self.flush().await
+    }
+
+    /// What TLS has buffered goes out, before anything is waited for.
+    async fn flush(&mut self) -> Result<(), WriteError> {
+        let limit = self.request.snapshot.config.timeouts.write;
+        let mut client = &self.link.client;
+        Ok(self.deadline.within(limit, client.flush()).await??)
+    }
+
+    /// Reads from the backend, and watches the client meanwhile.
+    async fn read(&mut self, answer: &mut Buffer, size: usize) -> Read {
+        let silence = self.request.snapshot.config.timeouts.response;
+        loop {
+            let half_closed = self.link.input_ended.get();
+            let limit = if half_closed {
+                silence.min(HALF_CLOSED)
+            } else {
+                silence
+            };
+            let (link, pool) = (self.link, &self.worker.buffers);
+            let (mut upstream, mut client) = (&link.upstream, &link.client);
+            let wait = std::future::poll_fn(|cx| {
+                if let Poll::Ready(read) = answer.poll_fill(cx, &mut upstream, pool, size) {
+                    return Poll::Ready(Some(match read {
+                        Ok(n) if n > 0 => Read::Bytes(n),
+                        Ok(_) | Err(_) => Read::Ended,
+                    }));
+                }
+                while link.uploaded.get() && !link.input_ended.get() {
+                    let mut input = link.input.borrow_mut();
+                    if input.is_full() {
+                        break;
+                    }
+                    match input.poll_fill(cx, &mut client, pool, SMALL) {
+                        Poll::Pending => break,
+                        Poll::Ready(Ok(n)) if n > 0 => {}
+                        Poll::Ready(Ok(_)) => {
+                            link.input_ended.set(true);
+                            return Poll::Ready(None);
+                        }
+                        Poll::Ready(Err(_)) => return Poll::Ready(Some(Read::ClientGone)),
+                    }
+                }
+                Poll::Pending
+            });
+            match self.deadline.within(limit, wait).await {
+                Ok(Some(read)) => return read,
+                // The client closed its side: wait on, for less long.
+                Ok(None) => {}
+                Err(_) if half_closed => return Read::ClientGone,
+                Err(_) => return Read::TimedOut,
+            }
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! Forwarding: one request to one backend, and its answer back.
+//!
+//! `head` writes the request's head anew, `acquire` finds a connection, `upload` and `download` move the bodies at the same
+//! time, `tunnel` takes over after a 101. This file holds the order of things and the one retry.
+//!
+//! The retry: a pooled connection may have died while the request was on its way. The request is sent once more, on a fresh
+//! connection, if no byte of an answer came and either nothing was sent or the method is idempotent and everything
+//! that was sent is still at hand (RFC 9110 section 9.2.2). A POST that may have run is never repeated.
+
+mod acquire;
+mod download;
+mod head;
+mod tunnel;
+mod upload;
+
+use std::cell::{Cell, RefCell};
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use portico_routing::backend::Backend;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use crate::connection::{After, ClientStream, Connection};
+use crate::buffer::Buffer;
+use crate::deadline::{Deadline, Elapsed};
+use crate::halves::Shared;
+use crate::http1::{BodyError, LAST_CHUNK, RequestHead, chunk_head};
+use crate::request::Request;
+use crate::response::answer::Failure;
+use crate::upstream::nodes::NodePool;
+use crate::upstream::stream::UpstreamStream;
+use acquire::Acquired;
+use download::{Download, Downloaded};
+use upload::{Upload, UploadError};
+
+/// Where a request goes.
+#[derive(Debug, Clone)]
+pub enum Destination {
+    /// To the address that the tool's route names.
+    Tool(Arc<Backend>),
+    /// To a node of the ingress pool.
+    Ingress(Arc<NodePool>),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The client has its answer, or never will.
+    Answered(After),
+    /// No byte of an answer went to the client: portico has to give one.
+    Failed {
+        /// Why.
+        failure: Failure,
+        /// The request's body was read to its end.
+        body_is_read: bool,
+    },
+}
+
+/// What goes wrong between portico and a backend; whose fault it is depends on the destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendFault {
+    /// No connection.
+    Unreachable,
+    /// The route points where portico may not connect.
+    Forbidden,
+    /// The name has no address.
+    Unresolved,
+    /// The connection ended before the answer.
+    Closed,
+    /// No answer in time.
+    Timeout,
+    /// The answer is not HTTP.
+    Malformed,
+}
+
+impl Destination {
+    /// The fault as a failure that names the right side: of a tool's own address the tool, of the ingress the platform.
+    fn blame(&self, fault: BackendFault) -> Failure {
+        match (self, fault) {
+            (Self::Tool(_), BackendFault::Unreachable) => Failure::ToolUnreachable,
+            (Self::Tool(_), BackendFault::Forbidden) => Failure::ToolForbidden,
+            (Self::Tool(_), BackendFault::Unresolved) => Failure::ToolUnresolved,
+            (Self::Tool(_), BackendFault::Closed) => Failure::ToolClosed,
+            (Self::Tool(_), BackendFault::Timeout) => Failure::ToolTimeout,
+            (Self::Tool(_), BackendFault::Malformed) => Failure::ToolMalformed,
+            (
+                Self::Ingress(_),
+                BackendFault::Unreachable | BackendFault::Forbidden | BackendFault::Unresolved,
+            ) => Failure::PlatformUnreachable,
+            (Self::Ingress(_), BackendFault::Closed) => Failure::PlatformClosed,
+            (Self::Ingress(_), BackendFault::Timeout) => Failure::PlatformTimeout,
+            (Self::Ingress(_), BackendFault::Malformed) => Failure::PlatformMalformed,
+        }
+    }
+}
+
+/// Forwards the request whose head stands at the front of the connection's input.
+pub async fn run<S: ClientStream>(
+    connection: &mut Connection<S>,
+    request: &mut Request,
+    head: &RequestHead,
+    destination: Destination,
+) -> Outcome {
+    let mut out = connection.worker.head();
+    head::write(
+        &mut out,
+        connection.input.filled(),
+        head,
+        request,
+        &connection.client,
+        &destination,
+    );
+    connection.input.consume(head.len);
+    let outcome = send(connection, request, &destination, &mut out).await;
+    connection.worker.put_head(out);
+    outcome
+}
+
+/// Finds a connection, sends, and retries once where that is safe. `out` holds the head.
+async fn send<S: ClientStream>(
+    connection: &mut Connection<S>,
+    request: &mut Request,
+    destination: &Destination,
+    out: &mut Vec<u8>,
+) -> Outcome {
+    let mut upload = Upload::new(request.framing, request.snapshot.config.limits.body);
+    let failed = |failure, upload: &Upload| Outcome::Failed {
+        failure,
+        body_is_read: upload.is_done(),
+    };
+    // What of the body is here already goes out with the head: one write, and at hand for a retry.
+    if let Err(error) = upload.encode(&mut connection.input, out) {
+        return failed(error.into(), &upload);
+    }
+    let complete = upload.is_done();
+    let mut pooled = true;
+    loop {
+        let acquired = acquire::acquire(connection, request, destination, pooled).await;
+        let Acquired {
+            mut stream,
+            address,
+            reused,
+        } = match acquired {
+            Ok(acquired) => acquired,
+            Err(fault) => return failed(destination.blame(fault), &upload),
+        };
+        let sent = send_head(connection, request, &mut stream, out).await;
+        let exchanged = match sent {
+            Sent::Nothing => Exchanged::Dead,
+            Sent::Some | Sent::All => {
+                exchange(connection, request, &mut stream, &mut upload).await
+            }
+        };
+        match exchanged {
+            Exchanged::Dead if reused => {
+                let repeatable = request.method.idempotent() && complete;
+                if sent == Sent::Nothing || repeatable {
+                    pooled = false;
+                    continue;
+                }
+                return failed(destination.blame(BackendFault::Closed), &upload);
+            }
+            Exchanged::Dead => return failed(destination.blame(BackendFault::Closed), &upload),
+            Exchanged::Fault(fault) => return failed(destination.blame(fault), &upload),
+            Exchanged::Client(failure) => return failed(failure, &upload),
+            Exchanged::Ended { reusable, after } => {
+                if reusable && upload.is_done() {
+                    connection.worker.idle.put(address, stream);
+                }
+                return Outcome::Answered(after);
+            }
+        }
+    }
+}
+
+/// How much of the prepared bytes went to the backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    /// None: whatever the method, the request did not begin.
+    Nothing,
+    /// Some; an answer may come all the same.
+    Some,
+    /// All.
+    All,
+}
+
+async fn send_head<S: ClientStream>(
+    connection: &mut Connection<S>,
+    request: &Request,
+    stream: &mut UpstreamStream,
+    out: &[u8],
+) -> Sent {
+    let limit = request.snapshot.config.timeouts.response;
+    let mut sent = 0;
+    while let Some(rest) = out.get(sent..).filter(|rest| !rest.is_empty()) {
+        match connection.deadline.within(limit, stream.write(rest)).await {
+            Ok(Ok(n)) if n > 0 => sent += n,
+            _ if sent == 0 => return Sent::Nothing,
+            _ => return Sent::Some,
+        }
+    }
+    match connection.deadline.within(limit, stream.flush()).await {
+        Ok(Ok(())) => Sent::All,
+        _ => Sent::Some,
+    }
+}
+
+/// What came of one attempt.
+#[derive(Debug)]
+enum Exchanged {
+    /// The connection ended before the first byte of an answer.
+    Dead,
+    /// The backend failed, and nothing went to the client.
+    Fault(BackendFault),
+    /// The client's body failed, and nothing went to the client.
+    Client(Failure),
+    /// It is over for the client.
+    Ended { reusable: bool, after: After },
+}
+
+/// Sends the rest of the body and fetches the answer, at the same time.
+async fn exchange<S: ClientStream>(
+    connection: &mut Connection<S>,
+    request: &mut Request,
+    stream: &mut UpstreamStream,
+    upload: &mut Upload,
+) -> Exchanged {
+    if request.expect_continue && !upload.is_done() {
+        request.expect_continue = false;
+        if connection.input.is_empty() && !say_continue(connection, request).await {
+            return Exchanged::Ended {
+                reusable: false,
+                after: After::Reset,
+            };
+        }
+    }
+    let Connection {
+        io,
+        input,
+        input_ended,
+        deadline,
+        upload_deadline,
+        worker,
+        client,
+    } = connection;
+    let link = Link {
+        client: Shared::new(io),
+        upstream: Shared::new(stream),
+        input: RefCell::new(input),
+        input_ended: Cell::new(*input_ended),
+        uploaded: Cell::new(upload.is_done()),
+        answer_begun: Cell::new(false),
+    };
+    let mut download = Download {
+        link: &link,
+        worker,
+        request,
+        client_info: client,
+        deadline,
+    };
+    let ended = if upload.is_done() {
+        Ok(download.run().await)
+    } else {
+        let timeouts = &request.snapshot.config.timeouts;
+        let upload_deadline =
+            upload_deadline.get_or_insert_with(|| Deadline::new(timeouts.body_idle));
+        let uploading = upload.run(&link, &worker.buffers, timeouts, upload_deadline);
+        both(&link, uploading, download.run()).await
+    };
+    let answer_begun = link.answer_begun.get();
+    *input_ended = link.input_ended.get();
+    match ended {
+        Err(_) if answer_begun => Exchanged::Ended {
+            reusable: false,
+            after: After::Reset,
+        },
+        Err(UploadError::ClientGone) => Exchanged::Ended {
+            reusable: false,
+            after: After::Reset,
+        },
+        Err(error) => Exchanged::Client(error.into()),
+        Ok(downloaded) => conclude(downloaded, upload.is_done()),
+    }
+}
+
+fn conclude(downloaded: Downloaded, uploaded: bool) -> Exchanged {
+    match downloaded {
+        Downloaded::Dead => Exchanged::Dead,
+        Downloaded::Fault(fault) => Exchanged::Fault(fault),
+        Downloaded::Broken => Exchanged::Ended {
+            reusable: false,
+            after: After::Reset,
+        },
+        Downloaded::Complete { reusable, close } => Exchanged::Ended {
+            reusable,
+            after: match (uploaded, close) {
+                (false, _) => After::Linger,
+                (true, true) => After::Close,
+                (true, false) => After::KeepAlive,
+            },
+        },
+    }
+}
+
+/// Tells the client to send its body, now that routing and limits have said yes. `false`: it is gone.
+async fn say_continue<S: ClientStream>(connection: &mut Connection<S>, request: &Request) -> bool {
+    let write = async {
+        connection
+            .io
+            .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+            .await?;
+        connection.io.flush().await
+    };
+    let limit = request.snapshot.config.timeouts.write;
+    matches!(connection.deadline.within(limit, write).await, Ok(Ok(())))
+}
+
+/// The two streams of an exchange and what upload and download must know of each other.
+struct Link<'a, S> {
+    client: Shared<'a, S>,
+    upstream: Shared<'a, UpstreamStream>,
+    /// Bytes from the client: the upload's, then the next request's.
+    input: RefCell<&'a mut Buffer>,
+    /// The client has closed its side.
+    input_ended: Cell<bool>,
+    /// The body went to the backend to its end; from now on the download watches the client.
+    uploaded: Cell<bool>,
+    /// Bytes of the final answer went to the client.
+    answer_begun: Cell<bool>,
+}
+
+/// Runs upload and download until the download has ended, or the upload has failed.
+async fn both<S>(
+    link: &Link<'_, S>,
+    uploading: impl Future<Output = Result<(), UploadError>>,
+    downloading: impl Future<Output = Downloaded>,
+) -> Result<Downloaded, UploadError> {
+    let mut uploading = std::pin::pin!(uploading);
+    let mut downloading = std::pin::pin!(downloading);
+    let mut upload_ended = false;
+    std::future::poll_fn(|cx| {
+        if !upload_ended {
+            match uploading.as_mut().poll(cx) {
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(())) => upload_ended = true,
+                Poll::Pending => {}
+            }
+        }
+        downloading.as_mut().poll(cx).map(Ok)
+    })
+    .await
+    .inspect(|_| debug_assert!(upload_ended || !link.uploaded.get()))
+}
+
+/// Writes everything, each write for at most `limit`: a peer that takes nothing is given up.
+async fn write_all<W: AsyncWrite + Unpin>(
+    io: &mut W,
+    deadline: &mut Deadline,
+    limit: Duration,
+    mut bytes: &[u8],
+) -> Result<(), WriteError> {
+    while !bytes.is_empty() {
+        let n = deadline.within(limit, io.write(bytes)).await??;
+        if n == 0 {
+            return Err(WriteError::Closed);
+        }
+        bytes = bytes.get(n..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// [`write_all`] for several pieces, without copying them together.
+async fn write_pieces<W: AsyncWrite + Unpin>(
+    io: &mut W,
+    deadline: &mut Deadline,
+    limit: Duration,
+    pieces: [&[u8]; 5],
+) -> Result<(), WriteError> {
+    let mut slices = pieces.map(IoSlice::new);
+    let mut left = &mut slices[..];
+    IoSlice::advance_slices(&mut left, 0);
+    while !left.is_empty() {
+        let n = deadline.within(limit, io.write_vectored(left)).await??;
+        if n == 0 {
+            return Err(WriteError::Closed);
+        }
+        IoSlice::advance_slices(&mut left, n);
+    }
+    Ok(())
+}
+
+/// Why bytes could not be written.
+#[derive(Debug)]
+enum WriteError {
+    /// The peer closed or broke the connection.
+    Closed,
+    /// It took nothing for too long.
+    Stalled,
+}
+
+impl From<std::io::Error> for WriteError {
+    fn from(_: std::io::Error) -> Self {
+        Self::Closed
+    }
+}
+
+impl From<Elapsed> for WriteError {
+    fn from(_: Elapsed) -> Self {
+        Self::Stalled
+    }
+}
+
+impl From<UploadError> for Failure {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Malformed(error) => Failure::BadBody(error),
+            UploadError::TooLarge => Failure::BodyTooLarge,
+            UploadError::Stalled => Failure::BodyTimeout,
+            UploadError::ClientGone => Failure::BadBody(BodyError::Truncated),
+        }
+    }
+}
+
+/// Data as one chunk, and the end of the body with its trailers if it has ended; what is not needed is empty.
+fn chunked<'a>(
+    digits: &'a mut [u8; 18],
+    data: &'a [u8],
+    end: Option<&'a [u8]>,
+) -> [&'a [u8]; 5] {
+    let head = match data.len() {
+        // An empty chunk would end the body.
+        0 => &b""[..],
+        n => {
+            let start = chunk_head(n, digits);
+            digits.get(start..).unwrap_or_default()
+        }
+    };
+    let after_data: &[u8] = match (data.is_empty(), end.is_some()) {
+        (true, false) => b"",
+        (false, false) => b"\r\n",
+        (true, true) => LAST_CHUNK,
+        (false, true) => b"\r\n0\r\n",
+    };
+    let after_trailers: &[u8] = if end.is_some() { b"\r\n" } else { b"" };
+    [head, data, after_data, end.unwrap_or_default(), after_trailers]
+}

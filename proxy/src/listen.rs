@@ -1,0 +1,134 @@
+//! Listening sockets: one for each address and worker, bound before anything else starts.
+//!
+//! SO_REUSEPORT lets each worker have its own socket on an address, but it would also let a second portico share the port in
+//! silence. So each address is first bound without it, which fails if anybody listens there.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use portico_config::Listen;
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+
+use crate::worker::Listener;
+
+/// Connections that the kernel holds for a worker that is busy.
+const BACKLOG: i32 = 4096;
+/// Probes of a silent peer begin after this, so that tunnels to machines that vanished do not stay for ever.
+const KEEPALIVE: Duration = Duration::from_secs(120);
+
+/// An address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {}", hint(.source))]
+pub struct ListenError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+fn hint(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "the address is in use by another process; stop it or choose another address (ss -ltnp shows who has it)".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE (the systemd unit grants it)".to_owned()
+        }
+        io::ErrorKind::AddrNotAvailable => "no interface of this machine has the address".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Bound sockets for one worker; [`Bound::listen`] makes them accept.
+#[derive(Debug)]
+pub struct Bound(Vec<(Socket, bool)>);
+
+/// Binds every address once for each of `workers`.
+///
+/// # Errors
+/// The first address that cannot be bound, and why.
+pub fn bind(listen: &Listen, workers: usize) -> Result<Vec<Bound>, ListenError> {
+    let addresses: Vec<(SocketAddr, bool)> = (listen.http.iter().map(|address| (*address, false)))
+        .chain(listen.https.iter().map(|address| (*address, true)))
+        .collect();
+    let error = |address| move |source| ListenError { address, source };
+    for (address, _) in &addresses {
+        bound(*address, false).map_err(error(*address))?;
+    }
+    let mut all = Vec::new();
+    for _ in 0..workers {
+        let mut sockets = Vec::new();
+        for (address, over_tls) in &addresses {
+            let socket = bound(*address, true).map_err(error(*address))?;
+            sockets.push((socket, *over_tls));
+        }
+        all.push(Bound(sockets));
+    }
+    Ok(all)
+}
+
+fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        // As nginx's ipv6only=off: [::] serves IPv4 as well.
+        socket.set_only_v6(false)?;
+    }
+    if shared {
+        socket.set_reuse_port(true)?;
+        // Accepted sockets inherit these: no system call for each connection.
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    }
+    socket.bind(&SockAddr::from(address))?;
+    Ok(socket)
+}
+
+impl Bound {
+    /// Begins to accept.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn listen(self) -> io::Result<Vec<Listener>> {
+        let listening = self.0.into_iter().map(|(socket, over_tls)| {
+            socket.listen(BACKLOG)?;
+            Ok(Listener {
+                socket: socket.into(),
+                over_tls,
+            })
+        });
+        listening.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listen(http: &str) -> Listen {
+        Listen {
+            http: vec![http.parse().unwrap()],
+            redirect: true,
+            https: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_address_in_use_is_named_even_if_the_other_shares_its_port() {
+        let first = bind(&listen("127.0.0.1:0"), 1).unwrap().remove(0);
+        let sockets = first.listen().unwrap();
+        let address = sockets[0].socket.local_addr().unwrap();
+        let error = bind(&listen(&address.to_string()), 1).unwrap_err().to_string();
+        assert!(error.contains(&address.to_string()) && error.contains("in use"), "{error}");
+    }
+
+    #[test]
+    fn workers_share_an_address() {
+        let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = probe.local_addr().unwrap().to_string();
+        drop(probe);
+        let all = bind(&listen(&address), 3).unwrap();
+        let sockets: Vec<_> = all.into_iter().map(|b| b.listen().unwrap()).collect();
+        assert_eq!(sockets.len(), 3);
+    }
+}

@@ -1,0 +1,174 @@
+//! Policy: which addresses portico connects to on behalf of a route.
+//!
+//! Whoever can write a route could otherwise make portico speak to itself (a loop), to its admin address, to the
+//! registry, or to the metadata service of a cloud. Refused always: portico's own listeners, the registry's address,
+//! link-local, multicast, broadcast and unspecified addresses. With `registry.backends` set, everything outside of its
+//! networks too. Checked when a route joins the table (so that a bad one is skipped and shown) and again for each new
+//! connection (so that a name cannot change its mind between check and use).
+//!
+//! Not checked here: nodes of `[pools]`, which the administrator wrote, beyond the addresses that can never be meant.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use ipnet::IpNet;
+use portico_routing::backend::{Backend, BackendHost};
+
+/// The rules for backend addresses; built with the snapshot.
+#[derive(Debug, Clone, Default)]
+pub struct BackendPolicy {
+    /// Networks that routes may point at; empty: any.
+    pub allowed: Vec<IpNet>,
+    /// portico's own listeners, the admin address among them.
+    pub own: Vec<SocketAddr>,
+    /// Addresses of the registry.
+    pub registry: Vec<SocketAddr>,
+}
+
+/// Why a route may not point at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// 0.0.0.0 or [::].
+    Unspecified,
+    /// 169.254.0.0/16 or fe80::/10, where clouds keep their metadata service.
+    LinkLocal,
+    /// Multicast or broadcast.
+    NotUnicast,
+    /// One of portico's own listeners.
+    OwnListener,
+    /// The registry itself.
+    Registry,
+    /// Outside of `registry.backends`.
+    NotAllowed,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unspecified => "the address is unspecified (0.0.0.0 or [::])",
+            Self::LinkLocal => "the address is link-local, where routes may never point",
+            Self::NotUnicast => "the address is multicast or broadcast",
+            Self::OwnListener => "the address is portico's own listener: the request would loop",
+            Self::Registry => "the address is the registry's own",
+            Self::NotAllowed => "the address is outside of the networks in registry.backends",
+        })
+    }
+}
+
+impl BackendPolicy {
+    /// Checks an address that a registry route leads to.
+    ///
+    /// # Errors
+    /// Why portico may not connect there.
+    pub fn check(&self, address: SocketAddr) -> Result<(), Refusal> {
+        self.check_always(address)?;
+        let ip = address.ip().to_canonical();
+        if !self.allowed.is_empty() && !self.allowed.iter().any(|net| net.contains(&ip)) {
+            return Err(Refusal::NotAllowed);
+        }
+        Ok(())
+    }
+
+    /// Checks an address that the administrator wrote: only what can never be meant is refused.
+    ///
+    /// # Errors
+    /// Why portico may not connect there.
+    pub fn check_always(&self, address: SocketAddr) -> Result<(), Refusal> {
+        let ip = address.ip().to_canonical();
+        let address = SocketAddr::new(ip, address.port());
+        if ip.is_unspecified() {
+            return Err(Refusal::Unspecified);
+        }
+        let (link_local, broadcast) = match ip {
+            IpAddr::V4(v4) => (v4.is_link_local(), v4.is_broadcast()),
+            IpAddr::V6(v6) => (v6.is_unicast_link_local(), false),
+        };
+        if link_local {
+            return Err(Refusal::LinkLocal);
+        }
+        if ip.is_multicast() || broadcast {
+            return Err(Refusal::NotUnicast);
+        }
+        if self.own.iter().any(|own| same_endpoint(*own, address)) {
+            return Err(Refusal::OwnListener);
+        }
+        if self.registry.iter().any(|own| same_endpoint(*own, address)) {
+            return Err(Refusal::Registry);
+        }
+        Ok(())
+    }
+
+    /// Checks the backend of a registry route, as far as it can be known without DNS: a name is checked when it is connected to.
+    ///
+    /// # Errors
+    /// A sentence for the list of bad entries.
+    pub fn admit(&self, backend: &Backend) -> Result<(), String> {
+        match backend.host {
+            BackendHost::Ip(ip) => self
+                .check(SocketAddr::new(ip, backend.port))
+                .map_err(|refusal| refusal.to_string()),
+            BackendHost::Name(_) => Ok(()),
+        }
+    }
+}
+
+/// Whether a connection to `target` reaches the socket bound to `bound`, a wildcard address being every local one.
+fn same_endpoint(bound: SocketAddr, target: SocketAddr) -> bool {
+    let ip = bound.ip().to_canonical();
+    bound.port() == target.port()
+        && (ip == target.ip() || (ip.is_unspecified() && is_local(target.ip())))
+}
+
+/// Whether `ip` belongs to this machine: only then can a socket be bound to it.
+fn is_local(ip: IpAddr) -> bool {
+    ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> BackendPolicy {
+        BackendPolicy {
+            allowed: vec!["10.0.0.0/8".parse().unwrap(), "127.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
+            own: vec!["[::]:443".parse().unwrap(), "127.0.0.1:9113".parse().unwrap()],
+            registry: vec!["127.0.0.1:6379".parse().unwrap()],
+        }
+    }
+
+    #[track_caller]
+    fn check(address: &str, expected: Result<(), Refusal>) {
+        assert_eq!(policy().check(address.parse().unwrap()), expected, "{address}");
+    }
+
+    #[test]
+    fn addresses() {
+        check("10.1.2.3:8000", Ok(()));
+        check("[2001:db8::1]:8000", Ok(()));
+        check("[::ffff:10.1.2.3]:8000", Ok(()));
+        check("192.0.2.1:8000", Err(Refusal::NotAllowed));
+        check("[::ffff:192.0.2.1]:8000", Err(Refusal::NotAllowed));
+        check("0.0.0.0:8000", Err(Refusal::Unspecified));
+        check("[::]:8000", Err(Refusal::Unspecified));
+        check("169.254.169.254:80", Err(Refusal::LinkLocal));
+        check("[::ffff:169.254.169.254]:80", Err(Refusal::LinkLocal));
+        check("[fe80::1]:80", Err(Refusal::LinkLocal));
+        check("224.0.0.1:80", Err(Refusal::NotUnicast));
+        check("255.255.255.255:80", Err(Refusal::NotUnicast));
+        check("[ff02::1]:80", Err(Refusal::NotUnicast));
+        check("127.0.0.1:443", Err(Refusal::OwnListener));
+        check("127.1.2.3:443", Err(Refusal::OwnListener));
+        check("127.0.0.1:9113", Err(Refusal::OwnListener));
+        check("[::ffff:127.0.0.1]:9113", Err(Refusal::OwnListener));
+        check("127.0.0.2:9113", Ok(()));
+        check("10.0.0.1:443", Ok(()));
+        check("127.0.0.1:6379", Err(Refusal::Registry));
+    }
+
+    #[test]
+    fn without_an_allow_list_any_other_address_will_do() {
+        let policy = BackendPolicy { allowed: Vec::new(), ..policy() };
+        assert_eq!(policy.check("192.0.2.1:80".parse().unwrap()), Ok(()));
+        assert_eq!(policy.check("127.0.0.1:443".parse().unwrap()), Err(Refusal::OwnListener));
+    }
+}

@@ -1,0 +1,40 @@
+//! What all workers and the control thread share.
+//!
+//! Everything here changes without a lock held across a wait, and is bounded: the route table, resolved names, counts per
+//! tool, the places for client connections. What only a reload changes is in the [`Snapshot`].
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use portico_routing::table::Table;
+use tokio::sync::Semaphore;
+
+use crate::policy::tool_cap::ToolCap;
+use crate::snapshot::Snapshot;
+use crate::upstream::resolve::Resolver;
+
+/// The state of the process that outlives a snapshot.
+#[derive(Debug)]
+pub struct Process {
+    /// What requests see; swapped by a reload.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// The routes of the registry.
+    pub table: Arc<Table>,
+    /// Addresses of names.
+    pub resolver: Arc<Resolver>,
+    /// Requests in flight for each tool.
+    pub tools: ToolCap,
+    /// One place for each client connection.
+    pub connections: Arc<Semaphore>,
+    /// How many places there are.
+    pub max_connections: usize,
+    /// TLS towards backends with an https:// URL.
+    pub backend_tls: Arc<rustls::ClientConfig>,
+}
+
+impl Process {
+    /// Whether client connections are so many that idle ones should not be kept: nine tenths of the places are taken.
+    pub fn is_crowded(&self) -> bool {
+        self.connections.available_permits() < self.max_connections / 10
+    }
+}

@@ -1,0 +1,176 @@
+//! Comparing the whole table with redis: where it stands and what it has found so far.
+//!
+//! A SCAN of the `prefix:` keys, one of the `redirect:` keys, then the tools of the table that neither showed, then a round
+//! trip so that pushes can explain what differed. Pure bookkeeping: `sync.rs` asks, applies and decides.
+
+use std::collections::HashSet;
+
+use portico_routing::table::Table;
+
+use super::tracking::{Keys, SCAN_COUNT, tool_of};
+
+/// Why the whole table is compared with redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// The first load.
+    Start,
+    /// The connection was lost, and with it pushes.
+    Reconnected,
+    /// Redis said that everything may have changed.
+    Pushed,
+    /// It is time again; nothing should come of it.
+    Periodic,
+}
+
+/// The outcome of a comparison.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Comparison {
+    pub(super) why: Why,
+    /// Entries set.
+    pub(super) set: usize,
+    /// Entries removed.
+    pub(super) removed: usize,
+    /// Tools with something bad, of those that redis holds.
+    pub(super) bad: usize,
+    /// One of them and its reason.
+    pub(super) bad_example: Option<(Box<str>, Box<str>)>,
+    /// Keys that name no possible tool.
+    pub(super) bad_keys: u64,
+    /// Entries that differed although no push had named them; only of a periodic comparison.
+    pub(super) drift: usize,
+}
+
+/// What came of one tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Same,
+    Set,
+    /// Redis does not hold it and the table does.
+    Missing,
+    /// Neither holds it.
+    Absent,
+}
+
+/// Tools to read, and what came of it; vanished ones are decided about together at the end.
+#[derive(Default)]
+pub(super) struct Job {
+    pub(super) todo: Vec<Box<str>>,
+    pub(super) missing: Vec<Box<str>>,
+}
+
+/// A comparison of the whole table under way.
+pub(super) struct Rescan {
+    pub(super) stage: Stage,
+    /// Tools that redis holds.
+    pub(super) seen: HashSet<Box<str>>,
+    /// Tools that differed and that no push has named: drift, if the connection had been there all the time.
+    pub(super) suspects: HashSet<Box<str>>,
+    pub(super) outcome: Comparison,
+}
+
+pub(super) enum Stage {
+    Scan {
+        keys: Keys,
+        cursor: u64,
+    },
+    /// `found` is read before the scan goes on at `cursor`; `None`: these keys are through.
+    Read {
+        found: Vec<Box<str>>,
+        keys: Keys,
+        cursor: Option<u64>,
+    },
+    Leftovers(Job),
+    /// Waiting for pushes that explain what differed.
+    Settle,
+    Finished,
+}
+
+impl Job {
+    pub(super) fn next_batch(&mut self) -> Option<Vec<Box<str>>> {
+        if self.todo.is_empty() {
+            return None;
+        }
+        let start = self.todo.len().saturating_sub(SCAN_COUNT);
+        Some(self.todo.split_off(start))
+    }
+
+    /// All that vanished, once everything was read.
+    pub(super) fn end_batch(&mut self, missing: Vec<Box<str>>) -> Option<Vec<Box<str>>> {
+        self.missing.extend(missing);
+        self.todo
+            .is_empty()
+            .then(|| std::mem::take(&mut self.missing))
+    }
+}
+
+impl Rescan {
+    pub(super) fn new(why: Why) -> Self {
+        Self {
+            stage: Stage::Scan {
+                keys: Keys::Prefix,
+                cursor: 0,
+            },
+            seen: HashSet::new(),
+            suspects: HashSet::new(),
+            outcome: Comparison {
+                why,
+                set: 0,
+                removed: 0,
+                bad: 0,
+                bad_example: None,
+                bad_keys: 0,
+                drift: 0,
+            },
+        }
+    }
+
+    /// The tools among `keys` that were not seen yet; a SCAN gives keys more than once.
+    pub(super) fn note(&mut self, keys: &[Vec<u8>]) -> Vec<Box<str>> {
+        let mut found = Vec::new();
+        for key in keys {
+            match tool_of(key) {
+                None => self.outcome.bad_keys += 1,
+                Some(tool) if self.seen.contains(tool) => {}
+                Some(tool) => {
+                    self.seen.insert(tool.into());
+                    found.push(tool.into());
+                }
+            }
+        }
+        found
+    }
+
+    pub(super) fn note_outcome(&mut self, tool: &str, outcome: Outcome) {
+        match outcome {
+            Outcome::Same => {}
+            Outcome::Set => {
+                self.outcome.set += 1;
+                if self.outcome.why == Why::Periodic {
+                    self.suspects.insert(tool.into());
+                }
+            }
+            Outcome::Missing | Outcome::Absent => {
+                self.seen.remove(tool);
+            }
+        }
+    }
+
+    pub(super) fn note_bad(&mut self, tool: &str, reason: Box<str>) {
+        self.outcome.bad += 1;
+        if self.outcome.bad_example.is_none() {
+            self.outcome.bad_example = Some((tool.into(), reason));
+        }
+    }
+
+    /// Tools of the table that redis did not show.
+    pub(super) fn leftovers(&mut self, table: &Table) -> Vec<Box<str>> {
+        let seen = std::mem::take(&mut self.seen);
+        let mut leftovers = Vec::new();
+        table.for_each(|tool, _| {
+            if !seen.contains(tool) {
+                leftovers.push(tool.into());
+            }
+        });
+        leftovers
+    }
+}

@@ -1,0 +1,164 @@
+//! What `/status`, metrics and logs may know about the registry: plain counters, written by the control thread and read by
+//! anybody at any time. Decides nothing.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Where the table came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Redis.
+    Redis,
+    /// The snapshot on disk that was written at this time; redis has not been reached since the start.
+    Snapshot(SystemTime),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Redis => f.write_str("redis"),
+            Source::Snapshot(written) => {
+                let written = httpdate::fmt_http_date(*written);
+                write!(f, "the snapshot of {written} (redis cannot be reached)")
+            }
+        }
+    }
+}
+
+/// The state of the registry, for people and metrics. All counts are since the start.
+#[derive(Debug, Default)]
+pub struct RegistryStatus {
+    connected: AtomicBool,
+    /// Seconds since 1970; 0: the table is from redis.
+    snapshot_written: AtomicU64,
+    /// Milliseconds since 1970; 0: never.
+    last_sync: AtomicU64,
+    held_back: AtomicU64,
+    bad_keys: AtomicU64,
+    changes: AtomicU64,
+    drift: AtomicU64,
+    disconnects: AtomicU64,
+    snapshot_failures: AtomicU64,
+}
+
+impl RegistryStatus {
+    /// Whether redis answers and the table is kept in step with it.
+    pub fn connected(&self) -> bool {
+        self.connected.load(Relaxed)
+    }
+
+    /// Where the table came from.
+    pub fn source(&self) -> Source {
+        match self.snapshot_written.load(Relaxed) {
+            0 => Source::Redis,
+            seconds => Source::Snapshot(UNIX_EPOCH + Duration::from_secs(seconds)),
+        }
+    }
+
+    /// When the table was last known to be what redis holds, give or take the changes of that moment; `None`: never since
+    /// the start. Its age is the age of the table.
+    pub fn last_sync(&self) -> Option<SystemTime> {
+        match self.last_sync.load(Relaxed) {
+            0 => None,
+            millis => Some(UNIX_EPOCH + Duration::from_millis(millis)),
+        }
+    }
+
+    /// Tools that redis no longer holds and that are kept for the grace time of `registry.mass_removal`.
+    pub fn held_back(&self) -> u64 {
+        self.held_back.load(Relaxed)
+    }
+
+    /// Keys `prefix:*` and `redirect:*` at the last full look that name no possible tool (not UTF-8, upper case, too long).
+    pub fn bad_keys(&self) -> u64 {
+        self.bad_keys.load(Relaxed)
+    }
+
+    /// Entries that were set or removed, those of the first load included.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
+    }
+
+    /// Entries that a periodic comparison found different although nothing had been pushed.
+    pub fn drift(&self) -> u64 {
+        self.drift.load(Relaxed)
+    }
+
+    /// How often a working connection to redis was lost.
+    pub fn disconnects(&self) -> u64 {
+        self.disconnects.load(Relaxed)
+    }
+
+    /// How often the snapshot could not be written.
+    pub fn snapshot_failures(&self) -> u64 {
+        self.snapshot_failures.load(Relaxed)
+    }
+
+    pub(super) fn set_connected(&self, connected: bool) {
+        if self.connected.swap(connected, Relaxed) && !connected {
+            self.disconnects.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(super) fn set_source(&self, source: Source) {
+        let seconds = match source {
+            Source::Redis => 0,
+            // A clock before 1970 must not turn a snapshot into redis.
+            Source::Snapshot(written) => since_epoch(written).as_secs().max(1),
+        };
+        self.snapshot_written.store(seconds, Relaxed);
+    }
+
+    pub(super) fn set_synced(&self, now: SystemTime) {
+        let millis = u64::try_from(since_epoch(now).as_millis()).unwrap_or(u64::MAX);
+        self.last_sync.store(millis, Relaxed);
+    }
+
+    pub(super) fn set_held_back(&self, count: usize) {
+        self.held_back.store(count as u64, Relaxed);
+    }
+
+    pub(super) fn set_bad_keys(&self, count: u64) {
+        self.bad_keys.store(count, Relaxed);
+    }
+
+    pub(super) fn count_changes(&self, count: u64) {
+        self.changes.fetch_add(count, Relaxed);
+    }
+
+    pub(super) fn count_drift(&self, count: u64) {
+        self.drift.fetch_add(count, Relaxed);
+    }
+
+    pub(super) fn count_snapshot_failure(&self) {
+        self.snapshot_failures.fetch_add(1, Relaxed);
+    }
+}
+
+fn since_epoch(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_set_is_read() {
+        let status = RegistryStatus::default();
+        assert_eq!(status.source(), Source::Redis);
+        assert_eq!(status.last_sync(), None);
+        let time = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        status.set_source(Source::Snapshot(time));
+        assert_eq!(status.source(), Source::Snapshot(time));
+        status.set_source(Source::Redis);
+        assert_eq!(status.source(), Source::Redis);
+        status.set_synced(time);
+        assert_eq!(status.last_sync(), Some(time));
+        for connected in [false, true, true, false, false, true, false] {
+            status.set_connected(connected);
+        }
+        assert_eq!(status.disconnects(), 2);
+    }
+}

@@ -1,0 +1,393 @@
+//! The life of a request, phase by phase.
+//!
+//! 1. The head was read within its limits: `connection`.
+//! 2. Take the snapshot; start the [`Request`].
+//! 3. Answer health checks; send plain HTTP to HTTPS.
+//! 4. Refuse.
+//! 5. Route.
+//! 6. Find a place among the tool's requests.
+//! 7. to 10. Choose a server, edit the head, forward, edit the answer: `forward`.
+//! 11. Finish: release, count, log. Never skipped: [`handle`] is the only way through.
+//!
+//! Phases 3 to 6 are one synchronous function, [`plan`], which waits for nothing and allocates only for answers of
+//! portico's own. A phase that ends the request returns the answer; nothing is signalled by a `bool`.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use portico_routing::decide::{Decision, Verdict, decide};
+use portico_routing::field::Field;
+use portico_routing::host::{Host, Place};
+use portico_routing::path::split_target;
+use portico_routing::rewrite;
+use portico_routing::table::ToolName;
+use tokio::io::AsyncWriteExt;
+use tracing::debug;
+
+use crate::connection::{After, ClientInfo, ClientStream, Connection};
+use crate::forward::{self, Destination, Outcome};
+use crate::http1::{Framing, Method, RequestHead, RequestParser, TargetForm, Version};
+use crate::policy::tool_cap;
+use crate::process::Process;
+use crate::response::answer::{Answer, DefaultFile, Failure, Shape};
+use crate::response::headers::ClientView;
+use crate::snapshot::Snapshot;
+
+/// The path of the service's own health check, on every host.
+const HEALTH_PATH: &[u8] = b"/.well-known/healthz";
+
+/// What is known of a request once its head is read; the head's bytes themselves may be gone.
+#[derive(Debug)]
+pub struct Request {
+    /// What this request sees of the configuration.
+    pub snapshot: Rc<Arc<Snapshot>>,
+    /// The method.
+    pub method: Method,
+    /// The version that the client speaks.
+    pub version: Version,
+    /// The client would send another request on this connection.
+    pub keep_alive: bool,
+    /// How the body ends.
+    pub framing: Framing,
+    /// The client waits for 100 before it sends the body.
+    pub expect_continue: bool,
+    /// A WebSocket handshake.
+    pub upgrade: bool,
+    /// The canonical host: for matching, forwarding, limits and logs alike.
+    pub host: Option<Host>,
+    /// The tool, registered or not.
+    pub tool: Option<ToolName>,
+    /// Tools share the host.
+    pub shared_host: bool,
+    /// What to answer if the tool has no such file.
+    pub default_file: Option<DefaultFile>,
+    /// The place among the tool's requests; given back when the request ends.
+    place: Option<tool_cap::Place>,
+}
+
+/// What the phases before forwarding decide.
+#[derive(Debug)]
+enum Plan {
+    /// Forward.
+    Forward(Destination),
+    /// Answer, since portico itself is meant or the client has to go elsewhere.
+    Answer(Own),
+    /// Answer with a failure.
+    Fail(Failure),
+}
+
+/// An answer that is no failure.
+#[derive(Debug)]
+enum Own {
+    /// portico is asked for its own health.
+    Healthy,
+    /// `OPTIONS *`.
+    Capabilities,
+    /// The client has to go elsewhere.
+    Redirect { status: u16, location: Vec<u8> },
+}
+
+impl Own {
+    fn as_answer(&self) -> Answer<'_> {
+        match self {
+            Self::Healthy => Answer::Healthy,
+            Self::Capabilities => Answer::Capabilities,
+            Self::Redirect { status, location } => Answer::Redirect {
+                status: *status,
+                location,
+            },
+        }
+    }
+}
+
+/// Serves one request, whose head the parser has read from the connection's input.
+pub async fn handle<S: ClientStream>(
+    connection: &mut Connection<S>,
+    parser: &RequestParser,
+) -> After {
+    let head = parser.head();
+    let mut request = Request::new(connection.worker.snapshot.load(), head);
+    let plan = plan(
+        &mut request,
+        &connection.worker.process,
+        &connection.client,
+        head,
+        connection.input.filled(),
+    );
+    let after = match plan {
+        Plan::Forward(destination) => {
+            match forward::run(connection, &mut request, head, destination).await {
+                Outcome::Answered(after) => after,
+                Outcome::Failed {
+                    failure,
+                    body_is_read,
+                } => fail(connection, &mut request, &failure, body_is_read).await,
+            }
+        }
+        Plan::Answer(own) => {
+            let body_is_read = take_head_and_body(connection, head);
+            answer(connection, &mut request, &own.as_answer(), body_is_read).await
+        }
+        Plan::Fail(failure) => {
+            let body_is_read = take_head_and_body(connection, head);
+            fail(connection, &mut request, &failure, body_is_read).await
+        }
+    };
+    finish(request, after)
+}
+
+/// The last phase of every request, however it ended.
+fn finish(request: Request, after: After) -> After {
+    debug!(
+        host = request.host.as_ref().map(Host::as_str),
+        tool = request.tool.as_ref().map(ToolName::as_str),
+        ?after,
+        "request finished"
+    );
+    drop(request);
+    after
+}
+
+impl Request {
+    fn new(snapshot: Rc<Arc<Snapshot>>, head: &RequestHead) -> Self {
+        Self {
+            snapshot,
+            method: head.method,
+            version: head.version,
+            keep_alive: head.keep_alive,
+            framing: head.framing,
+            expect_continue: head.expect_continue,
+            upgrade: head.upgrade_websocket,
+            host: None,
+            tool: None,
+            shared_host: false,
+            default_file: None,
+            place: None,
+        }
+    }
+
+    /// What the answer's edit depends on.
+    pub fn client_view(&self, client: &ClientInfo) -> ClientView<'_> {
+        ClientView {
+            host: self.host.as_ref(),
+            over_tls: client.over_tls,
+            shared_host: self.shared_host,
+        }
+    }
+}
+
+/// Phases 3 to 6.
+fn plan(
+    request: &mut Request,
+    process: &Process,
+    client: &ClientInfo,
+    head: &RequestHead,
+    buf: &[u8],
+) -> Plan {
+    let target = head.target.of(buf);
+    let (path, _) = split_target(target);
+    request.host = match named_host(head, buf) {
+        None => None,
+        Some(raw) => match Host::parse(raw) {
+            Ok(host) => Some(host),
+            Err(error) => return Plan::Fail(Failure::BadHost(Some(error))),
+        },
+    };
+    if path == HEALTH_PATH && matches!(head.method, Method::Get | Method::Head) {
+        return Plan::Answer(Own::Healthy);
+    }
+    let Some(host) = &request.host else {
+        return Plan::Fail(Failure::BadHost(None));
+    };
+    if head.form == TargetForm::Asterisk {
+        return Plan::Answer(Own::Capabilities);
+    }
+    if !client.over_tls && request.snapshot.config.listen.redirect {
+        return to_https(&request.snapshot, host, target);
+    }
+    if let Some(failure) = refuse(&request.snapshot, head, buf) {
+        return Plan::Fail(failure);
+    }
+    let mut scratch = Vec::new();
+    let rules = &request.snapshot.config.rules;
+    let decision = decide(rules, &process.table, host, target, &mut scratch);
+    route(request, process, decision, path)
+}
+
+/// The host that the request names: an absolute-form target's authority wins (RFC 9112 section 3.2.2).
+fn named_host<'a>(head: &RequestHead, buf: &'a [u8]) -> Option<&'a [u8]> {
+    let span = head.authority.as_ref().or(head.host.as_ref())?;
+    Some(span.of(buf))
+}
+
+/// Plain HTTP to HTTPS. A permanent redirect may only point at a host that exists (T258730): foreign hosts get none.
+fn to_https(snapshot: &Snapshot, host: &Host, target: &[u8]) -> Plan {
+    match snapshot.config.rules.domains.place(host) {
+        Place::Foreign | Place::TwoLabels => Plan::Fail(Failure::NotFound),
+        Place::Label(_) | Place::Legacy | Place::Apex => Plan::Answer(Own::Redirect {
+            status: 301,
+            location: rewrite::https_url(host, target),
+        }),
+    }
+}
+
+/// Phase 4: what is refused whatever it asks for.
+fn refuse(snapshot: &Snapshot, head: &RequestHead, buf: &[u8]) -> Option<Failure> {
+    let config = &snapshot.config;
+    let has_user_agent = head
+        .user_agent
+        .as_ref()
+        .is_some_and(|span| !span.is_empty());
+    if config.refuse.empty_user_agent && !config.refuse.dry_run && !has_user_agent {
+        return Some(Failure::NoUserAgent);
+    }
+    if matches!(head.framing, Framing::Length(length) if length > config.limits.body) {
+        return Some(Failure::BodyTooLarge);
+    }
+    if let Some(name) = &config.headers.via {
+        let mut vias = head.fields.iter().filter(|f| f.field == Field::Via);
+        if vias.any(|field| rewrite::via_has(field.value.of(buf), name)) {
+            return Some(Failure::Loop);
+        }
+    }
+    None
+}
+
+/// Phases 5 and 6: where the decision leads, and whether the tool has room for one more.
+fn route(request: &mut Request, process: &Process, decision: Decision, path: &[u8]) -> Plan {
+    request.tool = decision.tool;
+    request.shared_host = decision.shared_host;
+    let snapshot = Rc::clone(&request.snapshot);
+    let destination = match decision.verdict {
+        Verdict::Backend(backend) => Destination::Tool(backend),
+        Verdict::Ingress => match &snapshot.ingress {
+            Some(pool) => Destination::Ingress(Arc::clone(pool)),
+            None => return Plan::Fail(Failure::NoIngress),
+        },
+        Verdict::Redirect { status, location } => {
+            return Plan::Answer(Own::Redirect { status, location });
+        }
+        Verdict::NotFound => return Plan::Fail(Failure::NotFound),
+        Verdict::BadRequest(error) => return Plan::Fail(Failure::BadPath(error)),
+    };
+    if let Some(tool) = &request.tool {
+        let limit = snapshot.config.limits.in_flight_per_tool;
+        match process.tools.enter(tool.as_str(), limit) {
+            tool_cap::Verdict::Admitted(place) => request.place = Some(place),
+            tool_cap::Verdict::Full => return Plan::Fail(Failure::ToolBusy),
+        }
+    }
+    // On a shared host the file is the platform's, not a tool's.
+    request.default_file = DefaultFile::for_path(path);
+    Plan::Forward(destination)
+}
+
+/// Consumes the head, and the body if all of it is here. `false`: body bytes are still to come.
+fn take_head_and_body<S>(connection: &mut Connection<S>, head: &RequestHead) -> bool {
+    connection.input.consume(head.len);
+    match head.framing {
+        Framing::None => true,
+        Framing::Length(length) => match usize::try_from(length) {
+            Ok(length) if length <= connection.input.len() => {
+                connection.input.consume(length);
+                true
+            }
+            _ => false,
+        },
+        Framing::Chunked | Framing::UntilClose => false,
+    }
+}
+
+/// Answers a failure of a request.
+async fn fail<S: ClientStream>(
+    connection: &mut Connection<S>,
+    request: &mut Request,
+    failure: &Failure,
+    body_is_read: bool,
+) -> After {
+    let (status, side) = failure.status_and_side();
+    debug!(status, %side, %failure, "answered with a failure");
+    request.keep_alive &= failure.leaves_framing_intact();
+    let tool = request.tool.clone();
+    let snapshot = Rc::clone(&request.snapshot);
+    let page = Answer::Failure {
+        failure,
+        tool: tool.as_ref().map(ToolName::as_str),
+        help_url: snapshot.config.fallback.help_url.as_deref(),
+    };
+    answer(connection, request, &page, body_is_read).await
+}
+
+/// Answers a failure of what never became a request. The connection ends.
+pub async fn answer_failure<S: ClientStream>(
+    connection: &mut Connection<S>,
+    failure: &Failure,
+) -> After {
+    let snapshot = connection.worker.snapshot.load();
+    let page = Answer::Failure {
+        failure,
+        tool: None,
+        help_url: snapshot.config.fallback.help_url.as_deref(),
+    };
+    let view = ClientView {
+        host: None,
+        over_tls: connection.client.over_tls,
+        shared_host: false,
+    };
+    let shape = Shape {
+        head_only: false,
+        close: true,
+        say_keep_alive: false,
+    };
+    let mut out = connection.worker.head();
+    page.write(&mut out, shape, &view, &snapshot.response);
+    if write(connection, &snapshot, out).await {
+        // What the client still sends must not turn the close into a reset that destroys the answer.
+        After::Linger
+    } else {
+        After::Reset
+    }
+}
+
+/// Writes an answer of portico's own; the connection lives on if the request lets it and its body was read.
+async fn answer<S: ClientStream>(
+    connection: &mut Connection<S>,
+    request: &mut Request,
+    answer: &Answer<'_>,
+    body_is_read: bool,
+) -> After {
+    let keep = request.keep_alive
+        && body_is_read
+        && !connection.worker.is_draining()
+        && !connection.worker.process.is_crowded();
+    let shape = Shape {
+        head_only: request.method == Method::Head,
+        close: !keep,
+        say_keep_alive: keep && request.version == Version::Http10,
+    };
+    let mut out = connection.worker.head();
+    let view = request.client_view(&connection.client);
+    answer.write(&mut out, shape, &view, &request.snapshot.response);
+    match (write(connection, &request.snapshot, out).await, keep) {
+        (false, _) => After::Reset,
+        (true, true) => After::KeepAlive,
+        (true, false) if body_is_read => After::Close,
+        (true, false) => After::Linger,
+    }
+}
+
+/// Writes a whole answer. `false`: the client does not take it.
+async fn write<S: ClientStream>(
+    connection: &mut Connection<S>,
+    snapshot: &Snapshot,
+    out: Vec<u8>,
+) -> bool {
+    let write = async {
+        connection.io.write_all(&out).await?;
+        connection.io.flush().await
+    };
+    let limit = snapshot.config.timeouts.write;
+    let written = connection.deadline.within(limit, write).await;
+    connection.worker.put_head(out);
+    matches!(written, Ok(Ok(())))
+}

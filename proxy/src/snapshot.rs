@@ -1,0 +1,80 @@
+//! What one request sees: the configuration and everything built from it, whole and unchanging.
+//!
+//! A snapshot is built at once and swapped at once, so that no request sees half of two configurations. What changes by itself
+//! (the route table, resolved names, the state of nodes, counters) lives beside it in [`Process`](crate::process::Process).
+//!
+//! Workers take it once per request through [`SnapshotReader`]: one relaxed load when nothing changed, and a count that
+//! no other core touches.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Cache};
+use portico_config::Config;
+
+use crate::policy::backends::BackendPolicy;
+use crate::response::headers::ResponseEditor;
+use crate::upstream::nodes::NodePool;
+
+/// Everything that a request needs and that only a reload changes.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The checked configuration.
+    pub config: Config,
+    /// The pool for tools that nothing else routes.
+    pub ingress: Option<Arc<NodePool>>,
+    /// Addresses that portico does not connect to.
+    pub backends: BackendPolicy,
+    /// The changes to every answer's head.
+    pub response: ResponseEditor,
+}
+
+impl Snapshot {
+    /// Builds what the configuration asks for.
+    pub fn new(config: Config, backends: BackendPolicy) -> Self {
+        Self {
+            ingress: config
+                .ingress_pool()
+                .map(|pool| Arc::new(NodePool::new(pool))),
+            response: ResponseEditor::new(&config.headers),
+            backends,
+            config,
+        }
+    }
+}
+
+/// A worker's way to the current snapshot.
+pub struct SnapshotReader {
+    cache: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
+    current: RefCell<Rc<Arc<Snapshot>>>,
+}
+
+impl std::fmt::Debug for SnapshotReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SnapshotReader").finish_non_exhaustive()
+    }
+}
+
+impl SnapshotReader {
+    /// Reads from `source`.
+    pub fn new(source: Arc<ArcSwap<Snapshot>>) -> Self {
+        let mut cache = Cache::new(source);
+        let current = Rc::new(Arc::clone(cache.load()));
+        Self {
+            cache: RefCell::new(cache),
+            current: RefCell::new(current),
+        }
+    }
+
+    /// The snapshot of this moment. Keep it for the whole request.
+    pub fn load(&self) -> Rc<Arc<Snapshot>> {
+        let mut cache = self.cache.borrow_mut();
+        let newest = cache.load();
+        let mut current = self.current.borrow_mut();
+        if !Arc::ptr_eq(newest, &current) {
+            *current = Rc::new(Arc::clone(newest));
+        }
+        Rc::clone(&current)
+    }
+}

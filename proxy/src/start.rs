@@ -1,0 +1,258 @@
+//! From a configuration file to everything that serving needs, short of sockets and threads.
+//!
+//! `portico run` and `portico check` take the same way, so that what passes the check also starts: the file is read and
+//! checked, certificates are loaded, pools built, descriptors counted. What differs is listed in `run`: binding,
+//! and loading the routes.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use portico_config::{Config, Diagnostics, NodeAddress, SecretUrl};
+use portico_routing::backend::{Backend, BackendHost};
+use portico_routing::table::{Entry, Table};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::Semaphore;
+
+use crate::policy::backends::BackendPolicy;
+use crate::policy::tool_cap::ToolCap;
+use crate::process::Process;
+use crate::registry::{Admit, Changed};
+use crate::snapshot::Snapshot;
+use crate::tls::{self, CertificateStore};
+use crate::upstream::resolve::Resolver;
+
+/// Descriptors that the process needs beside its connections: listeners, epoll, redis, logs, certificates being read.
+const RESERVED_DESCRIPTORS: usize = 64;
+
+/// Why portico does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration has mistakes.
+    #[error(transparent)]
+    Config(#[from] Diagnostics),
+    /// Certificates cannot be used; one sentence each.
+    #[error("{}", .0.join("\n"))]
+    Certificates(Vec<String>),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up")]
+    Tls(#[from] tls::TlsError),
+    /// Too few descriptors to serve anybody.
+    #[error(
+        "the process may open {0} files, which is too few to serve connections; raise the limit (LimitNOFILE in the systemd unit, ulimit -n in a shell)"
+    )]
+    Descriptors(usize),
+}
+
+/// What is ready before sockets are bound.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The state that workers and control thread share.
+    pub process: Arc<Process>,
+    /// The certificates, to be watched; `None` without TLS listeners.
+    pub certificates: Option<Arc<CertificateStore>>,
+    /// The TLS side of clients.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// What is odd, but no reason to stop.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the configuration and prepares everything that it asks for.
+///
+/// # Errors
+/// [`StartError`]: all mistakes of one kind at once.
+pub fn prepare(path: &Path) -> Result<Prepared, StartError> {
+    let loaded = portico_config::load(path)?;
+    let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
+    prepare_config(loaded.config, warnings)
+}
+
+/// [`prepare`] for a configuration that did not come from a file.
+///
+/// # Errors
+/// [`StartError`]
+pub fn prepare_config(
+    mut config: Config,
+    mut warnings: Vec<String>,
+) -> Result<Prepared, StartError> {
+    let (certificates, tls) = match config.listen.https.as_slice() {
+        [] => (None, None),
+        _ => {
+            let store = CertificateStore::load(&config.tls.certificates).map_err(|errors| {
+                StartError::Certificates(errors.iter().map(ToString::to_string).collect())
+            })?;
+            warnings.extend(store.warnings());
+            let server = tls::server_config(Arc::clone(&store), config.tls.min_version)?;
+            (Some(store), Some(server))
+        }
+    };
+    let wanted = config.limits.connections;
+    let max_connections = descriptors_for(wanted)?;
+    if max_connections < wanted {
+        warnings.push(format!(
+            "limits.connections is lowered from {wanted} to {max_connections}: the process may not open more files; \
+             raise the limit (LimitNOFILE in the systemd unit, ulimit -n in a shell)"
+        ));
+        config.limits.connections = max_connections;
+    }
+    let policy = backend_policy(&config);
+    warn_of_refused(&config, &policy, &mut warnings);
+    let resolver = Arc::new(Resolver::default());
+    want_names(&config, &resolver);
+    let process = Process {
+        snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::new(config, policy))),
+        table: Arc::new(Table::new()),
+        resolver,
+        tools: ToolCap::default(),
+        connections: Arc::new(Semaphore::new(max_connections)),
+        max_connections,
+        backend_tls: tls::client_config()?,
+    };
+    Ok(Prepared {
+        process: Arc::new(process),
+        certificates,
+        tls,
+        warnings,
+    })
+}
+
+/// Raises the limit on open files as far as allowed, and says for how many client connections it suffices, `wanted` at
+/// the most. Three descriptors for two connections: an idle one needs one, one with a request under way two.
+fn descriptors_for(wanted: usize) -> Result<usize, StartError> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // If raising fails, the limit that is in force counts.
+    let _ = setrlimit(Resource::Nofile, raised);
+    let files = getrlimit(Resource::Nofile)
+        .current
+        .and_then(|n| usize::try_from(n).ok())
+        .unwrap_or(usize::MAX / 2);
+    match files.saturating_sub(RESERVED_DESCRIPTORS) / 3 * 2 {
+        0 => Err(StartError::Descriptors(files)),
+        enough => Ok(wanted.min(enough)),
+    }
+}
+
+fn backend_policy(config: &Config) -> BackendPolicy {
+    let own = [&config.listen.http[..], &config.listen.https[..]].concat();
+    let registry = config.registry.as_ref();
+    BackendPolicy {
+        allowed: registry.map_or_else(Vec::new, |r| r.backends.clone()),
+        own,
+        registry: registry.map_or_else(Vec::new, |r| registry_addresses(&r.url)),
+    }
+}
+
+/// Where redis listens, as far as its URL says; none for unix sockets.
+fn registry_addresses(url: &SecretUrl) -> Vec<SocketAddr> {
+    let Some((scheme, rest)) = url.expose().split_once("://") else {
+        return Vec::new();
+    };
+    if !matches!(scheme, "redis" | "rediss") {
+        return Vec::new();
+    }
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let host_port = authority.rsplit('@').next().unwrap_or_default();
+    let with_port = match host_port.parse::<SocketAddr>() {
+        Ok(address) => return vec![address],
+        Err(_) if host_port.contains(':') && !host_port.ends_with(']') => host_port.to_owned(),
+        Err(_) => format!("{host_port}:6379"),
+    };
+    // Once, at start, before anybody waits for an answer.
+    with_port
+        .to_socket_addrs()
+        .map_or_else(|_| Vec::new(), Iterator::collect)
+}
+
+/// Static routes and nodes were written by the administrator: what is refused there is worth a word at once.
+fn warn_of_refused(config: &Config, policy: &BackendPolicy, warnings: &mut Vec<String>) {
+    for (tool, entry) in &config.rules.routes {
+        for route in &entry.routes {
+            if let Err(refusal) = policy.admit(&route.backend) {
+                let backend = &route.backend;
+                warnings.push(format!(
+                    "[routes] {tool} points at {backend}, which portico will not connect to: {refusal}"
+                ));
+            }
+        }
+    }
+    for pool in config.pools.values() {
+        for node in &pool.nodes {
+            if let NodeAddress::Ip(address) = &node.address
+                && let Err(refusal) = policy.check_always(*address)
+            {
+                let name = &pool.name;
+                warnings.push(format!(
+                    "the node {address} of the pool {name} can hardly be meant: {refusal}"
+                ));
+            }
+        }
+    }
+}
+
+/// Has the names in the configuration resolved before the first request.
+fn want_names(config: &Config, resolver: &Resolver) {
+    for entry in config.rules.routes.values() {
+        want_names_of(entry, resolver);
+    }
+    for pool in config.pools.values() {
+        for node in &pool.nodes {
+            if let NodeAddress::Name { host, .. } = &node.address {
+                resolver.want(host);
+            }
+        }
+    }
+}
+
+fn want_names_of(entry: &Entry, resolver: &Resolver) {
+    for route in &entry.routes {
+        if let BackendHost::Name(name) = &route.backend.host {
+            resolver.want(name);
+        }
+    }
+}
+
+impl Prepared {
+    /// Whether routes may point at a backend, for the registry.
+    pub fn admit(&self) -> Admit {
+        let policy = self.process.snapshot.load().backends.clone();
+        Arc::new(move |backend: &Backend| policy.admit(backend))
+    }
+
+    /// What happens when the registry's table changes.
+    pub fn changed(&self) -> Changed {
+        let resolver = Arc::clone(&self.process.resolver);
+        Arc::new(move |_, entry| want_names_of(entry, &resolver))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_registry(url: &str, expected: &[&str]) {
+        let expected: Vec<SocketAddr> = expected.iter().map(|a| a.parse().unwrap()).collect();
+        assert_eq!(registry_addresses(&SecretUrl::new(url)), expected, "{url}");
+    }
+
+    #[test]
+    fn where_redis_listens() {
+        check_registry("redis://127.0.0.1:6380/0", &["127.0.0.1:6380"]);
+        check_registry("redis://127.0.0.1", &["127.0.0.1:6379"]);
+        check_registry("rediss://user:p@ss@127.0.0.1:1/2", &["127.0.0.1:1"]);
+        check_registry("redis://[::1]:7/0", &["[::1]:7"]);
+        check_registry("redis://[::1]/0", &["[::1]:6379"]);
+        check_registry("unix:///run/redis.sock", &[]);
+    }
+
+    #[test]
+    fn few_connections_are_not_lowered() {
+        assert_eq!(descriptors_for(10).unwrap(), 10);
+        assert!(descriptors_for(usize::MAX).unwrap() < usize::MAX);
+    }
+}

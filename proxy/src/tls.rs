@@ -1,0 +1,123 @@
+//! TLS: which certificate a client sees, how sessions resume, and how files on disk become both.
+//!
+//! [`server_config`] is what every worker's acceptor uses, [`client_config`] what connections to
+//! `https://` backends use, and [`CertificateStore`] the certificates with their reload.
+//!
+//! Not here: sockets, handshake timeouts and everything HTTP. Nothing waits: files are only read in
+//! [`CertificateStore::load`] and [`CertificateStore::reload_changed`], which the control thread calls.
+//!
+//! Invariants: early data (0-RTT) stays off, because a replayed request is a second request to a
+//! tool; private keys never reach a log or an error; a store always has a certificate to show.
+
+mod certificate;
+mod store;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, OnceLock};
+
+use portico_config::TlsVersion;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::NoServerSessionStorage;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use tracing::{error, warn};
+
+pub use certificate::CertificateError;
+pub use store::{CertificateExpiry, CertificateStore, RELOAD_INTERVAL, ReloadOutcome};
+
+/// What the listeners offer by ALPN (RFC 7301), best first. HTTP/2 joins here when it is built.
+pub const SERVER_PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
+
+/// What connections to `https://` backends offer by ALPN.
+pub const CLIENT_PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
+
+/// TLS could not be set up at all: the machine gives no randomness, or the build lacks cryptography.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("TLS cannot be set up: {0}")]
+pub struct TlsError(#[from] rustls::Error);
+
+/// The settings that every worker's acceptor shares. One value for the process: it owns the ticket
+/// keys, so that a session made on one worker resumes on any other.
+///
+/// - Key exchange: X25519MLKEM768, X25519, P-256. Among those the client's order decides (as rustls has
+///   it), and clients that know X25519MLKEM768 name it first.
+/// - Tickets in both versions; their keys change every 6 hours and are forgotten after 12. One ticket
+///   for each TLS 1.3 handshake: a browser asks for a new one with each connection anyway.
+/// - No session cache beside the tickets: it would be one lock for all workers and would grow.
+///
+/// # Errors
+/// [`TlsError`] when no ticket key can be made.
+pub fn server_config(
+    store: Arc<CertificateStore>,
+    minimum: TlsVersion,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let versions: &[&SupportedProtocolVersion] = match minimum {
+        TlsVersion::V1_2 => &[&TLS13, &TLS12],
+        TlsVersion::V1_3 => &[&TLS13],
+    };
+    let mut config = ServerConfig::builder_with_provider(Arc::new(server_provider()))
+        .with_protocol_versions(versions)?
+        .with_no_client_auth()
+        .with_cert_resolver(store);
+    config.alpn_protocols = SERVER_PROTOCOLS.iter().map(|name| name.to_vec()).collect();
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    config.send_tls13_tickets = 1;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
+}
+
+/// The settings of connections to `https://` backends: certificates are verified against the
+/// system's roots. Built once; later calls return the same value. Roots that cannot be loaded are
+/// logged at the first call; without any root every such backend fails with an unknown issuer.
+///
+/// # Errors
+/// [`TlsError`] when the build lacks the cryptography.
+pub fn client_config() -> Result<Arc<ClientConfig>, TlsError> {
+    static CONFIG: OnceLock<Result<Arc<ClientConfig>, TlsError>> = OnceLock::new();
+    CONFIG
+        .get_or_init(|| client_config_with(system_roots()))
+        .clone()
+}
+
+fn client_config_with(roots: RootCertStore) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = CLIENT_PROTOCOLS.iter().map(|name| name.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+fn system_roots() -> RootCertStore {
+    let found = rustls_native_certs::load_native_certs();
+    for problem in &found.errors {
+        warn!("a system root certificate could not be loaded: {problem}");
+    }
+    let mut roots = RootCertStore::empty();
+    let (added, ignored) = roots.add_parsable_certificates(found.certs);
+    if ignored > 0 {
+        warn!("{ignored} system root certificates could not be parsed and are not trusted");
+    }
+    if added == 0 {
+        error!(
+            "no system root certificate was found: every https backend will be refused; \
+             install the package ca-certificates"
+        );
+    }
+    roots
+}
+
+fn server_provider() -> CryptoProvider {
+    CryptoProvider {
+        kx_groups: vec![
+            aws_lc_rs::kx_group::X25519MLKEM768,
+            aws_lc_rs::kx_group::X25519,
+            aws_lc_rs::kx_group::SECP256R1,
+        ],
+        ..aws_lc_rs::default_provider()
+    }
+}

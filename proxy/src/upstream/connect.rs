@@ -1,0 +1,61 @@
+//! New connections to backends.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::stream::UpstreamStream;
+
+/// Why there is no connection. Nothing of the request was sent.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The system refused, or the other side did.
+    #[error("cannot connect")]
+    Connect(#[source] io::Error),
+    /// The TLS handshake failed, for instance because of the certificate.
+    #[error("the TLS handshake with the backend failed")]
+    Handshake(#[source] io::Error),
+}
+
+/// How to speak TLS to a backend.
+#[derive(Debug, Clone)]
+pub struct TlsTarget {
+    /// The shared client configuration.
+    pub config: Arc<rustls::ClientConfig>,
+    /// The name or address that the certificate must be for.
+    pub server_name: Arc<str>,
+}
+
+/// Connects to `address`, over TLS if `tls` is given. The caller bounds the time.
+///
+/// # Errors
+/// [`ConnectError`]
+pub async fn connect(
+    address: SocketAddr,
+    tls: Option<&TlsTarget>,
+) -> Result<UpstreamStream, ConnectError> {
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(ConnectError::Connect)?;
+    stream.set_nodelay(true).map_err(ConnectError::Connect)?;
+    let Some(tls) = tls else {
+        return Ok(UpstreamStream::plain(stream));
+    };
+    let name = match tls.server_name.parse::<IpAddr>() {
+        Ok(ip) => ServerName::from(ip),
+        Err(_) => ServerName::try_from(tls.server_name.to_string())
+            .map_err(|error| ConnectError::Handshake(io::Error::other(error)))?,
+    };
+    let stream = TlsConnector::from(Arc::clone(&tls.config))
+        .connect(name, stream)
+        .await
+        .map_err(ConnectError::Handshake)?;
+    Ok(UpstreamStream::tls(
+        stream,
+        Arc::clone(&tls.server_name),
+    ))
+}

@@ -1,0 +1,182 @@
+//! Connections to backends that wait to be used again, one store for each worker.
+//!
+//! Kept by address; the one used last comes out first, so that a pool shrinks to what the load needs. A connection
+//! whose backend has closed it meanwhile is found without a system call: the runtime has seen the event already, or
+//! the read says "would block" from its cached readiness. What is left is the race in which the backend closes
+//! while the request is on its way: see `forward`.
+//!
+//! Bounds: [`MAX_PER_ADDRESS`], [`MAX_TOTAL`], and the idle time. [`IdlePool::sweep`] runs once a second.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::stream::UpstreamStream;
+
+/// Idle connections that a worker keeps to one address.
+pub const MAX_PER_ADDRESS: usize = 128;
+/// Idle connections that a worker keeps in all.
+pub const MAX_TOTAL: usize = 4096;
+
+#[derive(Debug)]
+struct Idle {
+    stream: UpstreamStream,
+    since: Instant,
+}
+
+/// The idle connections of one worker.
+#[derive(Debug, Default)]
+pub struct IdlePool {
+    by_address: RefCell<HashMap<SocketAddr, Vec<Idle>, foldhash::fast::RandomState>>,
+    total: Cell<usize>,
+}
+
+impl IdlePool {
+    /// The live connection to `address` that was used last, idle for at most `max_idle`. `server_name` tells
+    /// connections over TLS from plain ones and from those made for another name.
+    pub fn take(
+        &self,
+        address: SocketAddr,
+        server_name: Option<&str>,
+        max_idle: Duration,
+    ) -> Option<UpstreamStream> {
+        let mut by_address = self.by_address.borrow_mut();
+        let list = by_address.get_mut(&address)?;
+        let now = Instant::now();
+        while let Some(index) = list
+            .iter()
+            .rposition(|idle| idle.stream.server_name() == server_name)
+        {
+            if now.duration_since(list.get(index)?.since) > max_idle {
+                return None;
+            }
+            let mut idle = list.remove(index);
+            self.total.set(self.total.get() - 1);
+            if idle.stream.is_quiet() {
+                return Some(idle.stream);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection on which a whole answer was read. Dropped when a bound is reached.
+    pub fn put(&self, address: SocketAddr, stream: UpstreamStream) {
+        if self.total.get() >= MAX_TOTAL {
+            return;
+        }
+        let mut by_address = self.by_address.borrow_mut();
+        let list = by_address.entry(address).or_default();
+        if list.len() < MAX_PER_ADDRESS {
+            list.push(Idle {
+                stream,
+                since: Instant::now(),
+            });
+            self.total.set(self.total.get() + 1);
+        }
+    }
+
+    /// Closes what was idle for `max_idle` or was closed by the backend, and forgets addresses without connections.
+    pub fn sweep(&self, max_idle: Duration) {
+        let now = Instant::now();
+        let mut total = 0;
+        self.by_address.borrow_mut().retain(|_, list| {
+            list.retain_mut(|idle| {
+                now.duration_since(idle.since) < max_idle && idle.stream.is_quiet()
+            });
+            total += list.len();
+            !list.is_empty()
+        });
+        self.total.set(total);
+    }
+
+    /// How many connections are kept.
+    pub fn len(&self) -> usize {
+        self.total.get()
+    }
+
+    /// Whether none is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    async fn pair(listener: &TcpListener) -> (UpstreamStream, TcpStream) {
+        let address = listener.local_addr().unwrap();
+        let (here, there) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (UpstreamStream::plain(here.unwrap()), there.unwrap().0)
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(test);
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn the_last_one_used_comes_out_first_and_dead_ones_never() {
+        run(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let pool = IdlePool::default();
+            let (a, _keep) = pair(&listener).await;
+            let (b, closed) = pair(&listener).await;
+            let (c, mut talks) = pair(&listener).await;
+            pool.put(address, a);
+            pool.put(address, b);
+            pool.put(address, c);
+            assert_eq!(pool.len(), 3);
+            drop(closed);
+            talks.write_all(b"unasked").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(pool.take(address, Some("name"), LONG).is_none());
+            assert!(pool.take(address, None, LONG).is_some());
+            assert!(pool.is_empty());
+        });
+    }
+
+    #[test]
+    fn old_ones_are_not_used_and_swept() {
+        run(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let pool = IdlePool::default();
+            let (a, _keep) = pair(&listener).await;
+            pool.put(address, a);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(pool.take(address, None, Duration::from_millis(5)).is_none());
+            pool.sweep(LONG);
+            assert_eq!(pool.len(), 1);
+            pool.sweep(Duration::from_millis(5));
+            assert!(pool.is_empty() && pool.by_address.borrow().is_empty());
+        });
+    }
+
+    #[test]
+    fn the_number_kept_is_bounded() {
+        run(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let pool = IdlePool::default();
+            let mut far = Vec::new();
+            for _ in 0..MAX_PER_ADDRESS + 5 {
+                let (here, there) = pair(&listener).await;
+                far.push(there);
+                pool.put(address, here);
+            }
+            assert_eq!(pool.len(), MAX_PER_ADDRESS);
+        });
+    }
+}

@@ -1,0 +1,486 @@
+//! The routing table: one entry a tool, read without locks while it is written.
+//!
+//! Does not read redis or files and does not decide; it holds what the registry said, compiled, and what was wrong
+//! with it.
+//!
+//! Invariant: the routes of an entry stand in the order in which they are tried.
+
+use std::cmp::Reverse;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::backend::Backend;
+use crate::host::MAX_LABEL;
+use crate::pattern::{Pattern, Strategy};
+
+/// Routes that one tool may have; what is beyond is a bad route.
+pub const MAX_ROUTES: usize = 256;
+
+/// Routes of one tool whose patterns need the regex engine. All of them may be searched for one request, and patterns
+/// are written by the owners of tools: this bounds how long one of them can hold a worker.
+pub const MAX_REGEX_ROUTES: usize = 16;
+
+/// Bytes of a bad field or value that are kept to be shown.
+pub const MAX_SHOWN: usize = 200;
+
+/// What the registry holds for one tool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// The routes in the order in which they are tried.
+    pub routes: Box<[Route]>,
+    /// The tool moved to its own host: on legacy domains it is redirected there.
+    pub redirect: bool,
+    /// What was skipped, and why.
+    pub bad: Box<[BadRoute]>,
+}
+
+/// A pattern and where it points.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Matched against the path.
+    pub pattern: Pattern,
+    /// Where requests go that match.
+    pub backend: Arc<Backend>,
+}
+
+/// A route of the registry that was skipped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRoute {
+    /// The pattern, lossily as UTF-8, at most [`MAX_SHOWN`] bytes and an ellipsis.
+    pub field: Box<str>,
+    /// The backend, lossily as UTF-8, at most [`MAX_SHOWN`] bytes and an ellipsis.
+    pub value: Box<str>,
+    /// What is wrong with it.
+    pub reason: Box<str>,
+}
+
+impl Entry {
+    /// Builds an entry from the fields (pattern, backend) that the registry holds. Never fails: what is wrong goes to
+    /// [`Entry::bad`]. `admit` may refuse a backend with a reason, for instance by an allow-list.
+    pub fn build<'a>(
+        fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+        redirect: bool,
+        admit: &dyn Fn(&Backend) -> Result<(), String>,
+    ) -> Entry {
+        let mut fields: Vec<_> = fields.into_iter().collect();
+        // The registry gives no order; which routes are beyond the bound must not depend on one.
+        fields.sort_unstable();
+        let left_out = fields.len().saturating_sub(MAX_ROUTES);
+        let mut regexes = 0;
+        let mut routes = Vec::new();
+        let mut bad = Vec::new();
+        for (field, value) in fields.into_iter().take(MAX_ROUTES) {
+            match build_route(field, value, admit) {
+                Ok(route) if regexes == MAX_REGEX_ROUTES && needs_regex(&route) => {
+                    let reason = format!(
+                        "a tool may have {MAX_REGEX_ROUTES} patterns that are neither catch-alls nor prefixes"
+                    );
+                    bad.push(BadRoute::new(field, value, &reason));
+                }
+                Ok(route) => {
+                    regexes += usize::from(needs_regex(&route));
+                    routes.push(route);
+                }
+                Err(reason) => bad.push(BadRoute::new(field, value, &reason)),
+            }
+        }
+        if left_out > 0 {
+            let reason =
+                format!("a tool may have {MAX_ROUTES} routes; {left_out} more were left out");
+            bad.push(BadRoute::new(b"", b"", &reason));
+        }
+        routes.sort_by(|a, b| order(&a.pattern).cmp(&order(&b.pattern)));
+        Entry {
+            routes: routes.into(),
+            redirect,
+            bad: bad.into(),
+        }
+    }
+
+    /// The first route whose pattern matches the canonical path: catch-alls last, then the longest pattern, then the
+    /// first in byte order.
+    #[inline]
+    pub fn find(&self, canonical_path: &[u8]) -> Option<&Route> {
+        self.routes
+            .iter()
+            .find(|route| route.pattern.matches(canonical_path))
+    }
+
+    /// Whether there is nothing in it: no route, no redirect, nothing bad.
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty() && !self.redirect && self.bad.is_empty()
+    }
+}
+
+fn build_route(
+    field: &[u8],
+    value: &[u8],
+    admit: &dyn Fn(&Backend) -> Result<(), String>,
+) -> Result<Route, String> {
+    let pattern = std::str::from_utf8(field).map_err(|_| "the pattern is not UTF-8".to_owned())?;
+    let backend = std::str::from_utf8(value).map_err(|_| "the backend is not UTF-8".to_owned())?;
+    let pattern = Pattern::compile(pattern).map_err(|error| error.to_string())?;
+    let backend = Backend::parse(backend).map_err(|error| error.to_string())?;
+    admit(&backend)?;
+    Ok(Route {
+        pattern,
+        backend: Arc::new(backend),
+    })
+}
+
+fn needs_regex(route: &Route) -> bool {
+    route.pattern.strategy() == Strategy::Regex
+}
+
+/// Sorts patterns into the order in which they are tried.
+fn order(pattern: &Pattern) -> (bool, Reverse<usize>, &str) {
+    let source = pattern.source();
+    let last = pattern.strategy() == Strategy::CatchAll;
+    (last, Reverse(source.len()), source)
+}
+
+impl BadRoute {
+    /// Cuts what is shown to a bounded length.
+    pub fn new(field: &[u8], value: &[u8], reason: &str) -> BadRoute {
+        BadRoute {
+            field: shown(field),
+            value: shown(value),
+            reason: shown(reason.as_bytes()),
+        }
+    }
+}
+
+fn shown(bytes: &[u8]) -> Box<str> {
+    match bytes.get(..MAX_SHOWN) {
+        Some(start) if bytes.len() > MAX_SHOWN => {
+            format!("{}\u{2026}", String::from_utf8_lossy(start)).into()
+        }
+        _ => String::from_utf8_lossy(bytes).into(),
+    }
+}
+
+/// Whether `name` can be a tool: 1 to 63 bytes of `[a-z0-9_-]`, which is what a first label can be.
+pub fn valid_tool(name: &str) -> bool {
+    ToolName::new(name.as_bytes()).is_some()
+}
+
+/// The name of a tool, inline, so that it can be passed on without allocation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ToolName {
+    bytes: [u8; MAX_LABEL],
+    len: u8,
+}
+
+impl ToolName {
+    /// `None` when `name` cannot be a tool ([`valid_tool`]).
+    pub fn new(name: &[u8]) -> Option<ToolName> {
+        if name.is_empty() || name.len() > MAX_LABEL {
+            return None;
+        }
+        let mut bytes = [0; MAX_LABEL];
+        for (to, &from) in bytes.iter_mut().zip(name) {
+            match from {
+                b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => *to = from,
+                _ => return None,
+            }
+        }
+        Some(ToolName {
+            bytes,
+            len: name.len() as u8,
+        })
+    }
+
+    /// The name.
+    #[inline]
+    pub fn as_str(&self) -> &str {
+        // Only ASCII is ever stored, so that the defaults are never taken.
+        let bytes = self.bytes.get(..usize::from(self.len)).unwrap_or_default();
+        std::str::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for ToolName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ToolName({})", self.as_str())
+    }
+}
+
+impl fmt::Display for ToolName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// All tools of the registry. Readers never lock and never wait; a change costs the same whatever the size.
+#[derive(Debug, Default)]
+pub struct Table {
+    entries: papaya::HashMap<Box<str>, Arc<Entry>, foldhash::fast::RandomState>,
+}
+
+impl Table {
+    /// An empty table.
+    pub fn new() -> Table {
+        Table::default()
+    }
+
+    /// The entry of `tool`.
+    #[inline]
+    pub fn get(&self, tool: &str) -> Option<Arc<Entry>> {
+        self.with(tool, Arc::clone)
+    }
+
+    /// What `look` makes of the entry of `tool`, without touching the entry's reference count: that is one cache line
+    /// that all workers would write to for a popular tool.
+    #[inline]
+    pub fn with<R>(&self, tool: &str, look: impl FnOnce(&Arc<Entry>) -> R) -> Option<R> {
+        self.entries.pin().get(tool).map(look)
+    }
+
+    /// Puts the entry of `tool` in place and gives the one that it replaces.
+    pub fn set(&self, tool: &str, entry: Entry) -> Option<Arc<Entry>> {
+        self.entries
+            .pin()
+            .insert(tool.into(), Arc::new(entry))
+            .cloned()
+    }
+
+    /// Takes the entry of `tool` out.
+    pub fn remove(&self, tool: &str) -> Option<Arc<Entry>> {
+        self.entries.pin().remove(tool).cloned()
+    }
+
+    /// How many tools there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no tool.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Calls `f` with every tool and its entry, in no order. Changes made meanwhile may or may not be seen.
+    pub fn for_each(&self, mut f: impl FnMut(&str, &Arc<Entry>)) {
+        for (tool, entry) in &self.entries.pin() {
+            f(tool, entry);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::{any, prop, prop_assert_eq, proptest};
+
+    const URL: &str = "http://192.0.2.1:8000";
+
+    fn admit_all(_: &Backend) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn entry(fields: &[(&str, &str)]) -> Entry {
+        let fields = fields
+            .iter()
+            .map(|(field, value)| (field.as_bytes(), value.as_bytes()));
+        Entry::build(fields, false, &admit_all)
+    }
+
+    #[track_caller]
+    fn check_order(patterns: &[&str], expected: &[&str]) {
+        let fields: Vec<_> = patterns.iter().map(|pattern| (*pattern, URL)).collect();
+        let entry = entry(&fields);
+        let got: Vec<_> = entry
+            .routes
+            .iter()
+            .map(|route| route.pattern.source())
+            .collect();
+        assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn catch_alls_last_then_longest_then_byte_order() {
+        check_order(
+            &[".*", "^/api/.*", "^/api/v2/.*"],
+            &["^/api/v2/.*", "^/api/.*", ".*"],
+        );
+        check_order(
+            &["^/b", "^.*[\\s\\S]*$", "^/a", "/", "x+"],
+            &["^/a", "^/b", "x+", "^.*[\\s\\S]*$", "/"],
+        );
+    }
+
+    #[track_caller]
+    fn check_bad(field: &[u8], value: &[u8], reason: &str) {
+        let admit = |backend: &Backend| match backend.port {
+            666 => Err("the backend is not allowed".to_owned()),
+            _ => Ok(()),
+        };
+        let good = (&b".*"[..], URL.as_bytes());
+        let entry = Entry::build([(field, value), good], false, &admit);
+        assert_eq!(entry.routes.len(), 1, "the good one stays");
+        assert_eq!(entry.bad.len(), 1);
+        let bad = &entry.bad[0];
+        assert!(bad.reason.contains(reason), "{bad:?}");
+        assert!(bad.field.len() <= 3 * MAX_SHOWN + 3 && bad.value.len() <= 3 * MAX_SHOWN + 3);
+    }
+
+    #[test]
+    fn what_is_bad_is_skipped_and_shown() {
+        check_bad(b"(", URL.as_bytes(), "unclosed group");
+        check_bad(b"^/a", b"ftp://h", "scheme");
+        check_bad(b"^/a", b"", "neither a scheme nor a port");
+        check_bad(b"^/a", b"http://h:666", "not allowed");
+        check_bad(b"\xff", URL.as_bytes(), "pattern is not UTF-8");
+        check_bad(b"^/a", b"http://\xff", "backend is not UTF-8");
+        check_bad(&[b'a'; 100_000], &[b'\xff'; 100_000], "not UTF-8");
+        check_bad(&[b'a'; 100_000], URL.as_bytes(), "longer than");
+    }
+
+    #[test]
+    fn too_many_routes() {
+        let fields: Vec<_> = (0..1000).map(|n| format!("^/{n:04}")).collect();
+        let pairs = || {
+            fields
+                .iter()
+                .map(|field| (field.as_bytes(), URL.as_bytes()))
+        };
+        let entry = Entry::build(pairs(), false, &admit_all);
+        assert_eq!(entry.routes.len(), MAX_ROUTES);
+        assert!(entry.bad[0].reason.contains("744 more"));
+        let reversed = Entry::build(pairs().rev(), false, &admit_all);
+        assert_eq!(entry, reversed, "the order of the registry does not matter");
+    }
+
+    #[test]
+    fn too_many_regular_expressions() {
+        let fields: Vec<_> = (0..100).map(|n| format!("/{n}$")).collect();
+        let pairs = fields
+            .iter()
+            .map(|field| (field.as_bytes(), URL.as_bytes()));
+        let entry = Entry::build(
+            pairs.chain([(&b".*"[..], URL.as_bytes())]),
+            false,
+            &admit_all,
+        );
+        assert_eq!(entry.routes.len(), MAX_REGEX_ROUTES + 1);
+        assert_eq!(entry.bad.len(), 100 - MAX_REGEX_ROUTES);
+        assert!(entry.bad[0].reason.contains("16 patterns"));
+    }
+
+    #[test]
+    fn emptiness() {
+        assert!(entry(&[]).is_empty());
+        assert!(Entry::default().is_empty());
+        assert!(!entry(&[(".*", URL)]).is_empty());
+        assert!(!entry(&[("(", URL)]).is_empty());
+        assert!(!Entry::build([], true, &admit_all).is_empty());
+    }
+
+    #[track_caller]
+    fn check_tool(name: &str, expected: bool) {
+        assert_eq!(valid_tool(name), expected, "{name:?}");
+        let tool = ToolName::new(name.as_bytes());
+        assert_eq!(
+            tool.as_ref().map(ToolName::as_str),
+            expected.then_some(name)
+        );
+    }
+
+    #[test]
+    fn tool_names() {
+        check_tool("a", true);
+        check_tool("ru_monuments-2", true);
+        check_tool(&"a".repeat(63), true);
+        check_tool(&"a".repeat(64), false);
+        check_tool("", false);
+        check_tool("A", false);
+        check_tool("a.b", false);
+        check_tool("a b", false);
+        check_tool("\u{e9}", false);
+    }
+
+    #[test]
+    fn the_table_gives_what_was_set() {
+        let table = Table::new();
+        assert!(table.is_empty());
+        assert_eq!(table.get("grid"), None);
+        assert_eq!(table.set("grid", entry(&[(".*", URL)])), None);
+        let old = table.set("grid", Entry::default());
+        assert_eq!(old.map(|entry| entry.routes.len()), Some(1));
+        table.set("other", Entry::default());
+        let mut seen = Vec::new();
+        table.for_each(|tool, _| seen.push(tool.to_owned()));
+        seen.sort();
+        assert_eq!(seen, ["grid", "other"]);
+        assert_eq!(table.len(), 2);
+        assert!(table.remove("grid").is_some());
+        assert!(table.remove("grid").is_none());
+        assert_eq!(table.get("grid"), None);
+        assert_eq!(table.with("other", |entry| entry.is_empty()), Some(true));
+    }
+
+    #[test]
+    fn readers_see_the_old_or_the_new_entry_and_nothing_else() {
+        let table = Table::new();
+        let variants = [entry(&[("^/a", URL)]), entry(&[("^/b", URL)])];
+        table.set("tool", variants[0].clone());
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..2)
+                .map(|_| {
+                    scope.spawn(|| {
+                        (0..20_000).all(|_| {
+                            table
+                                .get("tool")
+                                .is_some_and(|seen| variants.contains(&seen))
+                        })
+                    })
+                })
+                .collect();
+            for n in 0..5_000 {
+                table.set("tool", variants[n % 2].clone());
+                table.set(&format!("other-{n}"), Entry::default());
+            }
+            assert!(readers.into_iter().all(|reader| reader.join().unwrap()));
+        });
+        assert_eq!(table.len(), 5_001);
+    }
+
+    /// All routes that match, then the best by the rule, in no particular representation.
+    fn naive_find<'e>(entry: &'e Entry, path: &[u8]) -> Option<&'e Route> {
+        entry
+            .routes
+            .iter()
+            .filter(|route| route.pattern.matches(path))
+            .min_by(|a, b| {
+                let rank = |route: &Route| match route.pattern.strategy() {
+                    Strategy::CatchAll => 1,
+                    Strategy::Prefix | Strategy::Regex => 0,
+                };
+                let (left, right) = (a.pattern.source(), b.pattern.source());
+                rank(a)
+                    .cmp(&rank(b))
+                    .then(right.len().cmp(&left.len()))
+                    .then(left.cmp(right))
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn find_as_the_naive_twin(
+            patterns in prop::collection::btree_set("\\^?/?[ab]{0,2}[*+.]{0,2}\\$?", 0..8),
+            path in "/[ab]{0,4}",
+        ) {
+            let fields: Vec<_> = patterns.iter().map(|pattern| (pattern.as_str(), URL)).collect();
+            let entry = entry(&fields);
+            prop_assert_eq!(entry.routes.len() + entry.bad.len(), patterns.len());
+            prop_assert_eq!(entry.find(path.as_bytes()), naive_find(&entry, path.as_bytes()));
+        }
+
+        #[test]
+        fn build_never_fails(fields in prop::collection::vec(any::<(Vec<u8>, Vec<u8>)>(), 0..8)) {
+            let pairs = fields.iter().map(|(field, value)| (&field[..], &value[..]));
+            let entry = Entry::build(pairs, false, &admit_all);
+            prop_assert_eq!(entry.routes.len() + entry.bad.len(), fields.len());
+        }
+    }
+}
