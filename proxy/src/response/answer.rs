@@ -312,16 +312,17 @@ impl Answer<'_> {
         match self {
             Self::Healthy => (TEXT, b"proxy ok!\n".to_vec()),
             Self::Capabilities => (TEXT, Vec::new()),
-            Self::Redirect { location, .. } => {
-                (TEXT, [b"See ", *location, b"\n"].concat())
-            }
+            Self::Redirect { location, .. } => (TEXT, [b"See ", *location, b"\n"].concat()),
             Self::File(DefaultFile::Robots) => (TEXT, ROBOTS.to_vec()),
             Self::File(DefaultFile::Favicon) => ("image/x-icon", FAVICON.to_vec()),
             Self::Failure {
                 failure,
                 tool,
                 help_url,
-            } => (TEXT, failure_text(failure, *tool, *help_url, host).into_bytes()),
+            } => (
+                TEXT,
+                failure_text(failure, *tool, *help_url, host).into_bytes(),
+            ),
         }
     }
 }
@@ -335,7 +336,10 @@ fn failure_text(
 ) -> String {
     use fmt::Write as _;
     let (status, side) = failure.status_and_side();
-    let mut text = format!("{status} {}\n\n{failure}\n\nfault: {side}\n", reason_phrase(status));
+    let mut text = format!(
+        "{status} {}\n\n{failure}\n\nfault: {side}\n",
+        reason_phrase(status)
+    );
     if let Some(tool) = tool {
         let _ = writeln!(text, "tool: {tool}");
     }

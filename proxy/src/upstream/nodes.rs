@@ -173,7 +173,6 @@ impl Streak {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
