@@ -229,7 +229,7 @@ mod tests {
         fn behaves_as_a_queue(steps in proptest::collection::vec((any::<bool>(), 0usize..30_000), 1..40)) {
             let pool = BufferPool::default();
             let mut buffer = Buffer::default();
-            let mut twin = VecDeque::new();
+            let mut twin: VecDeque<u8> = VecDeque::new();
             let mut next = 0u8;
             for (read, n) in steps {
                 if read {

@@ -80,14 +80,14 @@ pub struct Worker {
     phase: Cell<Phase>,
     open: Cell<usize>,
     closed: Notify,
-    request_parsers: RefCell<Vec<Box<RequestParser>>>,
-    response_parsers: RefCell<Vec<Box<ResponseParser>>>,
-    heads: RefCell<Vec<Vec<u8>>>,
+    request_parsers: Spare<Box<RequestParser>>,
+    response_parsers: Spare<Box<ResponseParser>>,
+    heads: Spare<Vec<u8>>,
     /// The second and its text, for the Date field.
     date: RefCell<(u64, Rc<str>)>,
 }
 
-/// Parsers and head buffers that a worker keeps for reuse.
+/// Parsers, and head buffers, that a worker keeps for reuse.
 const KEPT: usize = 128;
 /// A head buffer that grew beyond this many bytes is not kept.
 const HEAD_KEPT: usize = 64 * 1024;
@@ -165,9 +165,9 @@ impl Worker {
             phase: Cell::new(Phase::Serving),
             open: Cell::new(0),
             closed: Notify::new(),
-            request_parsers: RefCell::default(),
-            response_parsers: RefCell::default(),
-            heads: RefCell::default(),
+            request_parsers: Spare::default(),
+            response_parsers: Spare::default(),
+            heads: Spare::default(),
             date: RefCell::new((0, Rc::from(""))),
         }
     }
@@ -184,8 +184,7 @@ impl Worker {
 
     /// A parser for one request; give it back with [`Worker::put_request_parser`].
     pub fn request_parser(&self) -> Box<RequestParser> {
-        let kept = self.request_parsers.borrow_mut().pop();
-        kept.unwrap_or_else(|| {
+        self.request_parsers.take().unwrap_or_else(|| {
             let limits = &self.snapshot.load().config.limits;
             Box::new(RequestParser::new(HeadLimits {
                 head: limits.header,
@@ -197,16 +196,13 @@ impl Worker {
 
     /// Takes a parser back.
     pub fn put_request_parser(&self, mut parser: Box<RequestParser>) {
-        let mut kept = self.request_parsers.borrow_mut();
-        if kept.len() < KEPT {
-            parser.reset();
-            kept.push(parser);
-        }
+        parser.reset();
+        self.request_parsers.put(parser);
     }
 
     /// A parser for one answer; give it back with [`Worker::put_response_parser`].
     pub fn response_parser(&self) -> Box<ResponseParser> {
-        self.response_parsers.borrow_mut().pop().unwrap_or_else(|| {
+        self.response_parsers.take().unwrap_or_else(|| {
             Box::new(ResponseParser::new(HeadLimits {
                 head: RESPONSE_HEAD,
                 target: 0,
@@ -217,17 +213,15 @@ impl Worker {
 
     /// Takes a parser back.
     pub fn put_response_parser(&self, mut parser: Box<ResponseParser>) {
-        let mut kept = self.response_parsers.borrow_mut();
-        if kept.len() < KEPT {
-            parser.reset();
-            kept.push(parser);
-        }
+        parser.reset();
+        self.response_parsers.put(parser);
     }
 
     /// An empty buffer for a head that is being written; give it back with [`Worker::put_head`].
     pub fn head(&self) -> Vec<u8> {
-        let kept = self.heads.borrow_mut().pop();
-        kept.unwrap_or_else(|| Vec::with_capacity(2048))
+        self.heads
+            .take()
+            .unwrap_or_else(|| Vec::with_capacity(2048))
     }
 
     /// The value of a Date field for this second.
@@ -245,11 +239,33 @@ impl Worker {
 
     /// Takes a head buffer back.
     pub fn put_head(&self, mut head: Vec<u8>) {
-        let mut kept = self.heads.borrow_mut();
-        if kept.len() < KEPT && head.capacity() <= HEAD_KEPT {
+        if head.capacity() <= HEAD_KEPT {
             head.clear();
-            kept.push(head);
+            self.heads.put(head);
         }
+    }
+}
+
+/// Things of one kind that a worker keeps for reuse, at most [`KEPT`].
+#[derive(Debug)]
+struct Spare<T>(RefCell<Vec<T>>);
+
+impl<T> Spare<T> {
+    fn take(&self) -> Option<T> {
+        self.0.borrow_mut().pop()
+    }
+
+    fn put(&self, thing: T) {
+        let mut kept = self.0.borrow_mut();
+        if kept.len() < KEPT {
+            kept.push(thing);
+        }
+    }
+}
+
+impl<T> Default for Spare<T> {
+    fn default() -> Self {
+        Self(RefCell::default())
     }
 }
 
