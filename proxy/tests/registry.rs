@@ -10,7 +10,7 @@
     clippy::print_stdout
 )]
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -700,10 +700,26 @@ fn a_start_without_redis_and_snapshot_is_one_clear_sentence() {
 }
 
 #[test]
-fn a_redis_without_tls_is_an_error_for_a_tls_url() {
-    let redis = Redis::start(&[]);
-    let url = format!("rediss://:{PASSWORD}@127.0.0.1:{}/0", redis.port);
-    check_no_start(&url, None, &["cannot load the routes from redis"]);
+fn something_that_is_no_redis_is_an_error() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut client, _) = listener.accept().unwrap();
+            client
+                .write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+                .unwrap();
+            let _ = client.read(&mut [0; 1024]);
+        }
+    });
+    for (scheme, reason) in [
+        ("redis", "does not speak the protocol"),
+        ("rediss", "corrupt"),
+    ] {
+        let url = format!("{scheme}://:{PASSWORD}@{address}/0");
+        check_no_start(&url, None, &["cannot load the routes from redis", reason]);
+    }
+    server.join().unwrap();
 }
 
 #[test]

@@ -388,7 +388,7 @@ impl Registry {
                 tools = comparison.bad,
                 example = %tool,
                 %reason,
-                "some routes in redis are bad and were skipped; portico routes --bad lists them"
+                "some routes in redis are bad and were skipped; portico routes shows them"
             );
         }
         if news && comparison.bad_keys > 0 {

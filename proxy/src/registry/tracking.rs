@@ -513,6 +513,7 @@ fn sentence(error: &RedisError, password: Option<&str>) -> String {
         (ErrorKind::RESP3NotSupported, _) => {
             "it does not speak RESP3; portico needs redis 6 or later".into()
         }
+        (ErrorKind::Parse, _) => "it does not speak the protocol of redis".into(),
         (_, Some("NOAUTH")) => "it wants a password and registry.url has none".into(),
         (_, Some("WRONGPASS")) => "it refuses the user or the password of registry.url".into(),
         (kind, _) => {
