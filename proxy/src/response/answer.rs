@@ -351,3 +351,137 @@ fn failure_text(
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: Shape = Shape {
+        head_only: false,
+        close: false,
+        say_keep_alive: false,
+    };
+    const VIEW: ClientView<'_> = ClientView {
+        host: None,
+        over_tls: true,
+        shared_host: false,
+    };
+
+    fn written(answer: &Answer<'_>, shape: Shape) -> String {
+        let mut out = Vec::new();
+        answer.write(&mut out, shape, &VIEW, &ResponseEditor::default());
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    #[track_caller]
+    fn check(failure: Failure, status: u16, side: Side, text: &str) {
+        assert_eq!(failure.status_and_side(), (status, side));
+        let answer = Answer::Failure {
+            failure: &failure,
+            tool: Some("mytool"),
+            help_url: Some("https://help.example/"),
+        };
+        let written = written(&answer, SHAPE);
+        let (head, body) = written.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        assert!(head.contains("Cache-Control: no-store"), "{head}");
+        assert!(
+            head.contains(&format!("Content-Length: {}\r\n", body.len())),
+            "{head}"
+        );
+        assert_eq!(head.contains("Retry-After"), status == 503, "{head}");
+        assert_eq!(head.contains("Allow: GET"), status == 405, "{head}");
+        for part in [
+            text,
+            "tool: mytool",
+            "help: https://help.example/",
+            &format!("fault: {side}"),
+        ] {
+            assert!(body.contains(part), "{part:?} in {body}");
+        }
+    }
+
+    #[test]
+    fn failures_say_whose_they_are() {
+        check(
+            Failure::NotFound,
+            404,
+            Side::Client,
+            "The URL you have requested",
+        );
+        check(
+            Failure::NoUserAgent,
+            403,
+            Side::Client,
+            "Requests must have a user agent",
+        );
+        check(Failure::ToolBusy, 503, Side::Tool, "overloaded");
+        check(
+            Failure::ToolUnreachable,
+            502,
+            Side::Tool,
+            "web service cannot be reached",
+        );
+        check(
+            Failure::PlatformUnreachable,
+            502,
+            Side::Platform,
+            "platform has a problem",
+        );
+        check(
+            Failure::Loop,
+            508,
+            Side::Platform,
+            "come through this proxy before",
+        );
+        check(
+            Failure::Malformed(RequestError::MethodNotAllowed),
+            405,
+            Side::Client,
+            "malformed",
+        );
+    }
+
+    #[test]
+    fn head_has_the_length_of_a_body_that_is_not_sent() {
+        let shape = Shape {
+            head_only: true,
+            ..SHAPE
+        };
+        let with_body = written(&Answer::Healthy, SHAPE);
+        let without = written(&Answer::Healthy, shape);
+        assert!(with_body.ends_with("\r\n\r\nproxy ok!\n"), "{with_body}");
+        assert!(
+            without.ends_with("\r\n\r\n") && without.contains("Content-Length: 10"),
+            "{without}"
+        );
+    }
+
+    #[test]
+    fn the_connection_field_is_said_where_it_is_needed() {
+        let close = Shape {
+            close: true,
+            ..SHAPE
+        };
+        let keep = Shape {
+            say_keep_alive: true,
+            ..SHAPE
+        };
+        assert!(!written(&Answer::Capabilities, SHAPE).contains("Connection"));
+        assert!(written(&Answer::Capabilities, close).contains("Connection: close"));
+        assert!(written(&Answer::Capabilities, keep).contains("Connection: keep-alive"));
+    }
+
+    #[test]
+    fn default_files() {
+        assert_eq!(
+            DefaultFile::for_path(b"/robots.txt"),
+            Some(DefaultFile::Robots)
+        );
+        assert_eq!(
+            DefaultFile::for_path(b"/favicon.ico"),
+            Some(DefaultFile::Favicon)
+        );
+        assert_eq!(DefaultFile::for_path(b"/a/robots.txt"), None);
+    }
+}
