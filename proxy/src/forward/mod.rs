@@ -73,12 +73,15 @@ pub enum BackendFault {
     Timeout,
     /// The answer is not HTTP.
     Malformed,
+    /// portico has no descriptor, port or memory left for a connection.
+    Exhausted,
 }
 
 impl Destination {
     /// The fault as a failure that names the right side: of a tool's own address the tool, of the ingress the platform.
     fn blame(&self, fault: BackendFault) -> Failure {
         match (self, fault) {
+            (Self::Tool(_) | Self::Ingress(_), BackendFault::Exhausted) => Failure::Exhausted,
             (Self::Tool(_), BackendFault::Unreachable) => Failure::ToolUnreachable,
             (Self::Tool(_), BackendFault::Forbidden) => Failure::ToolForbidden,
             (Self::Tool(_), BackendFault::Unresolved) => Failure::ToolUnresolved,

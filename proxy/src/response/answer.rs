@@ -85,6 +85,8 @@ pub enum Failure {
     PlatformMalformed,
     /// The request is for the ingress, and none is configured.
     NoIngress,
+    /// portico has no descriptor, port or memory left to connect to a backend.
+    Exhausted,
 }
 
 impl Failure {
@@ -106,6 +108,7 @@ impl Failure {
                 (502, Side::Platform)
             }
             Self::PlatformTimeout => (504, Side::Platform),
+            Self::Exhausted => (503, Side::Proxy),
         }
     }
 
@@ -132,7 +135,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Malformed(error) => write!(f, "Your client sent a malformed request: {error}."),
+            Self::Malformed(error) => write!(f, "Your client's request is not accepted: {error}."),
             Self::HeaderTimeout => f.write_str("Your client took too long to send its request."),
             Self::BadHost(None) => f.write_str("The request names no host."),
             Self::BadHost(Some(error)) => write!(f, "The request's host is not valid: {error}."),
@@ -178,6 +181,9 @@ impl fmt::Display for Failure {
             ),
             Self::PlatformTimeout => f.write_str(
                 "The platform's ingress did not answer in time. The tool may be slow, or the platform may have a problem.",
+            ),
+            Self::Exhausted => f.write_str(
+                "The proxy has no room for another connection. Try again in a moment; its administrators can give it more.",
             ),
             Self::PlatformMalformed => f.write_str(
                 "The platform's ingress sent an answer that is not valid HTTP. Its administrators can mend it.",
@@ -438,7 +444,7 @@ mod tests {
             Failure::Malformed(RequestError::MethodNotAllowed),
             405,
             Side::Client,
-            "malformed",
+            "not accepted",
         );
     }
 
