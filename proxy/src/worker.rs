@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
@@ -25,6 +25,7 @@ use crate::buffer::{BufferPool, LARGE};
 use crate::connection::{self, ClientInfo};
 use crate::http1::{HeadLimits, RequestParser, ResponseParser};
 use crate::process::Process;
+use crate::repeats::Repeats;
 use crate::snapshot::SnapshotReader;
 use crate::upstream::idle::IdlePool;
 use crate::upstream::nodes::Turn;
@@ -83,8 +84,18 @@ pub struct Worker {
     request_parsers: Spare<Box<RequestParser>>,
     response_parsers: Spare<Box<ResponseParser>>,
     heads: Spare<Vec<u8>>,
+    /// Keep messages that every connection could cause from filling the log.
+    repeats: RefCell<WorkerRepeats>,
     /// The second and its text, for the Date field.
     date: RefCell<(u64, Rc<str>)>,
+}
+
+/// What a worker would say again and again while it lasts.
+#[derive(Debug, Default)]
+struct WorkerRepeats {
+    crowded: Repeats,
+    accept: Repeats,
+    exhausted: Repeats,
 }
 
 /// Parsers, and head buffers, that a worker keeps for reuse.
@@ -168,6 +179,7 @@ impl Worker {
             request_parsers: Spare::default(),
             response_parsers: Spare::default(),
             heads: Spare::default(),
+            repeats: RefCell::default(),
             date: RefCell::new((0, Rc::from(""))),
         }
     }
@@ -235,6 +247,14 @@ impl Worker {
             *date = (second, Rc::from(httpdate::fmt_http_date(now)));
         }
         Rc::clone(&date.1)
+    }
+
+    /// Says that a connection to a backend failed for want of something on this machine.
+    pub fn say_exhausted(&self, address: SocketAddr, error: &str) {
+        let unsaid = self.repeats.borrow_mut().exhausted.occur(Instant::now());
+        if let Some(unsaid) = unsaid {
+            error!(%address, error, unsaid, "cannot connect to backends for want of descriptors, ports or memory; check LimitNOFILE and limits.connections");
+        }
     }
 
     /// Takes a head buffer back.
@@ -305,7 +325,7 @@ async fn accept_loop(
                 start(&worker, stream, peer, tls.clone(), port, permit);
             }
             Err(error) => {
-                accept_failed(&error);
+                accept_failed(&worker, &error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -337,24 +357,27 @@ async fn place_for(worker: &Worker) -> OwnedSemaphorePermit {
         if let Ok(permit) = Arc::clone(places).try_acquire_owned() {
             return permit;
         }
-        warn!(
-            limit = worker.process.max_connections,
-            "limits.connections is reached: new connections wait; raise it, or find out who holds them"
-        );
+        let unsaid = worker.repeats.borrow_mut().crowded.occur(Instant::now());
+        if let Some(unsaid) = unsaid {
+            warn!(
+                limit = worker.process.max_connections,
+                unsaid,
+                "limits.connections is reached: new connections wait; raise it, or find out who holds them"
+            );
+        }
         if let Ok(permit) = Arc::clone(places).acquire_owned().await {
             return permit;
         }
     }
 }
 
-fn accept_failed(error: &io::Error) {
-    match error.raw_os_error() {
-        Some(code) if code == rustix::io::Errno::CONNABORTED.raw_os_error() => {
-            debug!(%error, "a client gave up before it was accepted");
-        }
-        _ => {
-            error!(%error, "cannot accept connections; out of descriptors or memory? check LimitNOFILE");
-        }
+fn accept_failed(worker: &Worker, error: &io::Error) {
+    if error.raw_os_error() == Some(rustix::io::Errno::CONNABORTED.raw_os_error()) {
+        debug!(%error, "a client gave up before it was accepted");
+        return;
+    }
+    if let Some(unsaid) = worker.repeats.borrow_mut().accept.occur(Instant::now()) {
+        error!(%error, unsaid, "cannot accept connections; out of descriptors or memory? check LimitNOFILE");
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use portico_routing::backend::{Backend, BackendHost, Scheme};
 use rustix::io::Errno;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{BackendFault, Destination};
 use crate::connection::Connection;
@@ -103,7 +103,9 @@ async fn to_backend<S>(
         }
         match fresh(connection, request, address, tls.as_ref()).await {
             Ok(acquired) => return Ok(acquired),
-            Err(error) if is_exhausted(&error) => return Err(exhausted(address, &error)),
+            Err(error) if is_exhausted(&error) => {
+                return Err(exhausted(connection, address, &error));
+            }
             Err(error) => {
                 let error = with_sources(&error);
                 debug!(%backend, %address, error, "cannot connect to a tool's web service");
@@ -143,7 +145,9 @@ async fn to_node<S>(
         match fresh(connection, request, address, None).await {
             Ok(acquired) => return Ok(acquired),
             // Not the node's fault: it stays up.
-            Err(error) if is_exhausted(&error) => return Err(exhausted(address, &error)),
+            Err(error) if is_exhausted(&error) => {
+                return Err(exhausted(connection, address, &error));
+            }
             Err(error) => pool.connect_failed(node, &with_sources(&error)),
         }
     }
@@ -186,9 +190,14 @@ fn is_exhausted(error: &ConnectError) -> bool {
     }
 }
 
-fn exhausted(address: SocketAddr, error: &ConnectError) -> BackendFault {
-    let error = with_sources(error);
-    warn!(%address, error, "cannot connect for want of descriptors, ports or memory; check LimitNOFILE and limits.connections");
+fn exhausted<S>(
+    connection: &Connection<S>,
+    address: SocketAddr,
+    error: &ConnectError,
+) -> BackendFault {
+    connection
+        .worker
+        .say_exhausted(address, &with_sources(error));
     BackendFault::Exhausted
 }
 

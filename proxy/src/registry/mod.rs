@@ -32,7 +32,9 @@ use tracing::{debug, error, info, warn};
 
 pub use status::{RegistryStatus, Source};
 
-use backoff::{Backoff, MAX_WAIT, Repeats};
+use crate::repeats::Repeats;
+
+use backoff::{Backoff, MAX_WAIT};
 use compare::{Comparison, Why};
 use disk::{Snapshot, SnapshotError};
 use removal::Removals;
