@@ -3,6 +3,7 @@
 //! `cargo test` runs them on seeds and on a pseudo-random corpus that is the same each time;
 //! `cargo +nightly fuzz run path --features fuzzer` searches on.
 
+pub mod http1;
 pub mod routing;
 
 /// Runs `check` on every seed, on pieces of seeds put together and mutated, and on random bytes: `rounds` inputs, the

@@ -196,7 +196,11 @@ mod tests {
         let mut buffer = Buffer::default();
         let (mut reader, _writer) = tokio::io::simplex(64);
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(buffer.poll_fill(&mut cx, &mut reader, &pool, SMALL).is_pending());
+        assert!(
+            buffer
+                .poll_fill(&mut cx, &mut reader, &pool, SMALL)
+                .is_pending()
+        );
         assert!(buffer.storage.is_empty());
         assert_eq!(pool.small.borrow().len(), 1);
     }
@@ -213,7 +217,10 @@ mod tests {
         assert_eq!(fill(&mut buffer, &pool, &bytes), Some(SMALL + 10));
         assert_eq!(buffer.len(), 2 * SMALL + 10);
         buffer.discard(&pool);
-        assert_eq!((pool.small.borrow().len(), pool.large.borrow().len()), (1, 1));
+        assert_eq!(
+            (pool.small.borrow().len(), pool.large.borrow().len()),
+            (1, 1)
+        );
     }
 
     proptest! {
@@ -222,7 +229,7 @@ mod tests {
         fn behaves_as_a_queue(steps in proptest::collection::vec((any::<bool>(), 0usize..30_000), 1..40)) {
             let pool = BufferPool::default();
             let mut buffer = Buffer::default();
-            let mut twin = VecDeque::new();
+            let mut twin: VecDeque<u8> = VecDeque::new();
             let mut next = 0u8;
             for (read, n) in steps {
                 if read {

@@ -37,9 +37,8 @@ pub fn check(path: &Path) -> Result<Report, StartError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build_local(tokio::runtime::LocalOptions::default());
-        let loaded = runtime.map(|runtime| {
-            runtime.block_on(registry::load_once(registry, prepared.admit()))
-        });
+        let loaded = runtime
+            .map(|runtime| runtime.block_on(registry::load_once(registry, prepared.admit())));
         match loaded {
             Ok(Ok((table, source))) => {
                 summary.push_str(&format!(", {} tools in {source}", table.len()));

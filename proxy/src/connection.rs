@@ -201,9 +201,7 @@ impl<S: ClientStream> Connection<S> {
         let end = Instant::now() + most;
         loop {
             let silence = Instant::now() + LINGER_SILENCE;
-            let read = self
-                .input
-                .fill(&mut self.io, &self.worker.buffers, SMALL);
+            let read = self.input.fill(&mut self.io, &self.worker.buffers, SMALL);
             match self.deadline.until(end.min(silence), read).await {
                 Ok(Ok(n)) if n > 0 => self.input.discard(&self.worker.buffers),
                 _ => return,

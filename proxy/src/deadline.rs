@@ -50,11 +50,7 @@ impl Deadline {
     ///
     /// # Errors
     /// [`Elapsed`] when `at` passed first; the future is dropped.
-    pub async fn until<F: Future>(
-        &mut self,
-        at: Instant,
-        future: F,
-    ) -> Result<F::Output, Elapsed> {
+    pub async fn until<F: Future>(&mut self, at: Instant, future: F) -> Result<F::Output, Elapsed> {
         self.wait(Some(at), Duration::ZERO, future).await
     }
 
@@ -151,12 +147,7 @@ mod tests {
             let armed = deadline.sleep.deadline();
             for _ in 0..4 {
                 let wait = tokio::time::sleep(Duration::from_secs(1));
-                assert!(
-                    deadline
-                        .within(Duration::from_secs(60), wait)
-                        .await
-                        .is_ok()
-                );
+                assert!(deadline.within(Duration::from_secs(60), wait).await.is_ok());
                 assert_eq!(deadline.sleep.deadline(), armed);
             }
         });

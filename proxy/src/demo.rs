@@ -57,7 +57,10 @@ enum Sample {
 /// # Errors
 /// [`DemoError`]
 pub fn demo(port: u16) -> Result<(), DemoError> {
-    let http_port = port.checked_add(1).filter(|_| port > 0).ok_or(DemoError::Port)?;
+    let http_port = port
+        .checked_add(1)
+        .filter(|_| port > 0)
+        .ok_or(DemoError::Port)?;
     let directory = Directory::create()?;
     write_certificate(&directory.0)?;
     let text = configuration(
@@ -123,18 +126,54 @@ fn write_lines(
 ) -> io::Result<()> {
     let curl = format!("curl --cacert {}", certificate.display());
     let https = |tool: &str, path: &str| format!("https://{tool}.{DOMAIN}:{port}{path}");
-    writeln!(out, "portico serves a demo on https://*.{DOMAIN}:{port}. Paste these into another terminal:\n")?;
+    writeln!(
+        out,
+        "portico serves a demo on https://*.{DOMAIN}:{port}. Paste these into another terminal:\n"
+    )?;
     let lines = [
-        ("a tool with a route", format!("{curl} {}", https("hello", "/"))),
-        ("what a tool gets to see", format!("{curl} {}", https("echo", "/a/b?c=d"))),
-        ("an upload", format!("{curl} --data-binary 'some bytes' {}", https("echo", "/upload"))),
-        ("a tool without a route: the ingress has it", format!("{curl} {}", https("on-kubernetes", "/"))),
-        ("nobody's tool: the ingress says 404", format!("{curl} {}", https("nobody", "/"))),
-        ("a tool whose web service is down", format!("{curl} {}", https("broken", "/"))),
-        ("a default robots.txt", format!("{curl} {}", https("hello", "/robots.txt"))),
-        ("refused: no user agent", format!("{curl} --user-agent '' {}", https("hello", "/"))),
-        ("portico's own health", format!("{curl} {}", https("hello", "/.well-known/healthz"))),
-        ("plain HTTP is sent to HTTPS", format!("curl --head http://hello.{DOMAIN}:{http_port}/")),
+        (
+            "a tool with a route",
+            format!("{curl} {}", https("hello", "/")),
+        ),
+        (
+            "what a tool gets to see",
+            format!("{curl} {}", https("echo", "/a/b?c=d")),
+        ),
+        (
+            "an upload",
+            format!(
+                "{curl} --data-binary 'some bytes' {}",
+                https("echo", "/upload")
+            ),
+        ),
+        (
+            "a tool without a route: the ingress has it",
+            format!("{curl} {}", https("on-kubernetes", "/")),
+        ),
+        (
+            "nobody's tool: the ingress says 404",
+            format!("{curl} {}", https("nobody", "/")),
+        ),
+        (
+            "a tool whose web service is down",
+            format!("{curl} {}", https("broken", "/")),
+        ),
+        (
+            "a default robots.txt",
+            format!("{curl} {}", https("hello", "/robots.txt")),
+        ),
+        (
+            "refused: no user agent",
+            format!("{curl} --user-agent '' {}", https("hello", "/")),
+        ),
+        (
+            "portico's own health",
+            format!("{curl} {}", https("hello", "/.well-known/healthz")),
+        ),
+        (
+            "plain HTTP is sent to HTTPS",
+            format!("curl --head http://hello.{DOMAIN}:{http_port}/"),
+        ),
     ];
     for (what, line) in lines {
         writeln!(out, "# {what}\n{line}\n")?;
@@ -147,7 +186,10 @@ fn write_certificate(directory: &Path) -> Result<(), DemoError> {
     let names = vec![DOMAIN.to_owned(), format!("*.{DOMAIN}")];
     let made = rcgen::generate_simple_self_signed(names)?;
     std::fs::write(directory.join("cert.pem"), made.cert.pem())?;
-    write_secret(&directory.join("key.pem"), &made.signing_key.serialize_pem())?;
+    write_secret(
+        &directory.join("key.pem"),
+        &made.signing_key.serialize_pem(),
+    )?;
     Ok(())
 }
 
@@ -195,9 +237,10 @@ async fn serve_sample(sample: Sample, socket: std::net::TcpListener) -> io::Resu
     loop {
         let (stream, _) = listener.accept().await?;
         tokio::spawn(async move {
-            let service = service_fn(move |request| async move {
-                Ok::<_, Infallible>(answer(sample, &request))
-            });
+            let service =
+                service_fn(
+                    move |request| async move { Ok::<_, Infallible>(answer(sample, &request)) },
+                );
             let _ = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
@@ -234,7 +277,10 @@ fn answer(sample: Sample, request: &Request<Incoming>) -> Response<Full<Bytes>> 
 fn head_of(request: &Request<Incoming>) -> String {
     let mut text = format!("{} {}\n", request.method(), request.uri());
     for (name, value) in request.headers() {
-        text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+        text.push_str(&format!(
+            "{name}: {}\n",
+            String::from_utf8_lossy(value.as_bytes())
+        ));
     }
     text
 }

@@ -16,6 +16,7 @@ pub mod listen;
 pub mod policy;
 pub mod process;
 pub mod registry;
+pub mod repeats;
 pub mod request;
 pub mod response;
 pub mod routes;

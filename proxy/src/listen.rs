@@ -67,7 +67,11 @@ pub fn bind(listen: &Listen, workers: usize) -> Result<Vec<Bound>, ListenError> 
 }
 
 fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
@@ -118,8 +122,13 @@ mod tests {
         let first = bind(&listen("127.0.0.1:0"), 1).unwrap().remove(0);
         let sockets = first.listen().unwrap();
         let address = sockets[0].socket.local_addr().unwrap();
-        let error = bind(&listen(&address.to_string()), 1).unwrap_err().to_string();
-        assert!(error.contains(&address.to_string()) && error.contains("in use"), "{error}");
+        let error = bind(&listen(&address.to_string()), 1)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(&address.to_string()) && error.contains("in use"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -48,7 +48,11 @@ enum Command {
 #[derive(Debug, Args)]
 struct ConfigFile {
     /// The configuration file.
-    #[arg(long = "config", value_name = "FILE", default_value = "/etc/portico/portico.toml")]
+    #[arg(
+        long = "config",
+        value_name = "FILE",
+        default_value = "/etc/portico/portico.toml"
+    )]
     path: PathBuf,
 }
 

@@ -12,7 +12,6 @@
 //! Phases 3 to 6 are one synchronous function, [`plan`], which waits for nothing and allocates only for answers of
 //! portico's own. A phase that ends the request returns the answer; nothing is signalled by a `bool`.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use portico_routing::decide::{Decision, Verdict, decide};
@@ -31,7 +30,7 @@ use crate::policy::tool_cap;
 use crate::process::Process;
 use crate::response::answer::{Answer, DefaultFile, Failure, Shape};
 use crate::response::headers::ClientView;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{CurrentSnapshot, Snapshot};
 
 /// The path of the service's own health check, on every host.
 const HEALTH_PATH: &[u8] = b"/.well-known/healthz";
@@ -40,7 +39,7 @@ const HEALTH_PATH: &[u8] = b"/.well-known/healthz";
 #[derive(Debug)]
 pub struct Request {
     /// What this request sees of the configuration.
-    pub snapshot: Rc<Arc<Snapshot>>,
+    pub snapshot: CurrentSnapshot,
     /// The method.
     pub method: Method,
     /// The version that the client speaks.
@@ -149,7 +148,7 @@ fn finish(request: Request, after: After) -> After {
 }
 
 impl Request {
-    fn new(snapshot: Rc<Arc<Snapshot>>, head: &RequestHead) -> Self {
+    fn new(snapshot: CurrentSnapshot, head: &RequestHead) -> Self {
         Self {
             snapshot,
             method: head.method,
@@ -257,7 +256,7 @@ fn refuse(snapshot: &Snapshot, head: &RequestHead, buf: &[u8]) -> Option<Failure
 fn route(request: &mut Request, process: &Process, decision: Decision, path: &[u8]) -> Plan {
     request.tool = decision.tool;
     request.shared_host = decision.shared_host;
-    let snapshot = Rc::clone(&request.snapshot);
+    let snapshot = request.snapshot.clone();
     let destination = match decision.verdict {
         Verdict::Backend(backend) => Destination::Tool(backend),
         Verdict::Ingress => match &snapshot.ingress {
@@ -308,8 +307,8 @@ async fn fail<S: ClientStream>(
     let (status, side) = failure.status_and_side();
     debug!(status, %side, %failure, "answered with a failure");
     request.keep_alive &= failure.leaves_framing_intact();
-    let tool = request.tool.clone();
-    let snapshot = Rc::clone(&request.snapshot);
+    let tool = request.tool;
+    let snapshot = request.snapshot.clone();
     let page = Answer::Failure {
         failure,
         tool: tool.as_ref().map(ToolName::as_str),

@@ -118,7 +118,10 @@ fn write_lines(out: &mut dyn Write, tool: &str, source: &str, entry: &Entry) -> 
         writeln!(out, "{tool}\t{pattern}\t{}\t{source}", route.backend)?;
     }
     if entry.redirect {
-        writeln!(out, "{tool}\tredirect\tfrom legacy paths to its own host\t{source}")?;
+        writeln!(
+            out,
+            "{tool}\tredirect\tfrom legacy paths to its own host\t{source}"
+        )?;
     }
     for bad in &entry.bad {
         let (field, value) = (bad.field.escape_debug(), bad.value.escape_debug());

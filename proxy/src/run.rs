@@ -48,7 +48,9 @@ pub enum RunError {
     #[error("the system refuses to let portico start")]
     System(#[from] io::Error),
     /// A worker ended on its own.
-    #[error("a worker thread ended, which is a defect of portico: see the log above; the process stops so that it is restarted whole")]
+    #[error(
+        "a worker thread ended, which is a defect of portico: see the log above; the process stops so that it is restarted whole"
+    )]
     WorkerEnded,
 }
 

@@ -7,6 +7,7 @@
 //! no other core touches.
 
 use std::cell::RefCell;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -47,7 +48,28 @@ impl Snapshot {
 /// A worker's way to the current snapshot.
 pub struct SnapshotReader {
     cache: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
-    current: RefCell<Rc<Arc<Snapshot>>>,
+    current: RefCell<CurrentSnapshot>,
+}
+
+/// A snapshot in the hands of one worker: cloned without a count that other cores touch.
+#[derive(Debug, Clone)]
+pub struct CurrentSnapshot(Rc<Held>);
+
+#[derive(Debug)]
+struct Held(Arc<Snapshot>);
+
+impl CurrentSnapshot {
+    fn new(snapshot: &Arc<Snapshot>) -> Self {
+        Self(Rc::new(Held(Arc::clone(snapshot))))
+    }
+}
+
+impl Deref for CurrentSnapshot {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.0.0
+    }
 }
 
 impl std::fmt::Debug for SnapshotReader {
@@ -60,7 +82,7 @@ impl SnapshotReader {
     /// Reads from `source`.
     pub fn new(source: Arc<ArcSwap<Snapshot>>) -> Self {
         let mut cache = Cache::new(source);
-        let current = Rc::new(Arc::clone(cache.load()));
+        let current = CurrentSnapshot::new(cache.load());
         Self {
             cache: RefCell::new(cache),
             current: RefCell::new(current),
@@ -68,13 +90,13 @@ impl SnapshotReader {
     }
 
     /// The snapshot of this moment. Keep it for the whole request.
-    pub fn load(&self) -> Rc<Arc<Snapshot>> {
+    pub fn load(&self) -> CurrentSnapshot {
         let mut cache = self.cache.borrow_mut();
         let newest = cache.load();
         let mut current = self.current.borrow_mut();
-        if !Arc::ptr_eq(newest, &current) {
-            *current = Rc::new(Arc::clone(newest));
+        if !Arc::ptr_eq(newest, &current.0.0) {
+            *current = CurrentSnapshot::new(newest);
         }
-        Rc::clone(&current)
+        current.clone()
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use portico_config::{Config, Diagnostics, NodeAddress, SecretUrl};
+use portico_config::{Config, Diagnostics, NodeAddress};
 use portico_routing::backend::{Backend, BackendHost};
 use portico_routing::table::{Entry, Table};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use crate::policy::backends::BackendPolicy;
 use crate::policy::tool_cap::ToolCap;
 use crate::process::Process;
-use crate::registry::{Admit, Changed};
+use crate::registry::{self, Admit, Changed};
 use crate::snapshot::Snapshot;
 use crate::tls::{self, CertificateStore};
 use crate::upstream::resolve::Resolver;
@@ -143,29 +143,15 @@ fn backend_policy(config: &Config) -> BackendPolicy {
     BackendPolicy {
         allowed: registry.map_or_else(Vec::new, |r| r.backends.clone()),
         own,
-        registry: registry.map_or_else(Vec::new, |r| registry_addresses(&r.url)),
+        registry: registry.map_or_else(Vec::new, registry_addresses),
     }
 }
 
-/// Where redis listens, as far as its URL says; none for unix sockets.
-fn registry_addresses(url: &SecretUrl) -> Vec<SocketAddr> {
-    let Some((scheme, rest)) = url.expose().split_once("://") else {
-        return Vec::new();
-    };
-    if !matches!(scheme, "redis" | "rediss") {
-        return Vec::new();
-    }
-    let authority = rest.split(['/', '?']).next().unwrap_or_default();
-    let host_port = authority.rsplit('@').next().unwrap_or_default();
-    let with_port = match host_port.parse::<SocketAddr>() {
-        Ok(address) => return vec![address],
-        Err(_) if host_port.contains(':') && !host_port.ends_with(']') => host_port.to_owned(),
-        Err(_) => format!("{host_port}:6379"),
-    };
-    // Once, at start, before anybody waits for an answer.
-    with_port
-        .to_socket_addrs()
-        .map_or_else(|_| Vec::new(), Iterator::collect)
+/// Where redis listens; none for unix sockets. Once, at start, before anybody waits for an answer.
+fn registry_addresses(config: &portico_config::Registry) -> Vec<SocketAddr> {
+    registry::server_address(config)
+        .and_then(|address| address.to_socket_addrs().ok())
+        .map_or_else(Vec::new, Iterator::collect)
 }
 
 /// Static routes and nodes were written by the administrator: what is refused there is worth a word at once.
@@ -233,22 +219,6 @@ impl Prepared {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[track_caller]
-    fn check_registry(url: &str, expected: &[&str]) {
-        let expected: Vec<SocketAddr> = expected.iter().map(|a| a.parse().unwrap()).collect();
-        assert_eq!(registry_addresses(&SecretUrl::new(url)), expected, "{url}");
-    }
-
-    #[test]
-    fn where_redis_listens() {
-        check_registry("redis://127.0.0.1:6380/0", &["127.0.0.1:6380"]);
-        check_registry("redis://127.0.0.1", &["127.0.0.1:6379"]);
-        check_registry("rediss://user:p@ss@127.0.0.1:1/2", &["127.0.0.1:1"]);
-        check_registry("redis://[::1]:7/0", &["[::1]:7"]);
-        check_registry("redis://[::1]/0", &["[::1]:6379"]);
-        check_registry("unix:///run/redis.sock", &[]);
-    }
 
     #[test]
     fn few_connections_are_not_lowered() {

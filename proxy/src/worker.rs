@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
@@ -25,6 +25,7 @@ use crate::buffer::{BufferPool, LARGE};
 use crate::connection::{self, ClientInfo};
 use crate::http1::{HeadLimits, RequestParser, ResponseParser};
 use crate::process::Process;
+use crate::repeats::Repeats;
 use crate::snapshot::SnapshotReader;
 use crate::upstream::idle::IdlePool;
 use crate::upstream::nodes::Turn;
@@ -80,14 +81,24 @@ pub struct Worker {
     phase: Cell<Phase>,
     open: Cell<usize>,
     closed: Notify,
-    request_parsers: RefCell<Vec<Box<RequestParser>>>,
-    response_parsers: RefCell<Vec<Box<ResponseParser>>>,
-    heads: RefCell<Vec<Vec<u8>>>,
+    request_parsers: Spare<Box<RequestParser>>,
+    response_parsers: Spare<Box<ResponseParser>>,
+    heads: Spare<Vec<u8>>,
+    /// Keep messages that every connection could cause from filling the log.
+    repeats: RefCell<WorkerRepeats>,
     /// The second and its text, for the Date field.
     date: RefCell<(u64, Rc<str>)>,
 }
 
-/// Parsers and head buffers that a worker keeps for reuse.
+/// What a worker would say again and again while it lasts.
+#[derive(Debug, Default)]
+struct WorkerRepeats {
+    crowded: Repeats,
+    accept: Repeats,
+    exhausted: Repeats,
+}
+
+/// Parsers, and head buffers, that a worker keeps for reuse.
 const KEPT: usize = 128;
 /// A head buffer that grew beyond this many bytes is not kept.
 const HEAD_KEPT: usize = 64 * 1024;
@@ -165,9 +176,10 @@ impl Worker {
             phase: Cell::new(Phase::Serving),
             open: Cell::new(0),
             closed: Notify::new(),
-            request_parsers: RefCell::default(),
-            response_parsers: RefCell::default(),
-            heads: RefCell::default(),
+            request_parsers: Spare::default(),
+            response_parsers: Spare::default(),
+            heads: Spare::default(),
+            repeats: RefCell::default(),
             date: RefCell::new((0, Rc::from(""))),
         }
     }
@@ -184,8 +196,7 @@ impl Worker {
 
     /// A parser for one request; give it back with [`Worker::put_request_parser`].
     pub fn request_parser(&self) -> Box<RequestParser> {
-        let kept = self.request_parsers.borrow_mut().pop();
-        kept.unwrap_or_else(|| {
+        self.request_parsers.take().unwrap_or_else(|| {
             let limits = &self.snapshot.load().config.limits;
             Box::new(RequestParser::new(HeadLimits {
                 head: limits.header,
@@ -197,16 +208,13 @@ impl Worker {
 
     /// Takes a parser back.
     pub fn put_request_parser(&self, mut parser: Box<RequestParser>) {
-        let mut kept = self.request_parsers.borrow_mut();
-        if kept.len() < KEPT {
-            parser.reset();
-            kept.push(parser);
-        }
+        parser.reset();
+        self.request_parsers.put(parser);
     }
 
     /// A parser for one answer; give it back with [`Worker::put_response_parser`].
     pub fn response_parser(&self) -> Box<ResponseParser> {
-        self.response_parsers.borrow_mut().pop().unwrap_or_else(|| {
+        self.response_parsers.take().unwrap_or_else(|| {
             Box::new(ResponseParser::new(HeadLimits {
                 head: RESPONSE_HEAD,
                 target: 0,
@@ -217,17 +225,15 @@ impl Worker {
 
     /// Takes a parser back.
     pub fn put_response_parser(&self, mut parser: Box<ResponseParser>) {
-        let mut kept = self.response_parsers.borrow_mut();
-        if kept.len() < KEPT {
-            parser.reset();
-            kept.push(parser);
-        }
+        parser.reset();
+        self.response_parsers.put(parser);
     }
 
     /// An empty buffer for a head that is being written; give it back with [`Worker::put_head`].
     pub fn head(&self) -> Vec<u8> {
-        let kept = self.heads.borrow_mut().pop();
-        kept.unwrap_or_else(|| Vec::with_capacity(2048))
+        self.heads
+            .take()
+            .unwrap_or_else(|| Vec::with_capacity(2048))
     }
 
     /// The value of a Date field for this second.
@@ -243,13 +249,43 @@ impl Worker {
         Rc::clone(&date.1)
     }
 
+    /// Says that a connection to a backend failed for want of something on this machine.
+    pub fn say_exhausted(&self, address: SocketAddr, error: &str) {
+        let unsaid = self.repeats.borrow_mut().exhausted.occur(Instant::now());
+        if let Some(unsaid) = unsaid {
+            error!(%address, error, unsaid, "cannot connect to backends for want of descriptors, ports or memory; check LimitNOFILE and limits.connections");
+        }
+    }
+
     /// Takes a head buffer back.
     pub fn put_head(&self, mut head: Vec<u8>) {
-        let mut kept = self.heads.borrow_mut();
-        if kept.len() < KEPT && head.capacity() <= HEAD_KEPT {
+        if head.capacity() <= HEAD_KEPT {
             head.clear();
-            kept.push(head);
+            self.heads.put(head);
         }
+    }
+}
+
+/// Things of one kind that a worker keeps for reuse, at most [`KEPT`].
+#[derive(Debug)]
+struct Spare<T>(RefCell<Vec<T>>);
+
+impl<T> Spare<T> {
+    fn take(&self) -> Option<T> {
+        self.0.borrow_mut().pop()
+    }
+
+    fn put(&self, thing: T) {
+        let mut kept = self.0.borrow_mut();
+        if kept.len() < KEPT {
+            kept.push(thing);
+        }
+    }
+}
+
+impl<T> Default for Spare<T> {
+    fn default() -> Self {
+        Self(RefCell::default())
     }
 }
 
@@ -289,7 +325,7 @@ async fn accept_loop(
                 start(&worker, stream, peer, tls.clone(), port, permit);
             }
             Err(error) => {
-                accept_failed(&error);
+                accept_failed(&worker, &error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -321,24 +357,27 @@ async fn place_for(worker: &Worker) -> OwnedSemaphorePermit {
         if let Ok(permit) = Arc::clone(places).try_acquire_owned() {
             return permit;
         }
-        warn!(
-            limit = worker.process.max_connections,
-            "limits.connections is reached: new connections wait; raise it, or find out who holds them"
-        );
+        let unsaid = worker.repeats.borrow_mut().crowded.occur(Instant::now());
+        if let Some(unsaid) = unsaid {
+            warn!(
+                limit = worker.process.max_connections,
+                unsaid,
+                "limits.connections is reached: new connections wait; raise it, or find out who holds them"
+            );
+        }
         if let Ok(permit) = Arc::clone(places).acquire_owned().await {
             return permit;
         }
     }
 }
 
-fn accept_failed(error: &io::Error) {
-    match error.raw_os_error() {
-        Some(code) if code == rustix::io::Errno::CONNABORTED.raw_os_error() => {
-            debug!(%error, "a client gave up before it was accepted");
-        }
-        _ => {
-            error!(%error, "cannot accept connections; out of descriptors or memory? check LimitNOFILE");
-        }
+fn accept_failed(worker: &Worker, error: &io::Error) {
+    if error.raw_os_error() == Some(rustix::io::Errno::CONNABORTED.raw_os_error()) {
+        debug!(%error, "a client gave up before it was accepted");
+        return;
+    }
+    if let Some(unsaid) = worker.repeats.borrow_mut().accept.occur(Instant::now()) {
+        error!(%error, unsaid, "cannot accept connections; out of descriptors or memory? check LimitNOFILE");
     }
 }
 

@@ -10,7 +10,7 @@
     clippy::print_stdout
 )]
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -447,6 +447,25 @@ fn a_burst_arrives_whole() {
 }
 
 #[test]
+fn large_hashes_are_read_in_several_batches() {
+    let redis = Redis::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    for tool in 0..30 {
+        let mut command = vec!["HSET".to_owned(), format!("prefix:large{tool}")];
+        command.extend(
+            (0..900).flat_map(|n| [format!("/{n:03}"), format!("http://192.0.2.{tool}:80")]),
+        );
+        redis.run(&command.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    let running = Running::start(&config(&redis.url(), directory.path())).unwrap();
+    assert_eq!(running.table.len(), 30);
+    for tool in 0..30 {
+        let backend = running.backend(&format!("large{tool}"), "/000").unwrap();
+        assert_eq!(backend, format!("http://192.0.2.{tool}:80"));
+    }
+}
+
+#[test]
 fn a_flush_is_held_back_and_then_believed() {
     let redis = Redis::start(&[]);
     let directory = tempfile::tempdir().unwrap();
@@ -678,6 +697,29 @@ fn a_start_without_redis_and_snapshot_is_one_clear_sentence() {
         None,
         &["registry.url cannot be used"],
     );
+}
+
+#[test]
+fn something_that_is_no_redis_is_an_error() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut client, _) = listener.accept().unwrap();
+            client
+                .write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+                .unwrap();
+            let _ = client.read(&mut [0; 1024]);
+        }
+    });
+    for (scheme, reason) in [
+        ("redis", "does not speak the protocol"),
+        ("rediss", "corrupt"),
+    ] {
+        let url = format!("{scheme}://:{PASSWORD}@{address}/0");
+        check_no_start(&url, None, &["cannot load the routes from redis", reason]);
+    }
+    server.join().unwrap();
 }
 
 #[test]

@@ -4,17 +4,19 @@
 //! cannot be connected to: nothing of the request was sent, so any method may go on.
 
 use std::borrow::Cow;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use portico_routing::backend::{Backend, BackendHost, Scheme};
+use rustix::io::Errno;
 use tracing::debug;
 
 use super::{BackendFault, Destination};
 use crate::connection::Connection;
 use crate::request::Request;
-use crate::upstream::connect::{TlsTarget, connect};
+use crate::upstream::connect::{ConnectError, TlsTarget, connect};
 use crate::upstream::nodes::NodePool;
 use crate::upstream::stream::UpstreamStream;
 
@@ -101,7 +103,11 @@ async fn to_backend<S>(
         }
         match fresh(connection, request, address, tls.as_ref()).await {
             Ok(acquired) => return Ok(acquired),
+            Err(error) if is_exhausted(&error) => {
+                return Err(exhausted(connection, address, &error));
+            }
             Err(error) => {
+                let error = with_sources(&error);
                 debug!(%backend, %address, error, "cannot connect to a tool's web service");
                 fault = BackendFault::Unreachable;
             }
@@ -138,7 +144,11 @@ async fn to_node<S>(
         }
         match fresh(connection, request, address, None).await {
             Ok(acquired) => return Ok(acquired),
-            Err(error) => pool.connect_failed(node, &error),
+            // Not the node's fault: it stays up.
+            Err(error) if is_exhausted(&error) => {
+                return Err(exhausted(connection, address, &error));
+            }
+            Err(error) => pool.connect_failed(node, &with_sources(&error)),
         }
     }
     Err(BackendFault::Unreachable)
@@ -149,21 +159,46 @@ async fn fresh<S>(
     request: &Request,
     address: SocketAddr,
     tls: Option<&TlsTarget>,
-) -> Result<Acquired, String> {
+) -> Result<Acquired, ConnectError> {
     let limit = request.snapshot.config.timeouts.connect;
-    match connection
-        .deadline
-        .within(limit, connect(address, tls))
-        .await
-    {
-        Ok(Ok(stream)) => Ok(Acquired {
-            stream,
-            address,
-            reused: false,
-        }),
-        Ok(Err(error)) => Err(with_sources(&error)),
-        Err(_) => Err(format!("no connection within {limit:?}")),
+    let connecting = connect(address, tls);
+    let stream = match connection.deadline.within(limit, connecting).await {
+        Ok(connected) => connected?,
+        Err(_) => return Err(ConnectError::Connect(ErrorKind::TimedOut.into())),
+    };
+    Ok(Acquired {
+        stream,
+        address,
+        reused: false,
+    })
+}
+
+/// Whether this machine is out of descriptors, ports or memory: nobody else's fault.
+fn is_exhausted(error: &ConnectError) -> bool {
+    const OWN: [Errno; 5] = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::ADDRNOTAVAIL,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+    ];
+    match error {
+        ConnectError::Connect(error) => OWN
+            .iter()
+            .any(|own| error.raw_os_error() == Some(own.raw_os_error())),
+        ConnectError::Handshake(_) => false,
     }
+}
+
+fn exhausted<S>(
+    connection: &Connection<S>,
+    address: SocketAddr,
+    error: &ConnectError,
+) -> BackendFault {
+    connection
+        .worker
+        .say_exhausted(address, &with_sources(error));
+    BackendFault::Exhausted
 }
 
 fn with_sources(error: &dyn std::error::Error) -> String {

@@ -80,9 +80,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
         let mut parser = self.worker.response_parser();
         let mut answer = Buffer::default();
         let downloaded = match self.read_head(&mut parser, &mut answer).await {
-            Ok(()) if parser.head().status == 101 => {
-                self.switch(parser.head(), &mut answer).await
-            }
+            Ok(()) if parser.head().status == 101 => self.switch(parser.head(), &mut answer).await,
             Ok(()) => self.relay(parser.head(), &mut answer).await,
             Err(downloaded) => downloaded,
         };
@@ -335,7 +333,14 @@ impl<S: ClientStream> Download<'_, '_, S> {
         self.worker.put_head(out);
         if sent.is_ok() {
             let limit = self.request.snapshot.config.timeouts.tunnel;
-            tunnel(self.link, &self.worker.buffers, self.deadline, limit, answer).await;
+            tunnel(
+                self.link,
+                &self.worker.buffers,
+                self.deadline,
+                limit,
+                answer,
+            )
+            .await;
         }
         Downloaded::Complete {
             reusable: false,

@@ -30,7 +30,14 @@ pub(super) fn write(
         Destination::Tool(backend) => backend.base.as_bytes(),
         Destination::Ingress(_) => b"",
     };
-    for part in [head.method_name.of(buf), b" ", base, slash, target, b" HTTP/1.1\r\n"] {
+    for part in [
+        head.method_name.of(buf),
+        b" ",
+        base,
+        slash,
+        target,
+        b" HTTP/1.1\r\n",
+    ] {
         out.extend_from_slice(part);
     }
     let host = request.host.as_ref().map_or(&b""[..], Host::as_bytes);

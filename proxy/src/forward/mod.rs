@@ -22,8 +22,8 @@ use std::time::Duration;
 use portico_routing::backend::Backend;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use crate::connection::{After, ClientStream, Connection};
 use crate::buffer::Buffer;
+use crate::connection::{After, ClientStream, Connection};
 use crate::deadline::{Deadline, Elapsed};
 use crate::halves::Shared;
 use crate::http1::{BodyError, LAST_CHUNK, RequestHead, chunk_head};
@@ -73,12 +73,15 @@ pub enum BackendFault {
     Timeout,
     /// The answer is not HTTP.
     Malformed,
+    /// portico has no descriptor, port or memory left for a connection.
+    Exhausted,
 }
 
 impl Destination {
     /// The fault as a failure that names the right side: of a tool's own address the tool, of the ingress the platform.
     fn blame(&self, fault: BackendFault) -> Failure {
         match (self, fault) {
+            (Self::Tool(_) | Self::Ingress(_), BackendFault::Exhausted) => Failure::Exhausted,
             (Self::Tool(_), BackendFault::Unreachable) => Failure::ToolUnreachable,
             (Self::Tool(_), BackendFault::Forbidden) => Failure::ToolForbidden,
             (Self::Tool(_), BackendFault::Unresolved) => Failure::ToolUnresolved,
@@ -149,9 +152,7 @@ async fn send<S: ClientStream>(
         let sent = send_head(connection, request, &mut stream, out).await;
         let exchanged = match sent {
             Sent::Nothing => Exchanged::Dead,
-            Sent::Some | Sent::All => {
-                exchange(connection, request, &mut stream, &mut upload).await
-            }
+            Sent::Some | Sent::All => exchange(connection, request, &mut stream, &mut upload).await,
         };
         match exchanged {
             Exchanged::Dead if reused => {
@@ -424,11 +425,7 @@ impl From<UploadError> for Failure {
 }
 
 /// Data as one chunk, and the end of the body with its trailers if it has ended; what is not needed is empty.
-fn chunked<'a>(
-    digits: &'a mut [u8; 18],
-    data: &'a [u8],
-    end: Option<&'a [u8]>,
-) -> [&'a [u8]; 5] {
+fn chunked<'a>(digits: &'a mut [u8; 18], data: &'a [u8], end: Option<&'a [u8]>) -> [&'a [u8]; 5] {
     let head = match data.len() {
         // An empty chunk would end the body.
         0 => &b""[..],
@@ -444,5 +441,11 @@ fn chunked<'a>(
         (false, true) => b"\r\n0\r\n",
     };
     let after_trailers: &[u8] = if end.is_some() { b"\r\n" } else { b"" };
-    [head, data, after_data, end.unwrap_or_default(), after_trailers]
+    [
+        head,
+        data,
+        after_data,
+        end.unwrap_or_default(),
+        after_trailers,
+    ]
 }

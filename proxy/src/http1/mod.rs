@@ -22,6 +22,8 @@ mod differential;
 mod error;
 mod fields;
 mod method;
+#[cfg(test)]
+mod oracle;
 mod request;
 mod response;
 mod write;

@@ -130,15 +130,26 @@ mod tests {
 
     fn policy() -> BackendPolicy {
         BackendPolicy {
-            allowed: vec!["10.0.0.0/8".parse().unwrap(), "127.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
-            own: vec!["[::]:443".parse().unwrap(), "127.0.0.1:9113".parse().unwrap()],
+            allowed: vec![
+                "10.0.0.0/8".parse().unwrap(),
+                "127.0.0.0/8".parse().unwrap(),
+                "2001:db8::/32".parse().unwrap(),
+            ],
+            own: vec![
+                "[::]:443".parse().unwrap(),
+                "127.0.0.1:9113".parse().unwrap(),
+            ],
             registry: vec!["127.0.0.1:6379".parse().unwrap()],
         }
     }
 
     #[track_caller]
     fn check(address: &str, expected: Result<(), Refusal>) {
-        assert_eq!(policy().check(address.parse().unwrap()), expected, "{address}");
+        assert_eq!(
+            policy().check(address.parse().unwrap()),
+            expected,
+            "{address}"
+        );
     }
 
     #[test]
@@ -167,8 +178,14 @@ mod tests {
 
     #[test]
     fn without_an_allow_list_any_other_address_will_do() {
-        let policy = BackendPolicy { allowed: Vec::new(), ..policy() };
+        let policy = BackendPolicy {
+            allowed: Vec::new(),
+            ..policy()
+        };
         assert_eq!(policy.check("192.0.2.1:80".parse().unwrap()), Ok(()));
-        assert_eq!(policy.check("127.0.0.1:443".parse().unwrap()), Err(Refusal::OwnListener));
+        assert_eq!(
+            policy.check("127.0.0.1:443".parse().unwrap()),
+            Err(Refusal::OwnListener)
+        );
     }
 }

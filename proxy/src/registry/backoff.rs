@@ -1,17 +1,14 @@
-//! How long to wait before the next attempt, and how often to say the same thing.
+//! How long to wait before the next attempt.
 //!
-//! Pure: randomness and `now` are parameters.
+//! Pure: randomness is a parameter.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The first wait is at most this long.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// No wait is longer than this, so that a redis that is back is found within it.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(5);
-
-/// A repeated failure is logged at once, and then at most this often.
-const REPEAT_LOG: Duration = Duration::from_secs(30);
 
 /// Exponential back-off with jitter.
 #[derive(Debug, Default)]
@@ -38,34 +35,6 @@ impl Backoff {
     }
 }
 
-/// Keeps a repeating failure from filling the log.
-#[derive(Debug, Default)]
-pub(super) struct Repeats {
-    last: Option<Instant>,
-    unsaid: u64,
-}
-
-impl Repeats {
-    /// `Some(n)`: say it now; `n` times it was not said since the last time. `None`: say nothing.
-    pub(super) fn occur(&mut self, now: Instant) -> Option<u64> {
-        match self.last {
-            Some(last) if now.duration_since(last) < REPEAT_LOG => {
-                self.unsaid += 1;
-                None
-            }
-            _ => {
-                self.last = Some(now);
-                Some(std::mem::take(&mut self.unsaid))
-            }
-        }
-    }
-
-    /// The failure is over: the next one is news.
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,18 +58,5 @@ mod tests {
                 prop_assert!(wait >= FIRST_WAIT / 2 && wait <= MAX_WAIT);
             }
         }
-    }
-
-    #[test]
-    fn a_repeated_failure_is_said_first_and_then_with_its_count() {
-        let mut repeats = Repeats::default();
-        let start = Instant::now();
-        assert_eq!(repeats.occur(start), Some(0));
-        assert_eq!(repeats.occur(start + Duration::from_secs(1)), None);
-        assert_eq!(repeats.occur(start + Duration::from_secs(29)), None);
-        assert_eq!(repeats.occur(start + Duration::from_secs(30)), Some(2));
-        assert_eq!(repeats.occur(start + Duration::from_secs(31)), None);
-        repeats.clear();
-        assert_eq!(repeats.occur(start + Duration::from_secs(32)), Some(0));
     }
 }

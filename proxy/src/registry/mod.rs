@@ -32,7 +32,9 @@ use tracing::{debug, error, info, warn};
 
 pub use status::{RegistryStatus, Source};
 
-use backoff::{Backoff, MAX_WAIT, Repeats};
+use crate::repeats::Repeats;
+
+use backoff::{Backoff, MAX_WAIT};
 use compare::{Comparison, Why};
 use disk::{Snapshot, SnapshotError};
 use removal::Removals;
@@ -312,6 +314,10 @@ impl Registry {
     }
 
     fn log_events(&mut self) {
+        if self.status.held_back() == 0 {
+            // The next disappearance is a new one.
+            self.vanishing.clear();
+        }
         for event in self.sync.take_events() {
             match event {
                 Event::Compared(comparison) => self.compared(&comparison),
@@ -384,7 +390,7 @@ impl Registry {
                 tools = comparison.bad,
                 example = %tool,
                 %reason,
-                "some routes in redis are bad and were skipped; portico routes --bad lists them"
+                "some routes in redis are bad and were skipped; portico routes shows them"
             );
         }
         if news && comparison.bad_keys > 0 {
@@ -401,6 +407,11 @@ impl Registry {
 enum Turn {
     Worked,
     Idle,
+}
+
+/// Host (name or address) and port of the redis of `config`, which routes must not point at; `None` for a unix socket.
+pub fn server_address(config: &config::Registry) -> Option<(String, u16)> {
+    tracking::server_address(&config.url)
 }
 
 /// The table as `portico run` would start with it, for `portico routes`.

@@ -796,6 +796,30 @@ mod tests {
     }
 
     #[test]
+    fn a_push_of_something_bad_is_told_once() {
+        let mut world = filled(3);
+        let bad = fields(&[(b"(", b"http://192.0.2.1:80")]);
+        for expected in [1, 0] {
+            world.write("t1", bad.clone());
+            world.run_until_idle();
+            let events = world.sync.take_events();
+            let told = events
+                .iter()
+                .filter(|e| matches!(e, Event::Bad { tool, .. } if &**tool == "t1"));
+            assert_eq!(told.count(), expected);
+        }
+    }
+
+    #[test]
+    fn a_flush_that_was_told_is_no_drift() {
+        let mut world = filled(5);
+        perform(&mut world, Step::Flush);
+        world.run_until_idle();
+        let comparison = world.comparison();
+        assert_eq!((comparison.removed, comparison.drift), (5, 0));
+    }
+
+    #[test]
     fn nothing_is_released_while_redis_is_away() {
         let mut world = filled(20);
         perform(&mut world, Step::Flush);

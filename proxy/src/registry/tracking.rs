@@ -17,8 +17,8 @@ use portico_config::SecretUrl;
 use portico_routing::table::valid_tool;
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion,
-    PushInfo, PushKind, RedisError, ServerError, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo, Pipeline,
+    ProtocolVersion, PushInfo, PushKind, RedisError, ServerError, Value,
 };
 use tokio::sync::Notify;
 
@@ -110,6 +110,16 @@ impl Endpoint {
             address,
             password,
         })
+    }
+}
+
+/// Host and port of a URL; `None` for a unix socket, and for what is no URL of redis.
+pub(super) fn server_address(url: &SecretUrl) -> Option<(String, u16)> {
+    match url.expose().into_connection_info().ok()?.addr() {
+        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+            Some((host.clone(), *port))
+        }
+        _ => None,
     }
 }
 
@@ -503,6 +513,7 @@ fn sentence(error: &RedisError, password: Option<&str>) -> String {
         (ErrorKind::RESP3NotSupported, _) => {
             "it does not speak RESP3; portico needs redis 6 or later".into()
         }
+        (ErrorKind::Parse, _) => "it does not speak the protocol of redis".into(),
         (_, Some("NOAUTH")) => "it wants a password and registry.url has none".into(),
         (_, Some("WRONGPASS")) => "it refuses the user or the password of registry.url".into(),
         (kind, _) => {
@@ -659,6 +670,26 @@ mod tests {
                 assert!(!error.to_string().contains("hunter2"), "{error}");
             }
         }
+    }
+
+    #[track_caller]
+    fn check_server(url: &str, expected: Option<(&str, u16)>) {
+        let got = server_address(&SecretUrl::new(url));
+        assert_eq!(
+            got.as_ref().map(|(host, port)| (host.as_str(), *port)),
+            expected
+        );
+    }
+
+    #[test]
+    fn the_server_of_a_url_is_known() {
+        check_server(
+            "redis://:hunter2@127.0.0.1:6380/1",
+            Some(("127.0.0.1", 6380)),
+        );
+        check_server("rediss://redis.example", Some(("redis.example", 6379)));
+        check_server("unix:///run/redis.sock", None);
+        check_server("nonsense", None);
     }
 
     #[test]

@@ -85,6 +85,8 @@ pub enum Failure {
     PlatformMalformed,
     /// The request is for the ingress, and none is configured.
     NoIngress,
+    /// portico has no descriptor, port or memory left to connect to a backend.
+    Exhausted,
 }
 
 impl Failure {
@@ -106,6 +108,7 @@ impl Failure {
                 (502, Side::Platform)
             }
             Self::PlatformTimeout => (504, Side::Platform),
+            Self::Exhausted => (503, Side::Proxy),
         }
     }
 
@@ -132,7 +135,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Malformed(error) => write!(f, "Your client sent a malformed request: {error}."),
+            Self::Malformed(error) => write!(f, "Your client's request is not accepted: {error}."),
             Self::HeaderTimeout => f.write_str("Your client took too long to send its request."),
             Self::BadHost(None) => f.write_str("The request names no host."),
             Self::BadHost(Some(error)) => write!(f, "The request's host is not valid: {error}."),
@@ -178,6 +181,9 @@ impl fmt::Display for Failure {
             ),
             Self::PlatformTimeout => f.write_str(
                 "The platform's ingress did not answer in time. The tool may be slow, or the platform may have a problem.",
+            ),
+            Self::Exhausted => f.write_str(
+                "The proxy has no room for another connection. Try again in a moment; its administrators can give it more.",
             ),
             Self::PlatformMalformed => f.write_str(
                 "The platform's ingress sent an answer that is not valid HTTP. Its administrators can mend it.",
@@ -312,16 +318,17 @@ impl Answer<'_> {
         match self {
             Self::Healthy => (TEXT, b"proxy ok!\n".to_vec()),
             Self::Capabilities => (TEXT, Vec::new()),
-            Self::Redirect { location, .. } => {
-                (TEXT, [b"See ", *location, b"\n"].concat())
-            }
+            Self::Redirect { location, .. } => (TEXT, [b"See ", *location, b"\n"].concat()),
             Self::File(DefaultFile::Robots) => (TEXT, ROBOTS.to_vec()),
             Self::File(DefaultFile::Favicon) => ("image/x-icon", FAVICON.to_vec()),
             Self::Failure {
                 failure,
                 tool,
                 help_url,
-            } => (TEXT, failure_text(failure, *tool, *help_url, host).into_bytes()),
+            } => (
+                TEXT,
+                failure_text(failure, *tool, *help_url, host).into_bytes(),
+            ),
         }
     }
 }
@@ -335,7 +342,10 @@ fn failure_text(
 ) -> String {
     use fmt::Write as _;
     let (status, side) = failure.status_and_side();
-    let mut text = format!("{status} {}\n\n{failure}\n\nfault: {side}\n", reason_phrase(status));
+    let mut text = format!(
+        "{status} {}\n\n{failure}\n\nfault: {side}\n",
+        reason_phrase(status)
+    );
     if let Some(tool) = tool {
         let _ = writeln!(text, "tool: {tool}");
     }
@@ -346,4 +356,138 @@ fn failure_text(
         let _ = writeln!(text, "help: {url}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: Shape = Shape {
+        head_only: false,
+        close: false,
+        say_keep_alive: false,
+    };
+    const VIEW: ClientView<'_> = ClientView {
+        host: None,
+        over_tls: true,
+        shared_host: false,
+    };
+
+    fn written(answer: &Answer<'_>, shape: Shape) -> String {
+        let mut out = Vec::new();
+        answer.write(&mut out, shape, &VIEW, &ResponseEditor::default());
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    #[track_caller]
+    fn check(failure: Failure, status: u16, side: Side, text: &str) {
+        assert_eq!(failure.status_and_side(), (status, side));
+        let answer = Answer::Failure {
+            failure: &failure,
+            tool: Some("mytool"),
+            help_url: Some("https://help.example/"),
+        };
+        let written = written(&answer, SHAPE);
+        let (head, body) = written.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        assert!(head.contains("Cache-Control: no-store"), "{head}");
+        assert!(
+            head.contains(&format!("Content-Length: {}\r\n", body.len())),
+            "{head}"
+        );
+        assert_eq!(head.contains("Retry-After"), status == 503, "{head}");
+        assert_eq!(head.contains("Allow: GET"), status == 405, "{head}");
+        for part in [
+            text,
+            "tool: mytool",
+            "help: https://help.example/",
+            &format!("fault: {side}"),
+        ] {
+            assert!(body.contains(part), "{part:?} in {body}");
+        }
+    }
+
+    #[test]
+    fn failures_say_whose_they_are() {
+        check(
+            Failure::NotFound,
+            404,
+            Side::Client,
+            "The URL you have requested",
+        );
+        check(
+            Failure::NoUserAgent,
+            403,
+            Side::Client,
+            "Requests must have a user agent",
+        );
+        check(Failure::ToolBusy, 503, Side::Tool, "overloaded");
+        check(
+            Failure::ToolUnreachable,
+            502,
+            Side::Tool,
+            "web service cannot be reached",
+        );
+        check(
+            Failure::PlatformUnreachable,
+            502,
+            Side::Platform,
+            "platform has a problem",
+        );
+        check(
+            Failure::Loop,
+            508,
+            Side::Platform,
+            "come through this proxy before",
+        );
+        check(
+            Failure::Malformed(RequestError::MethodNotAllowed),
+            405,
+            Side::Client,
+            "not accepted",
+        );
+    }
+
+    #[test]
+    fn head_has_the_length_of_a_body_that_is_not_sent() {
+        let shape = Shape {
+            head_only: true,
+            ..SHAPE
+        };
+        let with_body = written(&Answer::Healthy, SHAPE);
+        let without = written(&Answer::Healthy, shape);
+        assert!(with_body.ends_with("\r\n\r\nproxy ok!\n"), "{with_body}");
+        assert!(
+            without.ends_with("\r\n\r\n") && without.contains("Content-Length: 10"),
+            "{without}"
+        );
+    }
+
+    #[test]
+    fn the_connection_field_is_said_where_it_is_needed() {
+        let close = Shape {
+            close: true,
+            ..SHAPE
+        };
+        let keep = Shape {
+            say_keep_alive: true,
+            ..SHAPE
+        };
+        assert!(!written(&Answer::Capabilities, SHAPE).contains("Connection"));
+        assert!(written(&Answer::Capabilities, close).contains("Connection: close"));
+        assert!(written(&Answer::Capabilities, keep).contains("Connection: keep-alive"));
+    }
+
+    #[test]
+    fn default_files() {
+        assert_eq!(
+            DefaultFile::for_path(b"/robots.txt"),
+            Some(DefaultFile::Robots)
+        );
+        assert_eq!(
+            DefaultFile::for_path(b"/favicon.ico"),
+            Some(DefaultFile::Favicon)
+        );
+        assert_eq!(DefaultFile::for_path(b"/a/robots.txt"), None);
+    }
 }

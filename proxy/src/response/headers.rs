@@ -143,3 +143,110 @@ impl ResponseEditor {
         !(listed(&self.hide) || (client.shared_host && listed(&self.hide_on_legacy)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::{HeadLimits, Parsed, RequestKind, ResponseParser};
+
+    const CONFIG: &str = r#"
+        [listen]
+        https = []
+        redirect = false
+        [domains]
+        canonical = "toolforge.org"
+        [headers]
+        hide = ["X-Secret"]
+        [headers.set]
+        Content-Security-Policy-Report-Only = "default-src wss://{host}"
+    "#;
+
+    const TLS: ClientView<'_> = ClientView {
+        host: None,
+        over_tls: true,
+        shared_host: false,
+    };
+
+    /// What becomes of an answer's fields for a client at `t.toolforge.org`.
+    fn edited(fields: &str, client: &ClientView<'_>) -> String {
+        let config = portico_config::parse("test", CONFIG).unwrap().config;
+        let editor = ResponseEditor::new(&config.headers);
+        let mut head = format!("HTTP/1.1 200 OK\r\n{fields}\r\n").into_bytes();
+        let mut parser = ResponseParser::new(HeadLimits {
+            head: 4096,
+            target: 0,
+            fields: 32,
+        });
+        let parsed = parser.parse(&mut head, RequestKind::default());
+        assert_eq!(parsed, Ok(Parsed::Complete));
+        let host = Host::parse(b"t.toolforge.org").unwrap();
+        let view = ClientView {
+            host: Some(&host),
+            ..client.clone()
+        };
+        let mut out = Vec::new();
+        editor.write_fields(&mut out, &head, parser.head(), &view);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[track_caller]
+    fn check(fields: &str, client: &ClientView<'_>, expected: &str) {
+        let got = edited(fields, client);
+        let own = edited("", client);
+        let got = got.strip_suffix(&own).unwrap();
+        assert_eq!(got, expected, "{fields:?}");
+    }
+
+    #[test]
+    fn what_portico_adds() {
+        let over_tls = edited("", &TLS);
+        assert!(over_tls.contains("Strict-Transport-Security: max-age=31622400\r\n"));
+        assert!(over_tls.contains("X-Clacks-Overhead: GNU Terry Pratchett\r\n"));
+        assert!(over_tls.contains("Report-Only: default-src wss://t.toolforge.org\r\n"));
+        let plain = ClientView {
+            over_tls: false,
+            ..TLS
+        };
+        assert!(!edited("", &plain).contains("Strict-Transport"));
+    }
+
+    #[test]
+    fn what_of_the_tool_stays() {
+        check("A: b\r\nServer: x\r\n", &TLS, "A: b\r\nServer: x\r\n");
+        check("x-secret: 1\r\nA: b\r\n", &TLS, "A: b\r\n");
+        check("Strict-Transport-Security: max-age=0\r\n", &TLS, "");
+        check("permissions-policy: camera=()\r\n", &TLS, "");
+        check("Content-Length: 5\r\nA: b\r\n", &TLS, "A: b\r\n");
+        check("Transfer-Encoding: chunked\r\n", &TLS, "");
+        check(
+            "Connection: X-Hop\r\nX-Hop: 1\r\nA: b\r\n",
+            &TLS,
+            "A: b\r\n",
+        );
+        check("Keep-Alive: timeout=5\r\nUpgrade: h2c\r\n", &TLS, "");
+    }
+
+    #[test]
+    fn shared_hosts_hide_more() {
+        let shared = ClientView {
+            shared_host: true,
+            ..TLS
+        };
+        let field = "Service-Worker-Allowed: /\r\n";
+        check(field, &TLS, field);
+        check(field, &shared, "");
+    }
+
+    #[test]
+    fn a_location_of_the_own_host_becomes_https() {
+        let own = "Location: http://t.toolforge.org/y\r\n";
+        check(own, &TLS, "Location: https://t.toolforge.org/y\r\n");
+        let other = "Location: http://u.toolforge.org/y\r\n";
+        check(other, &TLS, other);
+        let plain = ClientView {
+            over_tls: false,
+            ..TLS
+        };
+        check(own, &plain, own);
+    }
+}

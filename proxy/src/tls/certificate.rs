@@ -775,7 +775,7 @@ mod tests {
                 assert!(openssl(&format!("pkey -in a.key -out b.key{form}")));
                 let loaded = Certificate::load(&files("b.key"), now());
                 let loaded = loaded.unwrap_or_else(|errors| panic!("{kind}{form}: {errors:?}"));
-                assert_eq!(loaded.names, ["a.org".into()]);
+                assert_eq!(loaded.names, [Box::<str>::from("a.org")]);
                 let encrypt = "pkey -in a.key -aes256 -passout pass:secret -out c.key";
                 assert!(openssl(&format!("{encrypt}{form}")));
                 check_errors_of(&files("c.key"), "", &[("c.key", "is encrypted")]);

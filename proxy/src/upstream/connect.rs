@@ -54,8 +54,5 @@ pub async fn connect(
         .connect(name, stream)
         .await
         .map_err(ConnectError::Handshake)?;
-    Ok(UpstreamStream::tls(
-        stream,
-        Arc::clone(&tls.server_name),
-    ))
+    Ok(UpstreamStream::tls(stream, Arc::clone(&tls.server_name)))
 }

@@ -173,10 +173,10 @@ impl Streak {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn pool(weights: &[u32]) -> NodePool {
         NodePool::new(&config::Pool {

@@ -125,7 +125,9 @@ impl Resolver {
             if now.saturating_sub(known.asked.load(Ordering::Relaxed)) > forget {
                 names.remove(name);
             } else if due.len() < most && known.due.load(Ordering::Relaxed) <= now {
-                known.due.store(now + millis(ATTEMPT + RETRY), Ordering::Relaxed);
+                known
+                    .due
+                    .store(now + millis(ATTEMPT + RETRY), Ordering::Relaxed);
                 due.push((name.clone(), Arc::clone(known)));
             }
         }
@@ -151,7 +153,12 @@ impl Resolver {
             && known.failures.fetch_add(1, Ordering::Relaxed) == 0
         {
             let kept = known.addresses.load().len();
-            warn!(name, error, kept, "cannot resolve the name of a backend; its last addresses stay in use, check DNS or the route");
+            warn!(
+                name,
+                error,
+                kept,
+                "cannot resolve the name of a backend; its last addresses stay in use, check DNS or the route"
+            );
         }
     }
 
