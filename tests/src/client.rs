@@ -149,6 +149,14 @@ impl Client {
         self.wire.stream.shutdown_write();
     }
 
+    /// Leaves at once, with a reset: a process that was killed, an address that is gone.
+    pub fn reset(self) {
+        let socket = socket2::SockRef::from(self.wire.stream.tcp());
+        socket
+            .set_linger(Some(Duration::ZERO))
+            .expect("linger can be set");
+    }
+
     /// Asserts that portico closes the connection and sends nothing more.
     #[track_caller]
     pub fn expect_closed(&mut self) {

@@ -417,8 +417,12 @@ impl Connection {
     }
 
     fn fault(&self, error: &io::Error, head: &[u8]) {
-        // A connection that breaks off is for the test to judge; a malformed request never is right.
-        if error.kind() == io::ErrorKind::InvalidData {
+        // A connection that breaks off, or a handshake that portico ends, is for the test to judge; a malformed request never is
+        // right.
+        let tls = error
+            .get_ref()
+            .is_some_and(|inner| inner.is::<rustls::Error>());
+        if error.kind() == io::ErrorKind::InvalidData && !tls {
             lock(&self.shared.faults).push(format!("{error} {}", crate::show(head)));
         }
     }

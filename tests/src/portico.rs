@@ -16,7 +16,7 @@ use crate::client::Client;
 use crate::origin::Origin;
 use crate::redis::Redis;
 use crate::tls::{Authority, Pair};
-use crate::{SOON, free_address, signal};
+use crate::{SOON, eventually, free_address, signal};
 
 /// The tool that most tests use, and the name that clients ask TLS for.
 pub const HOST: &str = "grid.toolforge.org";
@@ -151,6 +151,11 @@ impl Builder {
         &self.authority
     }
 
+    /// Where the TLS listener will be.
+    pub fn https(&self) -> SocketAddr {
+        self.https
+    }
+
     /// Where the plain listener will be.
     pub fn http(&self) -> SocketAddr {
         self.http
@@ -221,6 +226,10 @@ impl Portico {
         let start = Instant::now();
         while TcpStream::connect(self.http).is_err() || TcpStream::connect(self.https).is_err() {
             if let Some(status) = self.process.try_wait().expect("waiting works") {
+                // The collector ends with the pipe.
+                eventually("the pipe ends", SOON, || {
+                    (Arc::strong_count(&self.stderr) == 1).then_some(())
+                });
                 panic!("portico ended at start with {status}:\n{}", self.stderr());
             }
             assert!(start.elapsed() < SOON, "portico does not listen");
@@ -356,7 +365,7 @@ pub fn run(words: &[&str]) -> Finished {
     }
     // The collectors end with the pipes.
     let text = |of: &Arc<Mutex<String>>| {
-        crate::eventually("the pipes end", SOON, || {
+        eventually("the pipes end", SOON, || {
             (Arc::strong_count(of) == 1).then_some(())
         });
         of.lock().expect("no panic under the lock").clone()

@@ -1,5 +1,7 @@
 //! A certificate authority for the tests, and the TLS settings of their clients and origins.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -100,6 +102,8 @@ impl Pair {
         let key = folder.join(format!("{name}.key"));
         std::fs::write(&chain, &self.chain).expect("chain written");
         std::fs::write(&key, &self.key).expect("key written");
+        // As an operator keeps it; portico warns of any other.
+        std::fs::set_permissions(&key, Permissions::from_mode(0o600)).expect("permissions set");
         (chain, key)
     }
 

@@ -179,6 +179,17 @@ fn alpn_names_http_1_1() {
     );
 }
 
+/// curl --http1.0 offers only this name (RFC 7301's registry has it).
+#[test]
+fn alpn_of_an_http_1_0_client_is_accepted() {
+    let portico = Builder::new().start();
+    let mut config = (*portico.authority.client_config(rustls::ALL_VERSIONS)).clone();
+    config.alpn_protocols = vec![b"http/1.0".to_vec()];
+    let mut client = Client::tls(portico.https, &Arc::new(config), HOST);
+    let answer = client.exchange("GET /.well-known/healthz HTTP/1.0\r\n\r\n");
+    assert_eq!(answer.status, 200);
+}
+
 #[test]
 fn sessions_are_resumed_by_every_worker() {
     let portico = Builder::new().with("[server]\nworkers = 4").start();
