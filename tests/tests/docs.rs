@@ -125,7 +125,10 @@ fn every_command_is_run() {
             let known = COMMANDS.iter().find(|(known, _)| *known == line);
             let (_, how) = known.unwrap_or_else(|| panic!("{document}: who runs {line:?}?"));
             let mut command = match how {
-                How::Elsewhere(_) => continue,
+                How::Elsewhere(where_) => {
+                    eprintln!("{line}: {where_}");
+                    continue;
+                }
                 How::Repository => shell(line, &repository()),
                 How::Configured => shell(line, folder),
                 How::Foreground => {
