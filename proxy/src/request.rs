@@ -276,8 +276,9 @@ fn route(request: &mut Request, process: &Process, decision: Decision, path: &[u
             tool_cap::Verdict::Full => return Plan::Fail(Failure::ToolBusy),
         }
     }
-    // On a shared host the file is the platform's, not a tool's.
-    request.default_file = DefaultFile::for_path(path);
+    if matches!(request.method, Method::Get | Method::Head) {
+        request.default_file = DefaultFile::for_path(path);
+    }
     Plan::Forward(destination)
 }
 
@@ -306,7 +307,7 @@ async fn fail<S: ClientStream>(
 ) -> After {
     let (status, side) = failure.status_and_side();
     debug!(status, %side, %failure, "answered with a failure");
-    request.keep_alive &= failure.leaves_framing_intact();
+    request.keep_alive &= failure.keeps_connection();
     let tool = request.tool;
     let snapshot = request.snapshot.clone();
     let page = Answer::Failure {

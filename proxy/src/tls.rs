@@ -28,8 +28,9 @@ use tracing::{error, warn};
 pub use certificate::CertificateError;
 pub use store::{CertificateExpiry, CertificateStore, RELOAD_INTERVAL, ReloadOutcome};
 
-/// What the listeners offer by ALPN (RFC 7301), best first. HTTP/2 joins here when it is built.
-pub const SERVER_PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
+/// What the listeners offer by ALPN (RFC 7301), best first; `curl --http1.0` offers nothing but the last. HTTP/2 joins
+/// here when it is built.
+pub const SERVER_PROTOCOLS: &[&[u8]] = &[b"http/1.1", b"http/1.0"];
 
 /// What connections to `https://` backends offer by ALPN.
 pub const CLIENT_PROTOCOLS: &[&[u8]] = &[b"http/1.1"];

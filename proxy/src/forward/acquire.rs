@@ -107,9 +107,9 @@ async fn to_backend<S>(
                 return Err(exhausted(connection, address, &error));
             }
             Err(error) => {
-                let error = with_sources(&error);
-                debug!(%backend, %address, error, "cannot connect to a tool's web service");
-                fault = BackendFault::Unreachable;
+                let text = with_sources(&error);
+                debug!(%backend, %address, error = text, "cannot connect to a tool's web service");
+                fault = fault_of(&error);
             }
         }
     }
@@ -123,6 +123,7 @@ async fn to_node<S>(
     max_idle: Option<Duration>,
 ) -> Result<Acquired, BackendFault> {
     let mut tried = [usize::MAX; MAX_ATTEMPTS];
+    let mut fault = BackendFault::Unreachable;
     for attempt in 0..MAX_ATTEMPTS {
         let picked = pool.pick(&mut connection.worker.turn.borrow_mut(), &tried);
         let Some((index, node)) = picked else { break };
@@ -148,10 +149,13 @@ async fn to_node<S>(
             Err(error) if is_exhausted(&error) => {
                 return Err(exhausted(connection, address, &error));
             }
-            Err(error) => pool.connect_failed(node, &with_sources(&error)),
+            Err(error) => {
+                pool.connect_failed(node, &with_sources(&error));
+                fault = fault_of(&error);
+            }
         }
     }
-    Err(BackendFault::Unreachable)
+    Err(fault)
 }
 
 async fn fresh<S>(
@@ -171,6 +175,16 @@ async fn fresh<S>(
         address,
         reused: false,
     })
+}
+
+/// A connection that takes too long is a time-out, as in nginx; anything else that fails is "cannot be reached".
+fn fault_of(error: &ConnectError) -> BackendFault {
+    match error {
+        ConnectError::Connect(error) if error.kind() == ErrorKind::TimedOut => {
+            BackendFault::Timeout
+        }
+        ConnectError::Connect(_) | ConnectError::Handshake(_) => BackendFault::Unreachable,
+    }
 }
 
 /// Whether this machine is out of descriptors, ports or memory: nobody else's fault.

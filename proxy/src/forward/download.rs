@@ -29,7 +29,7 @@ use portico_routing::field::Field;
 
 /// How long a backend may be silent once the client has closed its side: most such clients are gone, and the silence may
 /// be an hour.
-const HALF_CLOSED: Duration = Duration::from_secs(30);
+const HALF_CLOSED: Duration = Duration::from_secs(10);
 
 /// One answer on its way.
 pub(super) struct Download<'a, 'b, S> {

@@ -52,10 +52,12 @@ pub(super) fn hyper_request(raw: &[u8]) -> bool {
         return false;
     };
     assert_eq!(ours, first);
-    // What follows begins at the same byte: nothing can be smuggled past us to a hyper behind us.
-    if keep_alive && raw[end..] == *NEXT {
-        let next = theirs.next().map(|next| next.start);
-        assert_eq!(next.as_deref(), Some("GET  /next"));
+    // What follows begins at the same byte: nothing can be smuggled past us to a hyper behind us. hyper may close instead.
+    if let Some(next) = theirs.next()
+        && keep_alive
+        && raw[end..] == *NEXT
+    {
+        assert_eq!(next.start, "GET  /next");
     }
     true
 }

@@ -117,13 +117,14 @@ impl Failure {
         matches!(self.status_and_side().0, 503)
     }
 
-    /// Whether the connection can go on: the request was understood and its end is known.
-    pub fn leaves_framing_intact(&self) -> bool {
+    /// Whether the connection can go on. After bytes that break the rules it cannot: what follows them is not to be trusted.
+    pub fn keeps_connection(&self) -> bool {
         !matches!(
             self,
             Self::Malformed(_)
                 | Self::HeaderTimeout
                 | Self::BadHost(_)
+                | Self::BadPath(_)
                 | Self::BadBody(_)
                 | Self::BodyTimeout
                 | Self::BodyTooLarge

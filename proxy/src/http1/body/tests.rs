@@ -320,6 +320,7 @@ fn trailers() {
         ("X: y\r\n z\r\n\t w", "X: y z w\r\n"),
         ("X: a\0b\rc", "X: a b c\r\n"),
         ("no colon\r\n folded", ""),
+        ("X: y\r\nno colon\r\n folded", "X: y\r\n"),
         (": y", ""),
         ("A B: y", ""),
         (" folded under nothing", ""),

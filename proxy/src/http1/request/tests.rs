@@ -664,25 +664,48 @@ fn nominated_fields() {
 
 #[test]
 fn one_parser_reads_pipelined_requests() {
-    let first = &b"\r\nPOST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: close, x\r\nUser-Agent: u\r\n\r\nabc"[..];
-    let second = &b"GET /2 HTTP/1.0\r\n\r\n"[..];
-    let raw = [first, second].concat();
+    let requests = [
+        "\r\nPOST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: close, x\r\nUser-Agent: u\r\nX: 1\r\n\r\n",
+        "GET /2 HTTP/1.0\r\nX: 1\r\n\r\n",
+        "GET http://b/3 HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
+        "GET /4 HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\n\r\n",
+        "POST /5 HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n",
+        "POST /6 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+    ];
+    let raw = requests.concat().into_bytes();
     let mut parser = RequestParser::new(LIMITS);
-    assert_eq!(parser.parse(&raw), Ok(Parsed::Complete));
-    assert_eq!(parser.head().len, first.len() - 3);
-    parser.reset();
-    assert_eq!(parser.parse(&raw[first.len()..]), Ok(Parsed::Complete));
-    // Nothing of the first one is left.
-    let fresh = verdict(second, [second.len()]).unwrap();
-    assert_eq!(show(parser.head(), second), fresh);
-    assert!(!parser.head().nominated(
-        second,
-        &HeaderField {
-            name: Span::new(0, 0),
-            value: Span::new(0, 0),
-            field: Field::Other
-        }
-    ));
+    let mut start = 0;
+    for request in requests {
+        let rest = &raw[start..];
+        assert_eq!(parser.parse(rest), Ok(Parsed::Complete));
+        // Nothing of an earlier one is left.
+        let fresh = verdict(request.as_bytes(), [request.len()]).unwrap();
+        assert_eq!(show(parser.head(), rest), fresh);
+        let head = parser.head();
+        let nominated = head.fields.iter().any(|field| head.nominated(rest, field));
+        assert_eq!(nominated, start == 0);
+        start += head.len;
+        parser.reset();
+    }
+    assert_eq!(start, raw.len());
+}
+
+/// A head that comes byte by byte is looked at once: were each call to look at the whole line, this would take minutes.
+#[test]
+fn slow_senders_cost_no_more() {
+    let mut parser = RequestParser::new(HeadLimits {
+        head: 1 << 20,
+        target: 1 << 20,
+        fields: 1,
+    });
+    let long = "a".repeat(400_000);
+    let raw = format!("GET /{long} HTTP/1.1\r\nHost: {long}\r\n\r\n");
+    for end in 0..raw.len() {
+        let parsed = parser.parse(&raw.as_bytes()[..end]);
+        assert_eq!(parsed, Ok(Parsed::Partial));
+    }
+    assert_eq!(parser.parse(raw.as_bytes()), Ok(Parsed::Complete));
 }
 
 #[test]
