@@ -7,6 +7,7 @@
 //! While the backend is silent the client is watched: one that resets ends the exchange, one that closed its side still
 //! gets its answer, but not for ever ([`HALF_CLOSED`]); what it pipelines is read ahead into the input.
 
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -30,6 +31,8 @@ use portico_routing::field::Field;
 /// How long a backend may be silent once the client has closed its side: most such clients are gone, and the silence may
 /// be an hour.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
+/// Interim answers before the final one: each ends a silence, so that without a bound a backend could go on for ever.
+const MAX_INTERIM: usize = 256;
 
 /// One answer on its way.
 pub(super) struct Download<'a, 'b, S> {
@@ -38,6 +41,8 @@ pub(super) struct Download<'a, 'b, S> {
     pub(super) request: &'a Request,
     pub(super) client_info: &'a ClientInfo,
     pub(super) deadline: &'a mut Deadline,
+    /// No interim answer was faulty: where the final one begins is beyond doubt.
+    pub(super) trusted: bool,
 }
 
 /// How it ended.
@@ -62,6 +67,8 @@ pub(super) enum Downloaded {
 enum Read {
     Bytes(usize),
     Ended,
+    /// The connection failed: what came is not all there is.
+    Failed,
     TimedOut,
     ClientGone,
 }
@@ -101,6 +108,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
             upgrade: self.request.upgrade,
         };
         let mut any = false;
+        let mut interim = 0;
         loop {
             match parser.parse(answer.filled_mut(), kind) {
                 Ok(Parsed::Complete) => {
@@ -108,6 +116,11 @@ impl<S: ClientStream> Download<'_, '_, S> {
                     if head.status >= 200 || head.status == 101 {
                         return Ok(());
                     }
+                    interim += 1;
+                    if interim > MAX_INTERIM {
+                        return Err(Downloaded::Fault(BackendFault::Malformed));
+                    }
+                    self.trusted &= head.reusable;
                     if head.status != 100 && self.request.version == Version::Http11 {
                         self.send_interim(head, answer).await?;
                     }
@@ -123,8 +136,10 @@ impl<S: ClientStream> Download<'_, '_, S> {
             }
             match self.read(answer, SMALL).await {
                 Read::Bytes(_) => any = true,
-                Read::Ended if !any => return Err(Downloaded::Dead),
-                Read::Ended => return Err(Downloaded::Fault(BackendFault::Closed)),
+                Read::Ended | Read::Failed if !any => return Err(Downloaded::Dead),
+                Read::Ended | Read::Failed => {
+                    return Err(Downloaded::Fault(BackendFault::Closed));
+                }
                 Read::TimedOut => return Err(Downloaded::Fault(BackendFault::Timeout)),
                 Read::ClientGone => return Err(Downloaded::Broken),
             }
@@ -139,11 +154,9 @@ impl<S: ClientStream> Download<'_, '_, S> {
         let buf = answer.filled();
         let mut out = self.worker.head();
         write_status_line(&mut out, head.status, head.reason.of(buf));
-        for field in &head.fields {
-            if !field.field.hop_by_hop() && field.field != Field::ContentLength {
-                write_field(&mut out, field.name.of(buf), field.value.of(buf));
-            }
-        }
+        let view = self.request.client_view(self.client_info);
+        let editor = &self.request.snapshot.response;
+        editor.write_interim_fields(&mut out, buf, head, &view);
         out.extend_from_slice(b"\r\n");
         let sent = self.write(&out).await;
         self.worker.put_head(out);
@@ -172,7 +185,10 @@ impl<S: ClientStream> Download<'_, '_, S> {
         }
         Downloaded::Complete {
             // Bytes behind the end were not asked for: who knows what they are.
-            reusable: head.reusable && answer.is_empty() && head.framing != Framing::UntilClose,
+            reusable: head.reusable
+                && self.trusted
+                && answer.is_empty()
+                && head.framing != Framing::UntilClose,
             close: close || self.link.input_ended.get() && self.link.input.borrow().is_empty(),
         }
     }
@@ -269,7 +285,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
                 Read::Bytes(n) if n >= SMALL => size = LARGE,
                 Read::Bytes(_) => {}
                 Read::Ended if body.eof().is_ok() => {}
-                Read::Ended | Read::TimedOut | Read::ClientGone => return false,
+                Read::Ended | Read::Failed | Read::TimedOut | Read::ClientGone => return false,
             }
             let Ok(piece) = body.decode(answer.filled_mut()) else {
                 return false;
@@ -378,7 +394,10 @@ impl<S: ClientStream> Download<'_, '_, S> {
                 if let Poll::Ready(read) = answer.poll_fill(cx, &mut upstream, pool, size) {
                     return Poll::Ready(Some(match read {
                         Ok(n) if n > 0 => Read::Bytes(n),
-                        Ok(_) | Err(_) => Read::Ended,
+                        Ok(_) => Read::Ended,
+                        // TLS without close_notify, as many servers end it.
+                        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Read::Ended,
+                        Err(_) => Read::Failed,
                     }));
                 }
                 while link.uploaded.get() && !link.input_ended.get() {
