@@ -376,6 +376,8 @@ fn accept_failed(worker: &Worker, error: &io::Error) {
         debug!(%error, "a client gave up before it was accepted");
         return;
     }
+    // Idle connections to backends are worth less than a client.
+    worker.idle.clear();
     if let Some(unsaid) = worker.repeats.borrow_mut().accept.occur(Instant::now()) {
         error!(%error, unsaid, "cannot accept connections; out of descriptors or memory? check LimitNOFILE");
     }

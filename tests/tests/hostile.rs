@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use portico_tests::client::{closed, get};
 use portico_tests::origin::Origin;
-use portico_tests::portico::{Builder, HOST, Portico};
-use portico_tests::{SOON, eventually, show, signal};
+use portico_tests::portico::{Builder, HOST, Portico, program};
+use portico_tests::{SOON, eventually, free_port, show, signal};
 
 fn one_worker(backend: SocketAddr) -> Builder {
     Builder::new()
@@ -295,6 +295,29 @@ fn odd_names_do_not_speak_for_the_proxy() {
     let received = origin.take_one();
     assert!(!show(&received.head).contains("6.6.6.6"), "{received:?}");
     assert_eq!(received.field("my.own"), Some("stays"));
+}
+
+/// One client that asks many tools in a row leaves an idle connection at each: they must not use the descriptors up.
+#[test]
+fn idle_connections_make_room_for_requests() {
+    let origin = Origin::echo_on("many", SocketAddr::from(([0, 0, 0, 0], free_port())));
+    let port = origin.address().port();
+    let tools = 1..=100;
+    let routes: String = tools
+        .clone()
+        .map(|i| format!("t{i} = 'http://127.0.1.{i}:{port}'\n"))
+        .collect();
+    let portico = Builder::new()
+        .with("[server]\nworkers = 1")
+        .with(&format!("[routes]\n{routes}"))
+        .start();
+    let pid = portico.pid().to_string();
+    program("prlimit", &["--pid", &pid, "--nofile=60"]);
+    let mut client = portico.tcp();
+    for i in tools {
+        let answer = client.exchange(get(&format!("t{i}.toolforge.org"), "/"));
+        assert_eq!(answer.status, 200, "tool {i}: {answer:?}");
+    }
 }
 
 /// Any bytes, both from clients and from tools: portico answers the next honest request, and nothing panicked.

@@ -158,7 +158,23 @@ async fn to_node<S>(
     Err(fault)
 }
 
+/// A new connection. When this machine has no descriptor or port left, idle connections make room: they may be many, one for each
+/// tool that was asked lately, and are worth less than a request.
 async fn fresh<S>(
+    connection: &mut Connection<S>,
+    request: &Request,
+    address: SocketAddr,
+    tls: Option<&TlsTarget>,
+) -> Result<Acquired, ConnectError> {
+    match attempt(connection, request, address, tls).await {
+        Err(error) if is_exhausted(&error) && connection.worker.idle.clear() => {
+            attempt(connection, request, address, tls).await
+        }
+        result => result,
+    }
+}
+
+async fn attempt<S>(
     connection: &mut Connection<S>,
     request: &Request,
     address: SocketAddr,

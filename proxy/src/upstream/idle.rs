@@ -92,6 +92,12 @@ impl IdlePool {
         self.total.set(total);
     }
 
+    /// Closes all of them: somebody needs their descriptors. Says whether there were any.
+    pub fn clear(&self) -> bool {
+        self.by_address.borrow_mut().clear();
+        self.total.replace(0) > 0
+    }
+
     /// How many connections are kept.
     pub fn len(&self) -> usize {
         self.total.get()
@@ -177,6 +183,8 @@ mod tests {
                 pool.put(address, here);
             }
             assert_eq!(pool.len(), MAX_PER_ADDRESS);
+            assert!(pool.clear() && pool.is_empty());
+            assert!(!pool.clear() && pool.take(address, None, LONG).is_none());
         });
     }
 }
