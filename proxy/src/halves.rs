@@ -21,6 +21,11 @@ impl<'a, S> Shared<'a, S> {
     pub fn new(stream: &'a mut S) -> Self {
         Self(RefCell::new(stream))
     }
+
+    /// Looks at the stream.
+    pub fn with<T>(&self, look: impl FnOnce(&S) -> T) -> T {
+        look(&**self.0.borrow())
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for &Shared<'_, S> {

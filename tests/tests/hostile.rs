@@ -320,6 +320,38 @@ fn idle_connections_make_room_for_requests() {
     }
 }
 
+/// What a client pipelines fills the input, behind which its end cannot be read: it is noticed all the same, and its place among
+/// the tool's requests given back.
+#[test]
+fn a_client_that_sent_too_much_ahead_and_left_is_noticed() {
+    let origin = Origin::scripted("silent", |connection| {
+        connection.read_request();
+        connection.wait_for_close();
+    });
+    let portico = Builder::new()
+        .route("grid", &origin.url())
+        .with("[limits]\nin_flight_per_tool = 2")
+        .start();
+    let ahead = get(HOST, "/").repeat(1000);
+    let mut leaves = portico.tcp();
+    leaves.send(&ahead);
+    let mut resets = portico.tcp();
+    resets.send(&ahead);
+    eventually("both wait", SOON, || (origin.heads() == 2).then_some(()));
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(portico.tcp().exchange(get(HOST, "/")).status, 503);
+    drop(leaves);
+    resets.reset();
+    eventually("their places are free", SOON, || {
+        let mut client = portico.tcp();
+        client.send(get(HOST, "/"));
+        // A free place lets it wait for the tool.
+        let before = origin.heads();
+        thread::sleep(Duration::from_millis(200));
+        (origin.heads() > before || origin.heads() > 2).then_some(())
+    });
+}
+
 /// Any bytes, both from clients and from tools: portico answers the next honest request, and nothing panicked.
 #[test]
 fn random_bytes_break_nothing() {

@@ -9,10 +9,11 @@
 
 use std::io::ErrorKind;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
 
 use super::tunnel::tunnel;
 use super::{BackendFault, Link, WriteError, chunked, write_all, write_pieces};
@@ -381,10 +382,15 @@ impl<S: ClientStream> Download<'_, '_, S> {
     /// Reads from the backend, and watches the client meanwhile.
     async fn read(&mut self, answer: &mut Buffer, size: usize) -> Read {
         let silence = self.request.snapshot.config.timeouts.response;
+        // What the client pipelines fills the input, so that its end cannot be read: it is looked after now and then.
+        let mut full = false;
+        let mut waited = Duration::ZERO;
         loop {
             let half_closed = self.link.input_ended.get();
             let limit = if half_closed {
                 silence.min(HALF_CLOSED)
+            } else if full {
+                silence.saturating_sub(waited).min(HALF_CLOSED)
             } else {
                 silence
             };
@@ -403,7 +409,10 @@ impl<S: ClientStream> Download<'_, '_, S> {
                 while link.uploaded.get() && !link.input_ended.get() {
                     let mut input = link.input.borrow_mut();
                     if input.is_full() {
-                        break;
+                        if full {
+                            break;
+                        }
+                        return Poll::Ready(None);
                     }
                     match input.poll_fill(cx, &mut client, pool, SMALL) {
                         Poll::Pending => break,
@@ -419,11 +428,25 @@ impl<S: ClientStream> Download<'_, '_, S> {
             });
             match self.deadline.within(limit, wait).await {
                 Ok(Some(read)) => return read,
-                // The client closed its side: wait on, for less long.
-                Ok(None) => {}
+                // The client closed its side, or sent too much ahead: wait on, for less long.
+                Ok(None) => full = !self.link.input_ended.get(),
                 Err(_) if half_closed => return Read::ClientGone,
+                Err(_) if full && self.link.client.with(|io| has_left(io.tcp())) => {
+                    return Read::ClientGone;
+                }
+                Err(_) if full && waited + limit < silence => waited += limit,
                 Err(_) => return Read::TimedOut,
             }
         }
+    }
+}
+
+/// Whether the client has closed or reset its side, as far as the runtime has heard; what it sent may still be unread.
+fn has_left(tcp: &TcpStream) -> bool {
+    let ready = std::pin::pin!(tcp.ready(Interest::READABLE));
+    match ready.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(ready)) => ready.is_read_closed(),
+        Poll::Ready(Err(_)) => true,
+        Poll::Pending => false,
     }
 }
