@@ -391,3 +391,6 @@ async fn write<S: ClientStream>(
     connection.worker.put_head(out);
     matches!(written, Ok(Ok(())))
 }
+
+#[cfg(test)]
+mod tests;
