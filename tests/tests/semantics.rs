@@ -1106,6 +1106,96 @@ fn ranges_and_validators_pass() {
     );
 }
 
+/// The same answer whole and byte by byte: where the pieces end means nothing.
+#[test]
+fn answers_may_come_in_any_pieces() {
+    const ANSWER: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nX-A: b\r\nTransfer-Encoding: chunked\r\n\r\n\
+        5;x=\"y;z\"\r\nhello\r\n0006\r\n world\r\n0;last\r\nX-Sum: 1\r\n\r\n";
+    for piece in [1, 2, 3, 7, 1000] {
+        let origin = Origin::scripted("pieces", move |connection| {
+            while connection.read_request().is_some() {
+                for part in ANSWER.as_bytes().chunks(piece) {
+                    connection.send(part);
+                    thread::sleep(Duration::from_micros(300));
+                }
+            }
+        });
+        let portico = Portico::before(&origin);
+        let mut client = portico.tls();
+        for _ in 0..2 {
+            assert_eq!(client.exchange(get(HOST, "/")).status, 103);
+            let answer = client.response();
+            assert_eq!(
+                (answer.text().as_str(), answer.field("x-a")),
+                ("hello world", Some("b"))
+            );
+            assert_eq!(
+                answer.trailers,
+                [("X-Sum".to_owned(), "1".to_owned())],
+                "pieces of {piece}"
+            );
+        }
+    }
+}
+
+#[test]
+fn chunks_of_a_tool_that_nobody_can_read_cut_the_answer() {
+    for body in [
+        "zz\r\nabc\r\n0\r\n\r\n",
+        "3\r\nabcd\r\n0\r\n\r\n",
+        "-3\r\nabc\r\n0\r\n\r\n",
+        "ffffffffffffffffff\r\nabc\r\n",
+    ] {
+        let origin = Origin::scripted("broken", move |connection| {
+            while connection.read_request().is_some() {
+                connection.send(format!(
+                    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n{body}"
+                ));
+            }
+        });
+        let portico = Portico::before(&origin);
+        let mut client = portico.tcp();
+        client.send(get(HOST, "/"));
+        match client.try_response(false) {
+            Ok(Some(answer)) => assert_eq!(answer.status, 502, "{body:?}: {answer:?}"),
+            other => assert!(other.is_err(), "{body:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn methods_and_framing_arrive_as_they_were_sent() {
+    let (origin, portico) = echo();
+    let mut client = portico.tls();
+    for (method, lines, body) in [
+        ("GET", "", ""),
+        ("DELETE", "", ""),
+        ("POST", "", ""),
+        ("POST", "Content-Length: 0\r\n", ""),
+        ("GET", "Content-Length: 5\r\n", "hello"),
+        ("PATCH", "Content-Length: 5\r\n", "hello"),
+        ("PROPFIND", "Content-Length: 5\r\n", "hello"),
+        ("X-MINE", "", ""),
+        ("get", "", ""),
+        ("OPTIONS", "", ""),
+    ] {
+        let answer = client.exchange(format!(
+            "{method} /x HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: t\r\n{lines}\r\n{body}"
+        ));
+        assert_eq!(answer.status, 200, "{method} {lines}");
+        let arrived = origin.take_one();
+        assert_eq!(
+            (arrived.method.as_str(), arrived.body.text().as_str()),
+            (method, body)
+        );
+        let length = lines.trim().strip_prefix("Content-Length: ");
+        if !lines.is_empty() || method == "GET" {
+            assert_eq!(arrived.field("content-length"), length, "{method} {lines}");
+        }
+        assert_eq!(arrived.field("transfer-encoding"), None);
+    }
+}
+
 // --- clients that leave
 
 /// A reset, before the tool has answered and after it has begun to: the tool's connection and the tool's place must not stay
