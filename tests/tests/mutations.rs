@@ -117,10 +117,15 @@ fn strict_request(bytes: &[u8]) -> Option<(String, &[u8])> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let (line, mut fields) = wire::parse_head(&bytes[..end]).ok()?;
     let target = line.split(' ').nth(1)?.to_owned();
-    let target = target
-        .strip_prefix(&format!("http://{HOST}"))
-        .unwrap_or(&target)
-        .to_owned();
+    let target = match target.strip_prefix("http://") {
+        None => target,
+        // Absolute-form: what stands behind the authority; an empty path is "/" (RFC 9112, 3.2.1).
+        Some(rest) => match rest.find(['/', '?']) {
+            None => "/".to_owned(),
+            Some(at) if rest[at..].starts_with('/') => rest[at..].to_owned(),
+            Some(at) => format!("/{}", &rest[at..]),
+        },
+    };
     for (_, value) in &mut fields {
         value.make_ascii_lowercase();
     }
