@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
@@ -51,6 +52,8 @@ impl Redis {
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .arg("--dir")
             .arg(self.folder.path())
+            .arg("--unixsocket")
+            .arg(self.socket())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -87,6 +90,16 @@ impl Redis {
 
     fn pid(&self) -> u32 {
         self.process.as_ref().expect("redis runs").id()
+    }
+
+    /// Asks for a password from now on.
+    pub fn require_password(&self, password: &str) {
+        self.command(&["CONFIG", "SET", "requirepass", password]);
+    }
+
+    /// Its unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("redis.sock")
     }
 
     /// Where it listens.

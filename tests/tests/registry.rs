@@ -349,3 +349,51 @@ fn a_hostile_registry_does_no_harm() {
     );
     assert_eq!(goes(&portico, "tool0"), "a");
 }
+
+/// Ways to say where redis is.
+#[test]
+fn redis_is_found_by_any_url() {
+    let site = Site::new();
+    let address = site.redis.address();
+    let b = site.b.url();
+    site.redis
+        .command_in(3, &["HSET", "prefix:third", ".*", &b]);
+    site.redis.require_password("s3cret");
+    let socket = site.redis.socket();
+    for (url, tool, to) in [
+        (format!("redis://:s3cret@{address}"), "tool0", "a"),
+        (format!("redis://default:s3cret@{address}/0"), "tool0", "a"),
+        (
+            format!("redis://:s3cret@localhost:{}/0", address.port()),
+            "tool0",
+            "a",
+        ),
+        (format!("redis://:s3cret@{address}/3"), "third", "b"),
+        (
+            format!("unix://{}?pass=s3cret", socket.display()),
+            "tool0",
+            "a",
+        ),
+    ] {
+        let builder = Builder::new();
+        let snapshot = builder.snapshot();
+        let portico = builder
+            .with(&format!(
+                "[registry]\nurl = {url:?}\nsnapshot = {snapshot:?}"
+            ))
+            .start();
+        assert_eq!(goes(&portico, tool), to, "{url}");
+        assert!(!portico.stderr().contains("s3cret"), "{}", portico.stderr());
+    }
+    // A wrong password is not an empty table.
+    let builder = Builder::new();
+    let snapshot = builder.snapshot();
+    let url = format!("redis://:wr0ng@{address}/0");
+    let finished = builder
+        .with(&format!(
+            "[registry]\nurl = {url:?}\nsnapshot = {snapshot:?}"
+        ))
+        .command("run", &[]);
+    finished.expect(1, &[]);
+    assert!(!finished.stderr.contains("wr0ng"), "{finished:#?}");
+}
