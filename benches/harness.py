@@ -258,6 +258,10 @@ snapshot = "{directory}/routes.snapshot"
 
 [timeouts]
 keep_alive = "{idle}s"
+
+# All load goes to a single tool; the peers have no such cap.
+[limits]
+in_flight_per_tool = 20000
 """
 
 NGINX = """

@@ -31,6 +31,9 @@ use portico_routing::field::Field;
 /// be an hour.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
 
+/// Interim answers (1xx) that a backend may send before the final one. Without a bound it could keep a request for ever.
+const MAX_INTERIM: usize = 32;
+
 /// One answer on its way.
 pub(super) struct Download<'a, 'b, S> {
     pub(super) link: &'a Link<'b, S>,
@@ -101,12 +104,17 @@ impl<S: ClientStream> Download<'_, '_, S> {
             upgrade: self.request.upgrade,
         };
         let mut any = false;
+        let mut interim = 0;
         loop {
             match parser.parse(answer.filled_mut(), kind) {
                 Ok(Parsed::Complete) => {
                     let head = parser.head();
                     if head.status >= 200 || head.status == 101 {
                         return Ok(());
+                    }
+                    interim += 1;
+                    if interim > MAX_INTERIM {
+                        return Err(Downloaded::Fault(BackendFault::Malformed));
                     }
                     if head.status != 100 && self.request.version == Version::Http11 {
                         self.send_interim(head, answer).await?;
