@@ -405,17 +405,21 @@ fn redis_may_speak_tls() {
     let builder = Builder::new();
     let (redis, port) = Redis::start_tls(&builder.authority().issue(&["localhost", "127.0.0.1"]));
     redis.route("tool0", ".*", &a.url());
-    let (snapshot, ca) = (builder.snapshot(), builder.folder().join("ca.pem"));
-    let config =
-        format!("[registry]\nurl = 'rediss://localhost:{port}/0'\nsnapshot = {snapshot:?}");
-    let portico = builder
-        .with(&config)
+    let ca = builder.folder().join("ca.pem");
+    let with = |builder: Builder| {
+        let snapshot = builder.snapshot();
+        builder.with(&format!(
+            "[registry]\nurl = 'rediss://localhost:{port}/0'\nsnapshot = {snapshot:?}"
+        ))
+    };
+    let portico = with(builder)
         .env("SSL_CERT_FILE", ca.to_str().unwrap())
         .start();
     assert_eq!(goes(&portico, "tool0"), "a");
     redis.route("new", ".*", &a.url());
     soon_goes(&portico, "new", "a");
     // Nobody vouches for this one.
-    let stranger = Builder::new().with(&config);
-    stranger.command("run", &[]).expect(1, &["certificate"]);
+    with(Builder::new())
+        .command("run", &[])
+        .expect(1, &["certificate"]);
 }

@@ -854,6 +854,48 @@ fn answers_that_nobody_can_read_are_502() {
     check_answer(b"\x16\x03\x01\x00\x02\x02\x28", 502, "", &[]);
 }
 
+/// Tools send large heads: many cookies, long policies.
+#[test]
+fn large_heads_of_answers_pass() {
+    for (name, head) in [
+        (
+            "100 cookies",
+            (0..100)
+                .map(|index| format!("Set-Cookie: c{index}={}\r\n", "x".repeat(100)))
+                .collect::<String>(),
+        ),
+        (
+            "a long policy",
+            format!(
+                "Content-Security-Policy: {}\r\n",
+                "default-src 'self'; ".repeat(700)
+            ),
+        ),
+    ] {
+        let origin = Origin::scripted("wordy", move |connection| {
+            while connection.read_request().is_some() {
+                connection.send(format!(
+                    "HTTP/1.1 200 OK\r\n{head}Content-Length: 2\r\n\r\nok"
+                ));
+            }
+        });
+        let portico = Portico::before(&origin);
+        for mut client in [portico.tcp(), portico.tls()] {
+            let answer = client.exchange(get(HOST, "/"));
+            assert_eq!(
+                (answer.status, answer.text().as_str()),
+                (200, "ok"),
+                "{name}"
+            );
+            let cookies = answer.count("set-cookie");
+            assert!(
+                cookies == 100 || answer.field("content-security-policy").is_some(),
+                "{name}: {cookies}"
+            );
+        }
+    }
+}
+
 #[test]
 fn an_endless_head_of_an_answer_is_502() {
     let origin = Origin::scripted("endless", |connection| {
