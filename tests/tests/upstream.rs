@@ -416,6 +416,23 @@ fn the_ingress_goes_round_its_nodes() {
 }
 
 #[test]
+fn ingress_nodes_may_be_names() {
+    let node = Origin::echo("node");
+    let address = format!("localhost:{}", node.address().port());
+    let portico = Builder::new()
+        .with(&format!("[pools.front]\nnodes = [{{ address = {address:?}, weight = 50 }}]\n[ingress]\npool = 'front'"))
+        .start();
+    eventually("the name is resolved", SOON, || {
+        (portico
+            .tcp()
+            .exchange(get("tool.toolforge.org", "/"))
+            .status
+            == 200)
+            .then_some(())
+    });
+}
+
+#[test]
 fn a_dead_ingress_node_is_passed_over_and_comes_back() {
     let alive = [Origin::echo("a"), Origin::echo("b")];
     let dead = free_address();
