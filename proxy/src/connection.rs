@@ -1,11 +1,13 @@
-//! The driver of one client connection: wait for a head, have the request served, wait for the next.
+//! The driver of one client connection: wait for a head, have the request
+//! served, wait for the next.
 //!
-//! It knows when a connection lives on and how it ends; what a request means is decided in `request`. An idle
-//! connection holds no buffer and no parser: see `buffer`.
+//! It knows when a connection lives on and how it ends; what a request means is decided in
+//! `request`. An idle connection holds no buffer and no parser: see `buffer`.
 //!
-//! Ends: a clean close (with a short wait for the client's own, so that unread bytes do not turn it into a reset that
-//! destroys the answer under way), a lingering close after an answer that came before the request was read, and a reset
-//! when an answer broke off, so that the client cannot take what it got for the whole.
+//! Ends: a clean close (with a short wait for the client's own, so that unread bytes do not turn it
+//! into a reset that destroys the answer under way), a lingering close after an answer that came
+//! before the request was read, and a reset when an answer broke off, so that the client cannot
+//! take what it got for the whole.
 
 use std::io;
 use std::net::IpAddr;
@@ -26,7 +28,8 @@ use crate::request;
 use crate::response::answer::Failure;
 use crate::worker::Worker;
 
-/// After an early answer, how long the client may go on sending what nobody reads (nginx: lingering_time).
+/// After an early answer, how long the client may go on sending what nobody reads
+/// (nginx: lingering_time).
 const LINGER: Duration = Duration::from_secs(10);
 /// The same without a byte from the client (nginx: lingering_timeout).
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
@@ -65,7 +68,8 @@ impl ClientStream for TlsStream<TcpStream> {
 pub struct Connection<S> {
     /// The stream to the client.
     pub io: S,
-    /// What was read and not used yet: the head under way, body bytes behind it, pipelined requests.
+    /// What was read and not used yet: the head under way, body bytes behind
+    /// it, pipelined requests.
     pub input: Buffer,
     /// The client has closed its side: nothing more will come.
     pub input_ended: bool,
@@ -86,7 +90,8 @@ pub enum After {
     KeepAlive,
     /// The answer is complete: close.
     Close,
-    /// The answer is complete, but the client may still be sending: close when it has had time to read.
+    /// The answer is complete, but the client may still be sending: close when it
+    /// has had time to read.
     Linger,
     /// The answer broke off, or the client is gone: no clean end.
     Reset,
@@ -189,8 +194,8 @@ impl<S: ClientStream> Connection<S> {
         request::answer_failure(self, &failure).await
     }
 
-    /// Says that nothing more will come, and waits until the client has closed too: for at most `most`, and less if it is
-    /// silent. Whatever it sends is thrown away.
+    /// Says that nothing more will come, and waits until the client has closed too: for at most
+    /// `most`, and less if it is silent. Whatever it sends is thrown away.
     async fn close(mut self, most: Duration) {
         self.input.discard(&self.worker.buffers);
         let shutdown = self.io.shutdown();

@@ -1,8 +1,9 @@
 //! portico: the front proxy for platforms that host thousands of small web services.
 //!
-//! The way of a request: [`worker`] accepts, [`tls`] decrypts, [`connection`] reads heads with [`http1`], [`request`]
-//! decides, [`forward`] moves bytes between client and [`upstream`], [`response`] edits what goes back. What a request
-//! sees is a [`snapshot`]; what changes beside it is in [`process`], kept fresh by [`registry`] on the control thread.
+//! The way of a request: [`worker`] accepts, [`tls`] decrypts, [`connection`] reads heads with
+//! [`http1`], [`request`] decides, [`forward`] moves bytes between client and [`upstream`],
+//! [`response`] edits what goes back. What a request sees is a [`snapshot`]; what changes beside it
+//! is in [`process`], kept fresh by [`registry`] on the control thread.
 
 pub mod buffer;
 pub mod check;

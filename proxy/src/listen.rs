@@ -1,7 +1,8 @@
 //! Listening sockets: one for each address and worker, bound before anything else starts.
 //!
-//! SO_REUSEPORT lets each worker have its own socket on an address, but it would also let a second portico share the port in
-//! silence. So each address is first bound without it, which fails if anybody listens there.
+//! SO_REUSEPORT lets each worker have its own socket on an address, but it would also let a second
+//! portico share the port in silence. So each address is first bound without it, which fails if
+//! anybody listens there.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,7 +15,8 @@ use crate::worker::Listener;
 
 /// Connections that the kernel holds for a worker that is busy.
 const BACKLOG: i32 = 4096;
-/// Probes of a silent peer begin after this, so that tunnels to machines that vanished do not stay for ever.
+/// Probes of a silent peer begin after this, so that tunnels to machines that vanished
+/// do not stay for ever.
 const KEEPALIVE: Duration = Duration::from_secs(120);
 
 /// An address cannot be listened on.

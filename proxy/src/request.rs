@@ -9,8 +9,9 @@
 //! 7. to 10. Choose a server, edit the head, forward, edit the answer: `forward`.
 //! 11. Finish: release, count, log. Never skipped: [`handle`] is the only way through.
 //!
-//! Phases 3 to 6 are one synchronous function, [`plan`], which waits for nothing and allocates only for answers of
-//! portico's own. A phase that ends the request returns the answer; nothing is signalled by a `bool`.
+//! Phases 3 to 6 are one synchronous function, [`plan`], which waits for nothing and allocates only
+//! for answers of portico's own. A phase that ends the request returns the answer; nothing is
+//! signalled by a `bool`.
 
 use std::sync::Arc;
 
@@ -213,13 +214,15 @@ fn plan(
     route(request, process, decision, path)
 }
 
-/// The host that the request names: an absolute-form target's authority wins (RFC 9112 section 3.2.2).
+/// The host that the request names: an absolute-form target's authority wins (RFC
+/// 9112 section 3.2.2).
 fn named_host<'a>(head: &RequestHead, buf: &'a [u8]) -> Option<&'a [u8]> {
     let span = head.authority.as_ref().or(head.host.as_ref())?;
     Some(span.of(buf))
 }
 
-/// Plain HTTP to HTTPS. A permanent redirect may only point at a host that exists (T258730): foreign hosts get none.
+/// Plain HTTP to HTTPS. A permanent redirect may only point at a host that exists (T258730):
+/// foreign hosts get none.
 fn to_https(snapshot: &Snapshot, host: &Host, target: &[u8]) -> Plan {
     match snapshot.config.rules.domains.place(host) {
         Place::Foreign | Place::TwoLabels => Plan::Fail(Failure::NotFound),
@@ -342,14 +345,16 @@ pub async fn answer_failure<S: ClientStream>(
     let mut out = connection.worker.head();
     page.write(&mut out, shape, &view, &snapshot.response);
     if write(connection, &snapshot, out).await {
-        // What the client still sends must not turn the close into a reset that destroys the answer.
+        // What the client still sends must not turn the close into a reset that
+        // destroys the answer.
         After::Linger
     } else {
         After::Reset
     }
 }
 
-/// Writes an answer of portico's own; the connection lives on if the request lets it and its body was read.
+/// Writes an answer of portico's own; the connection lives on if the request lets it
+/// and its body was read.
 async fn answer<S: ClientStream>(
     connection: &mut Connection<S>,
     request: &mut Request,

@@ -1,6 +1,7 @@
 //! `portico routes`: the routing table as a start would have it, for people and for scripts.
 //!
-//! Reads redis (or the snapshot when redis cannot be reached) afresh; it does not ask a running portico.
+//! Reads redis (or the snapshot when redis cannot be reached) afresh; it does not
+//! ask a running portico.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

@@ -1,11 +1,13 @@
-//! `portico run`: binds, loads the routes, starts the workers, and is the control thread until the end.
+//! `portico run`: binds, loads the routes, starts the workers, and is the control
+//! thread until the end.
 //!
-//! The control thread does everything that is not a request: it keeps the registry in step, resolves names, checks nodes,
-//! watches certificates, sweeps counters, and listens to signals. It shares no runtime with the workers, so that none of this
-//! can delay a request.
+//! The control thread does everything that is not a request: it keeps the registry in step,
+//! resolves names, checks nodes, watches certificates, sweeps counters, and listens to signals. It
+//! shares no runtime with the workers, so that none of this can delay a request.
 //!
-//! SIGTERM and SIGINT drain: listeners close, requests in flight end, idle connections get [`IDLE_GRACE`] for a
-//! request that may be on its way already. What is left after `server.drain` is cut. A second signal ends at once.
+//! SIGTERM and SIGINT drain: listeners close, requests in flight end, idle connections get
+//! [`IDLE_GRACE`] for a request that may be on its way already. What is left after `server.drain`
+//! is cut. A second signal ends at once.
 
 use std::io;
 use std::path::Path;
@@ -26,8 +28,8 @@ use crate::start::{self, Prepared, StartError};
 use crate::tls::{CertificateStore, RELOAD_INTERVAL};
 use crate::worker::{self, Phase, Seed};
 
-/// How long an idle connection stays open after the stop began: a request that the client has sent meanwhile is
-/// answered, where a close would meet it half-way.
+/// How long an idle connection stays open after the stop began: a request that the client has sent
+/// meanwhile is answered, where a close would meet it half-way.
 const IDLE_GRACE: Duration = Duration::from_secs(2);
 /// How often counters without a use are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);

@@ -1,11 +1,13 @@
 //! One core: its runtime, its listening sockets, its idle connections to backends, its buffers.
 //!
-//! Workers share nothing on the request path but what [`Process`] holds. Each accepts on its own sockets (SO_REUSEPORT), so the kernel
-//! spreads new connections, and a connection stays with its worker for life.
+//! Workers share nothing on the request path but what [`Process`] holds. Each accepts on its own
+//! sockets (SO_REUSEPORT), so the kernel spreads new connections, and a connection stays with
+//! its worker for life.
 //!
-//! Stopping has three phases, told by the control thread through a watch channel: [`Phase::Draining`] (no new
-//! connections, every answer says `Connection: close`), [`Phase::CloseIdle`] (connections without a request are closed),
-//! and the end, when no connection is left. Cutting what remains is the process's business.
+//! Stopping has three phases, told by the control thread through a watch channel:
+//! [`Phase::Draining`] (no new connections, every answer says `Connection: close`),
+//! [`Phase::CloseIdle`] (connections without a request are closed), and the end, when no connection
+//! is left. Cutting what remains is the process's business.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -350,7 +352,8 @@ async fn accept_now(socket: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     .await
 }
 
-/// Waits for a place among the client connections of the process. Meanwhile new ones wait in the kernel.
+/// Waits for a place among the client connections of the process. Meanwhile new
+/// ones wait in the kernel.
 async fn place_for(worker: &Worker) -> OwnedSemaphorePermit {
     let places = &worker.process.connections;
     loop {

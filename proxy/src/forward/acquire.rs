@@ -1,7 +1,8 @@
 //! A connection to the destination: a pooled one if it is alive, else a new one.
 //!
-//! A tool has one address (or the addresses of one name); the ingress has nodes, of which another is tried when one
-//! cannot be connected to: nothing of the request was sent, so any method may go on.
+//! A tool has one address (or the addresses of one name); the ingress has nodes, of which
+//! another is tried when one cannot be connected to: nothing of the request was sent, so
+//! any method may go on.
 
 use std::borrow::Cow;
 use std::io::ErrorKind;
@@ -22,8 +23,9 @@ use crate::upstream::stream::UpstreamStream;
 
 /// Addresses or nodes that one request tries to connect to.
 const MAX_ATTEMPTS: usize = 3;
-/// A request that must not be repeated rides only a pooled connection that was used so recently: backends close idle ones after a
-/// few seconds, and in the race its client would get an error that a fresh connection spares.
+/// A request that must not be repeated rides only a pooled connection that was used so recently:
+/// backends close idle ones after a few seconds, and in the race its client would get an error that
+/// a fresh connection spares.
 const FRESH_ENOUGH: Duration = Duration::from_secs(1);
 
 /// A connection that is ready for a request.
@@ -177,7 +179,8 @@ async fn fresh<S>(
     })
 }
 
-/// A connection that takes too long is a time-out, as in nginx; anything else that fails is "cannot be reached".
+/// A connection that takes too long is a time-out, as in nginx; anything else that fails is
+/// "cannot be reached".
 fn fault_of(error: &ConnectError) -> BackendFault {
     match error {
         ConnectError::Connect(error) if error.kind() == ErrorKind::TimedOut => {

@@ -1,11 +1,13 @@
 //! The answer on its way to the client.
 //!
-//! The head is edited and written together with the first bytes of the body; then each read goes out before the next, so
-//! that streams are never held back. Lengths stay lengths; chunked bodies are decoded and chunked anew; a body that
-//! ends with the connection becomes chunked for HTTP/1.1 clients.
+//! The head is edited and written together with the first bytes of the body; then each read
+//! goes out before the next, so that streams are never held back. Lengths stay lengths; chunked
+//! bodies are decoded and chunked anew; a body that ends with the connection becomes chunked
+//! for HTTP/1.1 clients.
 //!
-//! While the backend is silent the client is watched: one that resets ends the exchange, one that closed its side still
-//! gets its answer, but not for ever ([`HALF_CLOSED`]); what it pipelines is read ahead into the input.
+//! While the backend is silent the client is watched: one that resets ends the exchange, one that
+//! closed its side still gets its answer, but not for ever ([`HALF_CLOSED`]); what it pipelines is
+//! read ahead into the input.
 
 use std::rc::Rc;
 use std::task::Poll;
@@ -27,8 +29,8 @@ use crate::response::answer::{Answer, Shape};
 use crate::worker::Worker;
 use portico_routing::field::Field;
 
-/// How long a backend may be silent once the client has closed its side: most such clients are gone, and the silence may
-/// be an hour.
+/// How long a backend may be silent once the client has closed its side: most such clients are
+/// gone, and the silence may be an hour.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
 
 /// Interim answers (1xx) that a backend may send before the final one. Without a bound it could keep a request for ever.
@@ -92,8 +94,8 @@ impl<S: ClientStream> Download<'_, '_, S> {
         downloaded
     }
 
-    /// Reads until the head of the final answer is complete. Interim answers go to clients that know them (HTTP/1.1): 103,
-    /// but not 100, which portico has said itself.
+    /// Reads until the head of the final answer is complete. Interim answers go to clients that
+    /// know them (HTTP/1.1): 103, but not 100, which portico has said itself.
     async fn read_head(
         &mut self,
         parser: &mut ResponseParser,
@@ -300,7 +302,8 @@ impl<S: ClientStream> Download<'_, '_, S> {
         true
     }
 
-    /// Answers with the default for a file that the tool lacks; the tool's own answer is thrown away with its connection.
+    /// Answers with the default for a file that the tool lacks; the tool's own answer is thrown
+    /// away with its connection.
     async fn default_file(&mut self) -> Downloaded {
         let Some(file) = self.request.default_file else {
             return Downloaded::Broken;

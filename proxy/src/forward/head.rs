@@ -1,9 +1,10 @@
 //! The head that goes to the backend, always written anew.
 //!
-//! What the client sent about itself or about the way here is removed, with the fields of one connection and those that
-//! Connection names; what tools may rely on is added: Host (canonical), X-Forwarded-Host, -Port, -Proto,
-//! X-Original-URI, Via. The client's address is added only where `[headers]` says so. Few fields on purpose: small
-//! header buffers of tools have overflowed (T428159).
+//! What the client sent about itself or about the way here is removed, with the fields of one
+//! connection and those that Connection names; what tools may rely on is added: Host
+//! (canonical), X-Forwarded-Host, -Port, -Proto, X-Original-URI, Via. The client's address is
+//! added only where `[headers]` says so. Few fields on purpose: small header buffers of tools
+//! have overflowed (T428159).
 
 use portico_config::ClientAddress;
 use portico_routing::field::Field;

@@ -1,11 +1,13 @@
 //! Forwarding: one request to one backend, and its answer back.
 //!
-//! `head` writes the request's head anew, `acquire` finds a connection, `upload` and `download` move the bodies at the same
-//! time, `tunnel` takes over after a 101. This file holds the order of things and the one retry.
+//! `head` writes the request's head anew, `acquire` finds a connection, `upload` and `download`
+//! move the bodies at the same time, `tunnel` takes over after a 101. This file holds the order of
+//! things and the one retry.
 //!
-//! The retry: a pooled connection may have died while the request was on its way. The request is sent once more, on a fresh
-//! connection, if no byte of an answer came and either nothing was sent or the method is idempotent and everything
-//! that was sent is still at hand (RFC 9110 section 9.2.2). A POST that may have run is never repeated.
+//! The retry: a pooled connection may have died while the request was on its way. The request is
+//! sent once more, on a fresh connection, if no byte of an answer came and either nothing was sent
+//! or the method is idempotent and everything that was sent is still at hand (RFC 9110 section
+//! 9.2.2). A POST that may have run is never repeated.
 
 mod acquire;
 mod download;
@@ -78,7 +80,8 @@ pub enum BackendFault {
 }
 
 impl Destination {
-    /// The fault as a failure that names the right side: of a tool's own address the tool, of the ingress the platform.
+    /// The fault as a failure that names the right side: of a tool's own address the tool, of the
+    /// ingress the platform.
     fn blame(&self, fault: BackendFault) -> Failure {
         match (self, fault) {
             (Self::Tool(_) | Self::Ingress(_), BackendFault::Exhausted) => Failure::Exhausted,
@@ -305,7 +308,8 @@ fn conclude(downloaded: Downloaded, uploaded: bool) -> Exchanged {
     }
 }
 
-/// Tells the client to send its body, now that routing and limits have said yes. `false`: it is gone.
+/// Tells the client to send its body, now that routing and limits have said yes.
+/// `false`: it is gone.
 async fn say_continue<S: ClientStream>(connection: &mut Connection<S>, request: &Request) -> bool {
     let write = async {
         connection
@@ -424,7 +428,8 @@ impl From<UploadError> for Failure {
     }
 }
 
-/// Data as one chunk, and the end of the body with its trailers if it has ended; what is not needed is empty.
+/// Data as one chunk, and the end of the body with its trailers if it has ended; what is
+/// not needed is empty.
 fn chunked<'a>(digits: &'a mut [u8; 18], data: &'a [u8], end: Option<&'a [u8]>) -> [&'a [u8]; 5] {
     let head = match data.len() {
         // An empty chunk would end the body.

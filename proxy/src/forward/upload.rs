@@ -1,10 +1,11 @@
 //! The request's body on its way to the backend.
 //!
-//! Chunked bodies are decoded and chunked anew: what a client writes between the data (sizes with leading zeros,
-//! extensions) never reaches a tool. Nothing is held back: each read goes out before the next.
+//! Chunked bodies are decoded and chunked anew: what a client writes between the data (sizes
+//! with leading zeros, extensions) never reaches a tool. Nothing is held back: each read goes
+//! out before the next.
 //!
-//! A backend that stops reading does not end the exchange: it may have answered already (413, for instance), and the
-//! download will find out.
+//! A backend that stops reading does not end the exchange: it may have answered already (413, for
+//! instance), and the download will find out.
 
 use portico_config::Timeouts;
 use tokio::io::AsyncWriteExt;
@@ -79,8 +80,8 @@ impl Upload {
         timeouts: &Timeouts,
         deadline: &mut Deadline,
     ) -> Result<(), UploadError> {
-        // Taken out, so that no borrow lives across a wait. If this future is dropped, so is what it holds: the connection
-        // ends then in any case.
+        // Taken out, so that no borrow lives across a wait. If this future is dropped, so is what
+        // it holds: the connection ends then in any case.
         let mut input = std::mem::take(&mut **link.input.borrow_mut());
         let sent = self.pump(&mut input, link, pool, timeouts, deadline).await;
         **link.input.borrow_mut() = input;
