@@ -97,6 +97,7 @@ pub fn init_logging(level: LogLevel) {
 async fn control(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(), RunError> {
     // Before anything that takes time, so that a signal during the start is not lost.
     let mut stop = StopSignals::new()?;
+    let mut unused = UnusedSignals::new()?;
     let snapshot = prepared.process.snapshot.load_full();
     let config = &snapshot.config;
     let workers = match config.server.workers {
@@ -121,12 +122,11 @@ async fn control(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(),
         "portico serves"
     );
     ready(&prepared.process);
-    let mut hangup = signal(SignalKind::hangup())?;
     loop {
         tokio::select! {
             () = stop.next() => break,
-            Some(_) = hangup.recv() => {
-                warn!("SIGHUP does nothing yet: restart portico to apply a changed configuration; certificates are reloaded by themselves");
+            name = unused.next() => {
+                warn!("{name} does nothing yet: restart portico to apply a changed configuration; certificates are reloaded by themselves");
             }
             _ = ended.recv() => {
                 error!("a worker thread ended unexpectedly");
@@ -260,6 +260,33 @@ impl StopSignals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Signals that mean something to other proxies, and not yet to portico. Each of them would end the
+/// process if it were not caught, and tools that rotate logs send SIGUSR1 to whatever they know.
+struct UnusedSignals {
+    hangup: tokio::signal::unix::Signal,
+    user1: tokio::signal::unix::Signal,
+    user2: tokio::signal::unix::Signal,
+}
+
+impl UnusedSignals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.hangup.recv() => "SIGHUP",
+            _ = self.user1.recv() => "SIGUSR1",
+            _ = self.user2.recv() => "SIGUSR2",
         }
     }
 }
