@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
 use super::tunnel::tunnel;
-use super::{BackendFault, Link, WriteError, chunked, write_all, write_pieces};
+use super::{Awaited, BackendFault, Link, WriteError, chunked, write_all, write_pieces};
 use crate::buffer::{Buffer, LARGE, SMALL};
 use crate::connection::{ClientInfo, ClientStream};
 use crate::deadline::Deadline;
@@ -33,7 +33,8 @@ use portico_routing::field::Field;
 /// gone, and the silence may be an hour.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
 
-/// Interim answers (1xx) that a backend may send before the final one. Without a bound it could keep a request for ever.
+/// Interim answers (1xx) that a backend may send before the final one. Without a bound it could
+/// keep a request for ever.
 const MAX_INTERIM: usize = 32;
 
 /// One answer on its way.
@@ -373,16 +374,16 @@ impl<S: ClientStream> Download<'_, '_, S> {
         Ok(self.deadline.within(limit, client.flush()).await??)
     }
 
-    /// Reads from the backend, and watches the client meanwhile.
+    /// Reads from the backend, and watches the client meanwhile. Silence counts once the upload has
+    /// ended: before that the backend may be waiting itself.
     async fn read(&mut self, answer: &mut Buffer, size: usize) -> Read {
         let silence = self.request.snapshot.config.timeouts.response;
+        let mut limit = silence;
         loop {
             let half_closed = self.link.input_ended.get();
-            let limit = if half_closed {
-                silence.min(HALF_CLOSED)
-            } else {
-                silence
-            };
+            if half_closed {
+                limit = limit.min(HALF_CLOSED);
+            }
             let (link, pool) = (self.link, &self.worker.buffers);
             let (mut upstream, mut client) = (&link.upstream, &link.client);
             let wait = std::future::poll_fn(|cx| {
@@ -414,7 +415,15 @@ impl<S: ClientStream> Download<'_, '_, S> {
                 // The client closed its side: wait on, for less long.
                 Ok(None) => {}
                 Err(_) if half_closed => return Read::ClientGone,
-                Err(_) => return Read::TimedOut,
+                Err(_) => match self.link.awaited.get() {
+                    Awaited::Client => {}
+                    Awaited::Backend => return Read::TimedOut,
+                    Awaited::BackendSince(begin) => match silence.checked_sub(begin.elapsed()) {
+                        // The upload ended while this wait was under way.
+                        Some(rest) if !rest.is_zero() => limit = rest,
+                        _ => return Read::TimedOut,
+                    },
+                },
             }
         }
     }

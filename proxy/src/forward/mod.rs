@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use portico_routing::backend::Backend;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::time::Instant;
 
 use crate::buffer::Buffer;
 use crate::connection::{After, ClientStream, Connection};
@@ -255,6 +256,11 @@ async fn exchange<S: ClientStream>(
         input: RefCell::new(input),
         input_ended: Cell::new(*input_ended),
         uploaded: Cell::new(upload.is_done()),
+        awaited: Cell::new(if upload.is_done() {
+            Awaited::Backend
+        } else {
+            Awaited::Client
+        }),
         answer_begun: Cell::new(false),
     };
     let mut download = Download {
@@ -332,8 +338,22 @@ struct Link<'a, S> {
     input_ended: Cell<bool>,
     /// The body went to the backend to its end; from now on the download watches the client.
     uploaded: Cell<bool>,
+    /// Whose silence counts.
+    awaited: Cell<Awaited>,
     /// Bytes of the final answer went to the client.
     answer_begun: Cell<bool>,
+}
+
+/// Who is to speak next. A backend that waits for the rest of a body is not silent, however long
+/// the client takes over it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    /// The client: the upload goes on, within limits of its own.
+    Client,
+    /// The backend, from the start.
+    Backend,
+    /// The backend, since the upload ended.
+    BackendSince(Instant),
 }
 
 /// Runs upload and download until the download has ended, or the upload has failed.

@@ -9,8 +9,9 @@
 
 use portico_config::Timeouts;
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
-use super::{Link, chunked, write_pieces};
+use super::{Awaited, Link, chunked, write_pieces};
 use crate::buffer::{Buffer, BufferPool, LARGE, SMALL};
 use crate::connection::ClientStream;
 use crate::deadline::Deadline;
@@ -86,6 +87,7 @@ impl Upload {
         let sent = self.pump(&mut input, link, pool, timeouts, deadline).await;
         **link.input.borrow_mut() = input;
         link.uploaded.set(self.is_done());
+        link.awaited.set(Awaited::BackendSince(Instant::now()));
         sent
     }
 
