@@ -240,8 +240,11 @@ fn refuse(snapshot: &Snapshot, head: &RequestHead, buf: &[u8]) -> Option<Failure
         .user_agent
         .as_ref()
         .is_some_and(|span| !span.is_empty());
-    if config.refuse.empty_user_agent && !config.refuse.dry_run && !has_user_agent {
-        return Some(Failure::NoUserAgent);
+    if config.refuse.empty_user_agent && !has_user_agent {
+        if !config.refuse.dry_run {
+            return Some(Failure::NoUserAgent);
+        }
+        debug!("refuse.dry_run: a request without User-Agent would be refused");
     }
     if matches!(head.framing, Framing::Length(length) if length > config.limits.body) {
         return Some(Failure::BodyTooLarge);

@@ -37,7 +37,7 @@ pub enum StartError {
     #[error("{}", .0.join("\n"))]
     Certificates(Vec<String>),
     /// TLS cannot be set up.
-    #[error("TLS cannot be set up")]
+    #[error(transparent)]
     Tls(#[from] tls::TlsError),
     /// Too few descriptors to serve anybody.
     #[error(
@@ -97,6 +97,7 @@ pub fn prepare_config(
         ));
         config.limits.connections = max_connections;
     }
+    warn_of_snapshot(&config, &mut warnings);
     let policy = backend_policy(&config);
     warn_of_refused(&config, &policy, &mut warnings);
     let resolver = Arc::new(Resolver::default());
@@ -154,6 +155,25 @@ fn registry_addresses(config: &portico_config::Registry) -> Vec<SocketAddr> {
     registry::server_address(config)
         .and_then(|address| address.to_socket_addrs().ok())
         .map_or_else(Vec::new, Iterator::collect)
+}
+
+/// That the routes cannot be kept would otherwise be known when they are needed, or from the log of a
+/// running portico at the earliest.
+fn warn_of_snapshot(config: &Config, warnings: &mut Vec<String>) {
+    let Some(path) = config.registry.as_ref().map(|registry| &registry.snapshot) else {
+        return;
+    };
+    // The parent of a bare name is "", which stands for the working directory.
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if !folder.is_dir() {
+        warnings.push(format!(
+            "registry.snapshot: there is no directory {}, so the routes cannot be kept for a start without redis; create it",
+            folder.display()
+        ));
+    }
 }
 
 /// Static routes and nodes were written by the administrator: what is refused there is

@@ -39,7 +39,7 @@ pub const CLIENT_PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
 /// TLS could not be set up at all: the machine gives no randomness, or the
 /// build lacks cryptography.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("TLS cannot be set up: {0}")]
+#[error("TLS cannot be set up")]
 pub struct TlsError(#[from] rustls::Error);
 
 /// The settings that every worker's acceptor shares. One value for the process: it owns the ticket
