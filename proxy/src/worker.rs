@@ -14,7 +14,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::{TcpListener, TcpStream};
@@ -125,18 +124,17 @@ pub fn run(seed: Seed) -> io::Result<()> {
 async fn serve(seed: Seed) -> io::Result<()> {
     let worker = Rc::new(Worker::new(seed.process));
     let stop_accepting = Rc::new(Notify::new());
-    let mut accepting = Vec::new();
     for listener in seed.listeners {
         let socket = TcpListener::from_std(listener.socket)?;
         let tls = seed.tls.clone().filter(|_| listener.over_tls);
         let port = socket.local_addr()?.port();
-        accepting.push(tokio::task::spawn_local(accept_loop(
-            Rc::clone(&worker),
+        tokio::task::spawn_local(accept_loop(
+            Open::new(&worker),
             socket,
             tls.map(TlsAcceptor::from),
             port,
             Rc::clone(&stop_accepting),
-        )));
+        ));
     }
     let sweeping = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
     let mut phase = seed.phase;
@@ -158,9 +156,6 @@ async fn serve(seed: Seed) -> io::Result<()> {
             changed = phase.changed() => if changed.is_err() { break },
             () = drained => break,
         }
-    }
-    for task in accepting {
-        let _ = task.await;
     }
     sweeping.abort();
     Ok(())
@@ -291,7 +286,7 @@ impl<T> Default for Spare<T> {
     }
 }
 
-/// Counts a connection as open until it is dropped.
+/// Counts a connection, or an accept loop, as open until it is dropped.
 struct Open(Rc<Worker>);
 
 impl Open {
@@ -308,14 +303,18 @@ impl Drop for Open {
     }
 }
 
+/// Accepts until the worker drains, and then what waits already. It counts as open itself, so that
+/// the worker does not end under the last connections that it accepts.
 async fn accept_loop(
-    worker: Rc<Worker>,
+    open: Open,
     socket: TcpListener,
     tls: Option<TlsAcceptor>,
     port: u16,
     stop: Rc<Notify>,
 ) {
-    loop {
+    let worker = &open.0;
+    // Asked before each wait: a stop that was told before this task first ran wakes nobody.
+    while !worker.is_draining() {
         let accepted = tokio::select! {
             biased;
             accepted = socket.accept() => accepted,
@@ -323,33 +322,32 @@ async fn accept_loop(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let permit = place_for(&worker).await;
-                start(&worker, stream, peer, tls.clone(), port, permit);
+                let permit = place_for(worker).await;
+                start(worker, stream, peer, tls.clone(), port, permit);
             }
             Err(error) => {
-                accept_failed(&worker, &error);
+                accept_failed(worker, &error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-        if worker.is_draining() {
+    }
+    // Clients whose connection the kernel has accepted already are not turned away. The kernel itself
+    // is asked: the runtime knows only of those that it was told about.
+    let Ok(socket) = socket.into_std() else {
+        return;
+    };
+    while let Ok((stream, peer)) = socket.accept() {
+        let places = Arc::clone(&worker.process.connections);
+        let Ok(permit) = places.try_acquire_owned() else {
             break;
+        };
+        let stream = stream
+            .set_nonblocking(true)
+            .and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = stream {
+            start(worker, stream, peer, tls.clone(), port, permit);
         }
     }
-    // Clients whose connection the kernel has accepted already are not turned away.
-    while let Some((stream, peer)) = accept_now(&socket).await {
-        match Arc::clone(&worker.process.connections).try_acquire_owned() {
-            Ok(permit) => start(&worker, stream, peer, tls.clone(), port, permit),
-            Err(_) => break,
-        }
-    }
-}
-
-async fn accept_now(socket: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-    std::future::poll_fn(|cx| match socket.poll_accept(cx) {
-        Poll::Ready(Ok(accepted)) => Poll::Ready(Some(accepted)),
-        Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
-    })
-    .await
 }
 
 /// Waits for a place among the client connections of the process. Meanwhile new
@@ -456,5 +454,43 @@ async fn sweep(worker: Rc<Worker>) {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let max_idle = worker.snapshot.load().config.timeouts.upstream_idle;
         worker.idle.sweep(max_idle);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_stop_before_the_first_wait_is_not_missed_and_loses_no_client() {
+        let text = "[listen]\nhttps = []\n[domains]\ncanonical = 'example.org'";
+        let config = portico_config::parse("test", text).unwrap().config;
+        let prepared = crate::start::prepare_config(config, Vec::new()).unwrap();
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        // The kernel has this connection already when the worker begins.
+        let mut client = std::net::TcpStream::connect(socket.local_addr().unwrap()).unwrap();
+        client
+            .write_all(b"GET /.well-known/healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        let (_phase, watching) = watch::channel(Phase::Draining);
+        let seed = Seed {
+            process: prepared.process,
+            listeners: vec![Listener {
+                socket,
+                over_tls: false,
+            }],
+            tls: None,
+            phase: watching,
+        };
+        let (end, ended) = mpsc::channel();
+        std::thread::spawn(move || end.send(run(seed).is_ok()));
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+        drop(client);
+        assert_eq!(ended.recv_timeout(Duration::from_secs(10)), Ok(true));
     }
 }
