@@ -77,7 +77,10 @@ pub fn serve(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(), Run
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
-    runtime.block_on(control(prepared, ready))
+    let done = runtime.block_on(control(prepared, ready));
+    // A name that is being resolved, or a file on a disk that hangs, must not hold up the end.
+    runtime.shutdown_background();
+    done
 }
 
 /// Sends diagnostics to standard error. Called once.
