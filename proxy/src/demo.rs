@@ -139,7 +139,8 @@ fn write_lines(
         ),
         (
             "what a tool gets to see",
-            format!("{curl} {}", https("echo", "/a/b?c=d")),
+            // Quoted: some shells take the question mark for a pattern.
+            format!("{curl} '{}'", https("echo", "/a/b?c=d")),
         ),
         (
             "an upload",
