@@ -12,7 +12,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::{TcpListener, TcpStream};
@@ -123,18 +122,17 @@ pub fn run(seed: Seed) -> io::Result<()> {
 async fn serve(seed: Seed) -> io::Result<()> {
     let worker = Rc::new(Worker::new(seed.process));
     let stop_accepting = Rc::new(Notify::new());
-    let mut accepting = Vec::new();
     for listener in seed.listeners {
         let socket = TcpListener::from_std(listener.socket)?;
         let tls = seed.tls.clone().filter(|_| listener.over_tls);
         let port = socket.local_addr()?.port();
-        accepting.push(tokio::task::spawn_local(accept_loop(
-            Rc::clone(&worker),
+        tokio::task::spawn_local(accept_loop(
+            Open::new(&worker),
             socket,
             tls.map(TlsAcceptor::from),
             port,
             Rc::clone(&stop_accepting),
-        )));
+        ));
     }
     let sweeping = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
     let mut phase = seed.phase;
@@ -156,9 +154,6 @@ async fn serve(seed: Seed) -> io::Result<()> {
             changed = phase.changed() => if changed.is_err() { break },
             () = drained => break,
         }
-    }
-    for task in accepting {
-        let _ = task.await;
     }
     sweeping.abort();
     Ok(())
@@ -289,7 +284,7 @@ impl<T> Default for Spare<T> {
     }
 }
 
-/// Counts a connection as open until it is dropped.
+/// Counts as open until it is dropped: a connection, or an accept loop, whose last connections are still to come.
 struct Open(Rc<Worker>);
 
 impl Open {
@@ -307,13 +302,15 @@ impl Drop for Open {
 }
 
 async fn accept_loop(
-    worker: Rc<Worker>,
+    open: Open,
     socket: TcpListener,
     tls: Option<TlsAcceptor>,
     port: u16,
     stop: Rc<Notify>,
 ) {
-    loop {
+    let worker = &open.0;
+    // Asked each time: the stop wakes only those who wait for it already.
+    while !worker.is_draining() {
         let accepted = tokio::select! {
             biased;
             accepted = socket.accept() => accepted,
@@ -321,33 +318,43 @@ async fn accept_loop(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let permit = place_for(&worker).await;
-                start(&worker, stream, peer, tls.clone(), port, permit);
+                let permit = place_for(worker).await;
+                start(worker, stream, peer, tls.clone(), port, permit);
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
+                debug!(%error, "a client gave up before it was accepted");
             }
             Err(error) => {
-                accept_failed(&worker, &error);
+                accept_failed(worker, &error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-        if worker.is_draining() {
-            break;
-        }
     }
-    // Clients whose connection the kernel has accepted already are not turned away.
-    while let Some((stream, peer)) = accept_now(&socket).await {
-        match Arc::clone(&worker.process.connections).try_acquire_owned() {
-            Ok(permit) => start(&worker, stream, peer, tls.clone(), port, permit),
-            Err(_) => break,
-        }
-    }
+    accept_rest(worker, socket, tls.as_ref(), port);
 }
 
-async fn accept_now(socket: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-    std::future::poll_fn(|cx| match socket.poll_accept(cx) {
-        Poll::Ready(Ok(accepted)) => Poll::Ready(Some(accepted)),
-        Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
-    })
-    .await
+/// Clients whose connection the kernel has accepted already are not turned away. Asks the kernel itself: what the
+/// runtime knows of the socket is as old as its last look, and its budget for a task would end this half-way.
+fn accept_rest(worker: &Rc<Worker>, socket: TcpListener, tls: Option<&TlsAcceptor>, port: u16) {
+    let Ok(socket) = socket.into_std() else {
+        return;
+    };
+    loop {
+        let (stream, peer) = match socket.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(_) => return,
+        };
+        let Ok(permit) = Arc::clone(&worker.process.connections).try_acquire_owned() else {
+            return;
+        };
+        let stream = stream
+            .set_nonblocking(true)
+            .and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = stream {
+            start(worker, stream, peer, tls.cloned(), port, permit);
+        }
+    }
 }
 
 /// Waits for a place among the client connections of the process. Meanwhile new ones wait in the kernel.
@@ -372,10 +379,6 @@ async fn place_for(worker: &Worker) -> OwnedSemaphorePermit {
 }
 
 fn accept_failed(worker: &Worker, error: &io::Error) {
-    if error.raw_os_error() == Some(rustix::io::Errno::CONNABORTED.raw_os_error()) {
-        debug!(%error, "a client gave up before it was accepted");
-        return;
-    }
     if let Some(unsaid) = worker.repeats.borrow_mut().accept.occur(Instant::now()) {
         error!(%error, unsaid, "cannot accept connections; out of descriptors or memory? check LimitNOFILE");
     }
@@ -453,5 +456,67 @@ async fn sweep(worker: Rc<Worker>) {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let max_idle = worker.snapshot.load().config.timeouts.upstream_idle;
         worker.idle.sweep(max_idle);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::Shutdown;
+
+    const CONFIG: &str = r#"
+        [listen]
+        https = []
+        redirect = false
+        [domains]
+        canonical = "toolforge.org"
+    "#;
+
+    /// More than the runtime lets one task do in a row.
+    const BACKLOG: usize = 300;
+
+    #[test]
+    fn connections_in_the_backlog_are_served_though_the_stop_came_first() {
+        let config = portico_config::parse("test", CONFIG).unwrap().config;
+        let prepared = crate::start::prepare_config(config, Vec::new()).unwrap();
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        socket.bind(&any.into()).unwrap();
+        socket.listen(BACKLOG as i32).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let socket = std::net::TcpListener::from(socket);
+        let address = socket.local_addr().unwrap();
+        let mut clients: Vec<_> = (0..BACKLOG)
+            .map(|_| {
+                let mut client = std::net::TcpStream::connect(address).unwrap();
+                client
+                    .write_all(b"GET /.well-known/healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+                    .unwrap();
+                client
+            })
+            .collect();
+        let (_phase, watching) = watch::channel(Phase::Draining);
+        let seed = Seed {
+            process: prepared.process,
+            listeners: vec![Listener {
+                socket,
+                over_tls: false,
+            }],
+            tls: None,
+            phase: watching,
+        };
+        let worker = std::thread::spawn(|| run(seed));
+        for client in &mut clients {
+            client
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .unwrap();
+            let mut answer = [0; 12];
+            client.read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 200");
+            client.shutdown(Shutdown::Both).unwrap();
+        }
+        worker.join().unwrap().unwrap();
     }
 }
