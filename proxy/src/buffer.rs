@@ -11,6 +11,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, ReadBuf};
@@ -23,15 +24,32 @@ pub const LARGE: usize = 256 * 1024;
 const SMALL_KEPT: usize = 128;
 /// How many large buffers a worker keeps for reuse.
 const LARGE_KEPT: usize = 16;
+/// How many large buffers a worker lends at once. Clients that take a big answer slowly hold theirs for as long as they like;
+/// beyond this number reads are small, so that thousands of them cannot take all memory.
+const LARGE_LENT: usize = 128;
 
 /// The buffers of one worker that are free at the moment.
 #[derive(Debug, Default)]
 pub struct BufferPool {
     small: RefCell<Vec<Vec<u8>>>,
     large: RefCell<Vec<Vec<u8>>>,
+    /// Each large buffer that is lent for a read holds a clone.
+    lent: Rc<()>,
 }
 
 impl BufferPool {
+    /// A buffer for a read of `size` bytes, or a small one when too many large ones are lent.
+    fn lend(&self, size: usize) -> (Vec<u8>, Option<Rc<()>>) {
+        if size < LARGE {
+            return (self.take(size), None);
+        }
+        // The pool itself holds one.
+        if Rc::strong_count(&self.lent) > LARGE_LENT {
+            return (self.take(SMALL), None);
+        }
+        (self.take(size), Some(Rc::clone(&self.lent)))
+    }
+
     fn take(&self, size: usize) -> Vec<u8> {
         let list = match size {
             SMALL => &self.small,
@@ -61,6 +79,8 @@ pub struct Buffer {
     storage: Vec<u8>,
     start: usize,
     end: usize,
+    /// Counts the storage among the large ones that are lent; dropped with it.
+    lent: Option<Rc<()>>,
 }
 
 impl Buffer {
@@ -112,6 +132,7 @@ impl Buffer {
             front.copy_from_slice(filled);
         }
         pool.give_back(std::mem::replace(&mut self.storage, storage));
+        self.lent = None;
         self.start = 0;
         self.end = n;
     }
@@ -120,6 +141,7 @@ impl Buffer {
     pub fn release(&mut self, pool: &BufferPool) {
         if self.is_empty() && !self.storage.is_empty() {
             pool.give_back(std::mem::take(&mut self.storage));
+            self.lent = None;
             self.start = 0;
             self.end = 0;
         }
@@ -132,8 +154,8 @@ impl Buffer {
     }
 
     /// Reads once, behind what waits already. `Ready(Ok(0))` is the end of the input, or no room:
-    /// see [`Buffer::is_full`]. Storage of `size` bytes is borrowed if there is none; while nothing
-    /// waits and nothing comes, it stays with the pool.
+    /// see [`Buffer::is_full`]. Storage of `size` bytes (or less, when many large ones are lent) is
+    /// borrowed if there is none; while nothing waits and nothing comes, it stays with the pool.
     pub fn poll_fill<R: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -142,7 +164,7 @@ impl Buffer {
         size: usize,
     ) -> Poll<io::Result<usize>> {
         if self.storage.is_empty() {
-            self.storage = pool.take(size);
+            (self.storage, self.lent) = pool.lend(size);
         } else if self.end == self.storage.len() && self.start > 0 {
             self.storage.copy_within(self.start..self.end, 0);
             self.end -= self.start;
@@ -223,6 +245,27 @@ mod tests {
             (pool.small.borrow().len(), pool.large.borrow().len()),
             (1, 1)
         );
+    }
+
+    #[test]
+    fn large_buffers_are_lent_to_a_bounded_number() {
+        let pool = BufferPool::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut read = || {
+            let mut buffer = Buffer::default();
+            let read = buffer.poll_fill(&mut cx, &mut &b"some"[..], &pool, LARGE);
+            assert!(matches!(read, Poll::Ready(Ok(4))));
+            buffer
+        };
+        let mut all: Vec<Buffer> = (0..LARGE_LENT).map(|_| read()).collect();
+        assert!(all.iter().all(|buffer| buffer.storage.len() == LARGE));
+        assert_eq!(read().storage.len(), SMALL);
+        // One that is given back, and one that is dropped with its connection, make room again.
+        all[0].discard(&pool);
+        all.pop();
+        all.extend([read(), read()]);
+        assert!(all[1..].iter().all(|buffer| buffer.storage.len() == LARGE));
+        assert_eq!(read().storage.len(), SMALL);
     }
 
     proptest! {

@@ -33,6 +33,8 @@ use crate::worker::Worker;
 const LINGER: Duration = Duration::from_secs(10);
 /// The same without a byte from the client (nginx: lingering_timeout).
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
+/// How long a client may take no byte of TLS's closing alert. One that reads nothing would otherwise keep its place for ever.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Who is at the other end.
 #[derive(Debug, Clone)]
@@ -138,7 +140,8 @@ pub async fn serve<S: ClientStream>(io: S, worker: Rc<Worker>, client: ClientInf
             After::Reset => return connection.reset(),
         }
     }
-    let _ = connection.io.shutdown().await;
+    let shutdown = connection.io.shutdown();
+    let _ = connection.deadline.within(FAREWELL, shutdown).await;
 }
 
 impl<S: ClientStream> Connection<S> {
@@ -199,8 +202,8 @@ impl<S: ClientStream> Connection<S> {
     async fn close(mut self, most: Duration) {
         self.input.discard(&self.worker.buffers);
         let shutdown = self.io.shutdown();
-        let limit = Duration::from_secs(5);
-        if !matches!(self.deadline.within(limit, shutdown).await, Ok(Ok(()))) || self.input_ended {
+        let told = self.deadline.within(FAREWELL, shutdown).await;
+        if !matches!(told, Ok(Ok(()))) || self.input_ended {
             return;
         }
         let end = Instant::now() + most;

@@ -11,8 +11,8 @@ pub enum Field {
     AcceptRanges,
     /// `Age`
     Age,
-    /// A name with underscores that CGI-like servers take for a framing or hop-by-hop field, such as
-    /// `Content_Length`. portico neither acts on it nor passes it on.
+    /// A name that CGI-like servers take for a framing or hop-by-hop field, such as `Content_Length` or
+    /// `Content.Length`. portico neither acts on it nor passes it on.
     Alias,
     /// `Authorization`
     Authorization,
@@ -165,7 +165,7 @@ impl Field {
         }
         match first {
             b'x' if is_x_forwarded(name) => Field::XForwardedOther,
-            _ if memchr::memchr(b'_', name).is_some() => classify_underscored(name),
+            _ if name.iter().any(|&byte| is_odd(byte)) => classify_odd(name),
             _ => Field::Other,
         }
     }
@@ -357,14 +357,20 @@ fn is_x_forwarded(name: &[u8]) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }
 
+/// What CGI-like servers make `_` of, as they do of `-`. nginx and Apache drop most such names, lighttpd replaces every byte that
+/// is neither letter nor digit: `X.Forwarded.For` is HTTP_X_FORWARDED_FOR to its programs.
+fn is_odd(byte: u8) -> bool {
+    byte != b'-' && !byte.is_ascii_alphanumeric()
+}
+
 /// What a CGI-like server would take `name` for. Rare, so that the copy does not matter.
 #[cold]
-fn classify_underscored(name: &[u8]) -> Field {
+fn classify_odd(name: &[u8]) -> Field {
     // One byte more than any known name has: a name that is cut can only be known by its prefix.
     let mut dashed = [0; MAX_KNOWN + 1];
     for (to, &from) in dashed.iter_mut().zip(name) {
         *to = match from {
-            b'_' => b'-',
+            odd if is_odd(odd) => b'-',
             other => other,
         };
     }
@@ -421,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn underscores_are_what_cgi_takes_them_for() {
+    fn odd_names_are_what_cgi_takes_them_for() {
         check("X_Forwarded_For", Field::XForwardedFor);
         check("X-Forwarded_Anything", Field::XForwardedOther);
         check(
@@ -434,7 +440,13 @@ mod tests {
         check("Transfer_Encoding", Field::Alias);
         check("Proxy_Connection", Field::Alias);
         check("Proxy_Authorization", Field::Alias);
+        check("X.Forwarded.For", Field::XForwardedFor);
+        check("X~Real!IP", Field::XRealIp);
+        check("X-Forwarded%Proto", Field::XForwardedProto);
+        check("Content.Length", Field::Alias);
+        check("Transfer^Encoding", Field::Alias);
         check("User_Agent", Field::Other);
+        check("my.header", Field::Other);
         check("my_header", Field::Other);
         check(&"_".repeat(300), Field::Other);
         check(

@@ -9,6 +9,7 @@
 //! closed its side still gets its answer, but not for ever ([`HALF_CLOSED`]); what it pipelines is
 //! read ahead into the input.
 
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub(super) struct Download<'a, 'b, S> {
     pub(super) request: &'a Request,
     pub(super) client_info: &'a ClientInfo,
     pub(super) deadline: &'a mut Deadline,
+    /// No interim answer was faulty: where the final one begins is beyond doubt.
+    pub(super) trusted: bool,
 }
 
 /// How it ended.
@@ -68,6 +71,8 @@ pub(super) enum Downloaded {
 enum Read {
     Bytes(usize),
     Ended,
+    /// The connection failed: what came is not all there is.
+    Failed,
     TimedOut,
     ClientGone,
 }
@@ -119,6 +124,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
                     if interim > MAX_INTERIM {
                         return Err(Downloaded::Fault(BackendFault::Malformed));
                     }
+                    self.trusted &= head.reusable;
                     if head.status != 100 && self.request.version == Version::Http11 {
                         self.send_interim(head, answer).await?;
                     }
@@ -134,8 +140,10 @@ impl<S: ClientStream> Download<'_, '_, S> {
             }
             match self.read(answer, SMALL).await {
                 Read::Bytes(_) => any = true,
-                Read::Ended if !any => return Err(Downloaded::Dead),
-                Read::Ended => return Err(Downloaded::Fault(BackendFault::Closed)),
+                Read::Ended | Read::Failed if !any => return Err(Downloaded::Dead),
+                Read::Ended | Read::Failed => {
+                    return Err(Downloaded::Fault(BackendFault::Closed));
+                }
                 Read::TimedOut => return Err(Downloaded::Fault(BackendFault::Timeout)),
                 Read::ClientGone => return Err(Downloaded::Broken),
             }
@@ -150,11 +158,9 @@ impl<S: ClientStream> Download<'_, '_, S> {
         let buf = answer.filled();
         let mut out = self.worker.head();
         write_status_line(&mut out, head.status, head.reason.of(buf));
-        for field in &head.fields {
-            if !field.field.hop_by_hop() && field.field != Field::ContentLength {
-                write_field(&mut out, field.name.of(buf), field.value.of(buf));
-            }
-        }
+        let view = self.request.client_view(self.client_info);
+        let editor = &self.request.snapshot.response;
+        editor.write_interim_fields(&mut out, buf, head, &view);
         out.extend_from_slice(b"\r\n");
         let sent = self.write(&out).await;
         self.worker.put_head(out);
@@ -183,7 +189,10 @@ impl<S: ClientStream> Download<'_, '_, S> {
         }
         Downloaded::Complete {
             // Bytes behind the end were not asked for: who knows what they are.
-            reusable: head.reusable && answer.is_empty() && head.framing != Framing::UntilClose,
+            reusable: head.reusable
+                && self.trusted
+                && answer.is_empty()
+                && head.framing != Framing::UntilClose,
             close: close || self.link.input_ended.get() && self.link.input.borrow().is_empty(),
         }
     }
@@ -280,7 +289,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
                 Read::Bytes(n) if n >= SMALL => size = LARGE,
                 Read::Bytes(_) => {}
                 Read::Ended if body.eof().is_ok() => {}
-                Read::Ended | Read::TimedOut | Read::ClientGone => return false,
+                Read::Ended | Read::Failed | Read::TimedOut | Read::ClientGone => return false,
             }
             let Ok(piece) = body.decode(answer.filled_mut()) else {
                 return false;
@@ -390,7 +399,10 @@ impl<S: ClientStream> Download<'_, '_, S> {
                 if let Poll::Ready(read) = answer.poll_fill(cx, &mut upstream, pool, size) {
                     return Poll::Ready(Some(match read {
                         Ok(n) if n > 0 => Read::Bytes(n),
-                        Ok(_) | Err(_) => Read::Ended,
+                        Ok(_) => Read::Ended,
+                        // TLS without close_notify, as many servers end it.
+                        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Read::Ended,
+                        Err(_) => Read::Failed,
                     }));
                 }
                 while link.uploaded.get() && !link.input_ended.get() {

@@ -156,7 +156,11 @@ async fn send<S: ClientStream>(
         let sent = send_head(connection, request, &mut stream, out).await;
         let exchanged = match sent {
             Sent::Nothing => Exchanged::Dead,
-            Sent::Some | Sent::All => exchange(connection, request, &mut stream, &mut upload).await,
+            Sent::Stalled => Exchanged::Fault(BackendFault::Timeout),
+            Sent::Some | Sent::All => {
+                let whole = sent == Sent::All;
+                exchange(connection, request, &mut stream, &mut upload, whole).await
+            }
         };
         match exchanged {
             Exchanged::Dead if reused => {
@@ -171,7 +175,7 @@ async fn send<S: ClientStream>(
             Exchanged::Fault(fault) => return failed(destination.blame(fault), &upload),
             Exchanged::Client(failure) => return failed(failure, &upload),
             Exchanged::Ended { reusable, after } => {
-                if reusable && upload.is_done() {
+                if reusable && upload.is_sent() {
                     connection.worker.idle.put(address, stream);
                 }
                 return Outcome::Answered(after);
@@ -185,8 +189,10 @@ async fn send<S: ClientStream>(
 enum Sent {
     /// None: whatever the method, the request did not begin.
     Nothing,
-    /// Some; an answer may come all the same.
+    /// Some, then the connection failed; an answer may come all the same.
     Some,
+    /// The backend took no more for too long.
+    Stalled,
     /// All.
     All,
 }
@@ -202,13 +208,15 @@ async fn send_head<S: ClientStream>(
     while let Some(rest) = out.get(sent..).filter(|rest| !rest.is_empty()) {
         match connection.deadline.within(limit, stream.write(rest)).await {
             Ok(Ok(n)) if n > 0 => sent += n,
-            _ if sent == 0 => return Sent::Nothing,
-            _ => return Sent::Some,
+            Ok(_) if sent == 0 => return Sent::Nothing,
+            Ok(_) => return Sent::Some,
+            Err(_) => return Sent::Stalled,
         }
     }
     match connection.deadline.within(limit, stream.flush()).await {
         Ok(Ok(())) => Sent::All,
-        _ => Sent::Some,
+        Ok(Err(_)) => Sent::Some,
+        Err(_) => Sent::Stalled,
     }
 }
 
@@ -225,14 +233,19 @@ enum Exchanged {
     Ended { reusable: bool, after: After },
 }
 
-/// Sends the rest of the body and fetches the answer, at the same time.
+/// Sends the rest of the body and fetches the answer, at the same time. Nothing follows a head that did not go out `whole`: the
+/// backend would take it for part of the head.
 async fn exchange<S: ClientStream>(
     connection: &mut Connection<S>,
     request: &mut Request,
     stream: &mut UpstreamStream,
     upload: &mut Upload,
+    whole: bool,
 ) -> Exchanged {
-    if request.expect_continue && !upload.is_done() {
+    if whole {
+        upload.encoded_is_sent();
+    }
+    if request.expect_continue && whole && !upload.is_done() {
         request.expect_continue = false;
         if connection.input.is_empty() && !say_continue(connection, request).await {
             return Exchanged::Ended {
@@ -269,8 +282,9 @@ async fn exchange<S: ClientStream>(
         request,
         client_info: client,
         deadline,
+        trusted: true,
     };
-    let ended = if upload.is_done() {
+    let ended = if upload.is_done() || !whole {
         Ok(download.run().await)
     } else {
         let timeouts = &request.snapshot.config.timeouts;

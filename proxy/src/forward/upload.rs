@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{Awaited, Link, chunked, write_pieces};
 use crate::buffer::{Buffer, BufferPool, LARGE, SMALL};
 use crate::connection::ClientStream;
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, Elapsed};
 use crate::http1::{BodyDecoder, BodyError, BodyLimits, Decoded, Framing};
 
 /// A body on its way.
@@ -23,6 +23,10 @@ pub(super) struct Upload {
     chunked: bool,
     /// Bytes of data that may still come: `limits.body` less what came.
     allowance: u64,
+    /// See [`Upload::is_sent`].
+    sent: bool,
+    /// [`Upload::run`] has begun and not ended: it holds bytes of the client's.
+    running: bool,
 }
 
 /// Why a body cannot be sent to its end; always the client's fault.
@@ -44,12 +48,26 @@ impl Upload {
             decoder: BodyDecoder::new(framing, BodyLimits::REQUEST),
             chunked: framing == Framing::Chunked,
             allowance: limit,
+            sent: false,
+            running: false,
         }
     }
 
-    /// Whether all of the body was read from the client.
+    /// Whether all of the body was read from the client, and what came behind it is at hand. If the download ends first, what
+    /// the upload holds is lost, perhaps with the beginning of another request.
     pub(super) fn is_done(&self) -> bool {
-        self.decoder.is_done()
+        self.decoder.is_done() && !self.running
+    }
+
+    /// Whether all of the request is with the backend. What was read may still wait to be written, and a backend that answers
+    /// early leaves it there: on such a connection the next request would be taken for the rest of this body.
+    pub(super) fn is_sent(&self) -> bool {
+        self.sent
+    }
+
+    /// Says that what [`Upload::encode`] gave went out whole.
+    pub(super) fn encoded_is_sent(&mut self) {
+        self.sent = self.is_done();
     }
 
     /// Appends to `out` what `input` holds of the body, framed for the backend.
@@ -84,7 +102,9 @@ impl Upload {
         // Taken out, so that no borrow lives across a wait. If this future is dropped, so is what
         // it holds: the connection ends then in any case.
         let mut input = std::mem::take(&mut **link.input.borrow_mut());
+        self.running = true;
         let sent = self.pump(&mut input, link, pool, timeouts, deadline).await;
+        self.running = false;
         **link.input.borrow_mut() = input;
         link.uploaded.set(self.is_done());
         link.awaited.set(Awaited::BackendSince(Instant::now()));
@@ -100,7 +120,7 @@ impl Upload {
         deadline: &mut Deadline,
     ) -> Result<(), UploadError> {
         let mut size = SMALL;
-        while !self.is_done() {
+        while !self.decoder.is_done() {
             let mut client = &link.client;
             let fill = input.fill(&mut client, pool, size);
             let n = match deadline.within(timeouts.body_idle, fill).await {
@@ -118,19 +138,22 @@ impl Upload {
             let pieces = self.framed(&mut digits, input.filled(), piece);
             let mut upstream = &link.upstream;
             let limit = timeouts.response;
-            if write_pieces(&mut upstream, deadline, limit, pieces)
-                .await
-                .is_err()
-                || upstream.flush().await.is_err()
-            {
+            let written = write_pieces(&mut upstream, deadline, limit, pieces).await;
+            let flushed = match written {
+                Ok(()) => deadline.within(limit, upstream.flush()).await,
+                Err(_) => Err(Elapsed),
+            };
+            // Whether it was written or not: what is left of a body must never be read as the next request.
+            input.consume(piece.consumed);
+            if !matches!(flushed, Ok(Ok(()))) {
                 // The backend stopped reading. It may have answered: the download will see.
                 return Ok(());
             }
-            input.consume(piece.consumed);
             if size == LARGE {
                 input.release(pool);
             }
         }
+        self.sent = true;
         Ok(())
     }
 

@@ -94,7 +94,7 @@ impl BackendPolicy {
         if self.own.iter().any(|own| same_endpoint(*own, address)) {
             return Err(Refusal::OwnListener);
         }
-        if self.registry.iter().any(|own| same_endpoint(*own, address)) {
+        if self.registry.iter().any(|own| same_server(*own, address)) {
             return Err(Refusal::Registry);
         }
         Ok(())
@@ -121,6 +121,13 @@ fn same_endpoint(bound: SocketAddr, target: SocketAddr) -> bool {
     let ip = bound.ip().to_canonical();
     bound.port() == target.port()
         && (ip == target.ip() || (ip.is_unspecified() && is_local(target.ip())))
+}
+
+/// Whether a connection to `target` reaches the server that portico itself reaches at `known`. One on this machine listens on more
+/// addresses than the one that portico was told: Debian's redis on 127.0.0.1 and on [::1].
+fn same_server(known: SocketAddr, target: SocketAddr) -> bool {
+    let ip = known.ip().to_canonical();
+    known.port() == target.port() && (ip == target.ip() || (is_local(ip) && is_local(target.ip())))
 }
 
 /// Whether `ip` belongs to this machine: only then can a socket be bound to it.
@@ -178,6 +185,9 @@ mod tests {
         check("127.0.0.2:9113", Ok(()));
         check("10.0.0.1:443", Ok(()));
         check("127.0.0.1:6379", Err(Refusal::Registry));
+        check("127.0.0.2:6379", Err(Refusal::Registry));
+        check("[::1]:6379", Err(Refusal::Registry));
+        check("10.0.0.1:6379", Ok(()));
     }
 
     #[test]

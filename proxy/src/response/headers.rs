@@ -77,6 +77,19 @@ impl ResponseEditor {
         head: &ResponseHead,
         client: &ClientView<'_>,
     ) {
+        self.write_interim_fields(out, buf, head, client);
+        self.write_set(out, client);
+    }
+
+    /// The same for an interim answer (103): what is hidden stays hidden, and nothing is added, since that comes with the final
+    /// answer.
+    pub fn write_interim_fields(
+        &self,
+        out: &mut Vec<u8>,
+        buf: &[u8],
+        head: &ResponseHead,
+        client: &ClientView<'_>,
+    ) {
         for field in &head.fields {
             if !self.passes(buf, head, field, client) {
                 continue;
@@ -96,7 +109,6 @@ impl ResponseEditor {
                 _ => write_field(out, name, value),
             }
         }
-        self.write_set(out, client);
     }
 
     /// Appends `headers.set`: on every answer, portico's own among them.
