@@ -12,7 +12,7 @@ use portico_config::Listen;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
-use crate::worker::Listener;
+use crate::server::Listener;
 
 /// Connections that the kernel holds for a worker that is busy.
 const BACKLOG: i32 = 4096;

@@ -24,9 +24,10 @@ use tracing::{error, info, warn};
 use crate::listen::{self, Bound, ListenError};
 use crate::process::Process;
 use crate::registry::{Registry, RegistryError};
+use crate::server::{self, Seed};
 use crate::start::{self, Prepared, StartError};
 use crate::tls::{CertificateStore, RELOAD_INTERVAL};
-use crate::worker::{self, Phase, Seed};
+use crate::worker::Phase;
 
 /// How long an idle connection stays open after the stop began: a request that the client has sent
 /// meanwhile is answered, where a close would meet it half-way.
@@ -196,7 +197,7 @@ fn spawn_workers(
             .name(format!("worker-{index}"))
             .spawn(move || {
                 let _ending = ending;
-                if let Err(error) = worker::run(seed) {
+                if let Err(error) = server::run(seed) {
                     error!(%error, "a worker cannot run");
                 }
             })?;

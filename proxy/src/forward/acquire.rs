@@ -14,9 +14,9 @@ use portico_routing::backend::{Backend, BackendHost, Scheme};
 use rustix::io::Errno;
 use tracing::debug;
 
-use super::{BackendFault, Destination};
+use super::destination::{BackendFault, Destination};
 use crate::connection::Connection;
-use crate::request::Request;
+use crate::context::Request;
 use crate::upstream::connect::{ConnectError, TlsTarget, connect};
 use crate::upstream::nodes::NodePool;
 use crate::upstream::stream::UpstreamStream;

@@ -16,16 +16,17 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 
+use super::destination::BackendFault;
+use super::link::{Awaited, Link, WriteError, chunked, write_all, write_pieces};
 use super::tunnel::tunnel;
-use super::{Awaited, BackendFault, Link, WriteError, chunked, write_all, write_pieces};
 use crate::buffer::{Buffer, LARGE, SMALL};
 use crate::connection::{ClientInfo, ClientStream};
+use crate::context::Request;
 use crate::deadline::Deadline;
 use crate::http1::{
     BodyDecoder, BodyLimits, Framing, Method, Parsed, RequestKind, ResponseHead, ResponseParser,
     Version, write_field, write_status_line,
 };
-use crate::request::Request;
 use crate::response::answer::{Answer, Shape};
 use crate::worker::Worker;
 use portico_routing::field::Field;

@@ -11,10 +11,10 @@ use portico_routing::field::Field;
 use portico_routing::host::Host;
 use portico_routing::table::ToolName;
 
-use super::Destination;
+use super::destination::Destination;
 use crate::connection::ClientInfo;
+use crate::context::Request;
 use crate::http1::{Framing, RequestHead, Version, write_field};
-use crate::request::Request;
 
 /// Appends the whole head, its empty line included.
 pub(super) fn write(

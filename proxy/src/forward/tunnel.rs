@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::Link;
+use super::link::Link;
 use crate::buffer::{Buffer, BufferPool, SMALL};
 use crate::connection::ClientStream;
 use crate::deadline::Deadline;

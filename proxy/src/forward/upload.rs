@@ -11,11 +11,12 @@ use portico_config::Timeouts;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
-use super::{Awaited, Link, chunked, write_pieces};
+use super::link::{Awaited, Link, chunked, write_pieces};
 use crate::buffer::{Buffer, BufferPool, LARGE, SMALL};
 use crate::connection::ClientStream;
 use crate::deadline::{Deadline, Elapsed};
 use crate::http1::{BodyDecoder, BodyError, BodyLimits, Decoded, Framing};
+use crate::response::answer::Failure;
 
 /// A body on its way.
 pub(super) struct Upload {
@@ -181,6 +182,17 @@ impl Upload {
             chunked(digits, data, piece.done.then(|| self.decoder.trailers()))
         } else {
             [data, b"", b"", b"", b""]
+        }
+    }
+}
+
+impl From<UploadError> for Failure {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Malformed(error) => Failure::BadBody(error),
+            UploadError::TooLarge => Failure::BodyTooLarge,
+            UploadError::Stalled => Failure::BodyTimeout,
+            UploadError::ClientGone => Failure::BadBody(BodyError::Truncated),
         }
     }
 }
