@@ -348,7 +348,8 @@ table! {
         keep_alive: Duration = Default("\"65s\""),
         /// Connecting to a backend: 504 after it.
         connect: Duration = Default("\"5s\""),
-        /// Silence of a backend, before and within its answer: 504 after it. Long, because tools have long jobs.
+        /// Silence of a backend, before and within its answer: 504 after it. Long, because tools have long jobs. It counts
+        /// once the request's body was sent; until then `body_idle` does.
         response: Duration = Default("\"1h\""),
         /// The TLS handshake of a client.
         handshake: Duration = Default("\"10s\""),

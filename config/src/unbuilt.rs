@@ -32,6 +32,7 @@ pub(crate) const NOT_BUILT: &[(&str, When)] = &[
     ("refuse.everything", When::True),
     ("compression.algorithms", When::NotEmpty),
     ("log.access", When::IsNot("off")),
+    ("log.client_address", When::IsNot("full")),
     ("registration", When::Written),
 ];
 

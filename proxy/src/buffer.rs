@@ -1,9 +1,10 @@
 //! Buffers of one worker: lent while bytes are on their way, given back while a connection waits.
 //!
-//! An idle connection holds no buffer at all: [`Buffer::poll_fill`] borrows one only for the read itself and gives it
-//! back when nothing came. Ten thousand idle connections thus cost no buffer memory, and a busy worker reuses the same
-//! few, which stay in the processor's cache. There are two sizes: for heads and small bodies, and for large bodies,
-//! where the number of system calls decides.
+//! An idle connection holds no buffer at all: [`Buffer::poll_fill`] borrows one only for the
+//! read itself and gives it back when nothing came. Ten thousand idle connections thus cost no
+//! buffer memory, and a busy worker reuses the same few, which stay in the processor's cache.
+//! There are two sizes: for heads and small bodies, and for large bodies, where the number of
+//! system calls decides.
 //!
 //! Not done here: limits on heads and bodies (see `http1`), fairness between connections.
 
@@ -71,7 +72,8 @@ impl BufferPool {
     }
 }
 
-/// Bytes that were read and not yet used, in storage that is borrowed from a [`BufferPool`] only while there are any.
+/// Bytes that were read and not yet used, in storage that is borrowed from a [`BufferPool`] only
+/// while there are any.
 #[derive(Debug, Default)]
 pub struct Buffer {
     storage: Vec<u8>,
@@ -151,9 +153,9 @@ impl Buffer {
         self.release(pool);
     }
 
-    /// Reads once, behind what waits already. `Ready(Ok(0))` is the end of the input, or no room: see
-    /// [`Buffer::is_full`]. Storage of `size` bytes (or less, when many large ones are lent) is borrowed if there is none; while nothing waits and nothing comes, it
-    /// stays with the pool.
+    /// Reads once, behind what waits already. `Ready(Ok(0))` is the end of the input, or no room:
+    /// see [`Buffer::is_full`]. Storage of `size` bytes (or less, when many large ones are lent) is
+    /// borrowed if there is none; while nothing waits and nothing comes, it stays with the pool.
     pub fn poll_fill<R: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,

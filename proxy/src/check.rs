@@ -1,7 +1,7 @@
 //! `portico check`: everything that a start does, except bind.
 //!
-//! Redis is asked too, but that it cannot be reached right now is a warning and no mistake: it says nothing about the
-//! configuration, and the start may find it back, or use the snapshot.
+//! Redis is asked too, but that it cannot be reached right now is a warning and no mistake: it says
+//! nothing about the configuration, and the start may find it back, or use the snapshot.
 
 use std::path::Path;
 

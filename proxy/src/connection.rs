@@ -1,11 +1,11 @@
-//! The driver of one client connection: wait for a head, have the request served, wait for the next.
+//! One client connection: its stream, what was read of it, its time limits, and how it ends.
 //!
-//! It knows when a connection lives on and how it ends; what a request means is decided in `request`. An idle
-//! connection holds no buffer and no parser: see `buffer`.
+//! Ends: a clean close (with a short wait for the client's own, so that unread bytes do not turn it
+//! into a reset that destroys the answer under way), a lingering close after an answer that came
+//! before the request was read, and a reset when an answer broke off, so that the client cannot
+//! take what it got for the whole.
 //!
-//! Ends: a clean close (with a short wait for the client's own, so that unread bytes do not turn it into a reset that
-//! destroys the answer under way), a lingering close after an answer that came before the request was read, and a reset
-//! when an answer broke off, so that the client cannot take what it got for the whole.
+//! When it lives on is decided in `driver`, what a request means in `request`.
 
 use std::io;
 use std::net::IpAddr;
@@ -14,19 +14,15 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::futures::Notified;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::server::TlsStream;
-use tracing::debug;
 
 use crate::buffer::{Buffer, SMALL};
 use crate::deadline::Deadline;
-use crate::http1::{Parsed, RequestError, RequestParser};
-use crate::request;
-use crate::response::answer::Failure;
 use crate::worker::Worker;
 
-/// After an early answer, how long the client may go on sending what nobody reads (nginx: lingering_time).
+/// After an early answer, how long the client may go on sending what nobody reads
+/// (nginx: lingering_time).
 const LINGER: Duration = Duration::from_secs(10);
 /// The same without a byte from the client (nginx: lingering_timeout).
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
@@ -67,7 +63,8 @@ impl ClientStream for TlsStream<TcpStream> {
 pub struct Connection<S> {
     /// The stream to the client.
     pub io: S,
-    /// What was read and not used yet: the head under way, body bytes behind it, pipelined requests.
+    /// What was read and not used yet: the head under way, body bytes behind
+    /// it, pipelined requests.
     pub input: Buffer,
     /// The client has closed its side: nothing more will come.
     pub input_ended: bool,
@@ -88,113 +85,46 @@ pub enum After {
     KeepAlive,
     /// The answer is complete: close.
     Close,
-    /// The answer is complete, but the client may still be sending: close when it has had time to read.
+    /// The answer is complete, but the client may still be sending: close when it
+    /// has had time to read.
     Linger,
     /// The answer broke off, or the client is gone: no clean end.
     Reset,
 }
 
-/// What came out of the wait for a request.
-enum Waited {
-    Head,
-    /// The client closed, or was idle for too long, or portico stops: nothing to answer.
-    Over,
-    Bad(RequestError),
-    TooSlow,
-}
-
-/// Serves a client until the connection ends.
-pub async fn serve<S: ClientStream>(io: S, worker: Rc<Worker>, client: ClientInfo) {
-    let keep_alive = worker.snapshot.load().config.timeouts.keep_alive;
-    let mut connection = Connection {
-        io,
-        input: Buffer::default(),
-        input_ended: false,
-        deadline: Deadline::new(keep_alive),
-        upload_deadline: None,
-        worker: Rc::clone(&worker),
-        client,
-    };
-    let mut close_idle = std::pin::pin!(worker.close_idle.notified());
-    loop {
-        if !connection.wait_for_bytes(close_idle.as_mut()).await {
-            break;
-        }
-        let mut parser = worker.request_parser();
-        let after = match connection.read_head(&mut parser).await {
-            Waited::Head => request::handle(&mut connection, &parser).await,
-            Waited::Bad(error) => connection.refuse(Failure::Malformed(error)).await,
-            Waited::TooSlow => connection.refuse(Failure::HeaderTimeout).await,
-            Waited::Over => After::Close,
-        };
-        worker.put_request_parser(parser);
-        match after {
-            After::KeepAlive => {}
-            After::Close => return connection.close(LINGER_SILENCE).await,
-            After::Linger => return connection.close(LINGER).await,
-            After::Reset => return connection.reset(),
-        }
-    }
-    let shutdown = connection.io.shutdown();
-    let _ = connection.deadline.within(FAREWELL, shutdown).await;
-}
-
 impl<S: ClientStream> Connection<S> {
-    /// Waits for the first bytes of a request. `false`: there will be none.
-    async fn wait_for_bytes(&mut self, mut close_idle: std::pin::Pin<&mut Notified<'_>>) -> bool {
-        if !self.input.is_empty() {
-            return true;
-        }
-        if self.input_ended || self.worker.closes_idle() {
-            return false;
-        }
-        let keep_alive = self.worker.snapshot.load().config.timeouts.keep_alive;
-        let (input, io, pool) = (&mut self.input, &mut self.io, &self.worker.buffers);
-        let wait = async {
-            tokio::select! {
-                biased;
-                read = input.fill(io, pool, SMALL) => matches!(read, Ok(n) if n > 0),
-                () = close_idle.as_mut() => false,
-            }
-        };
-        self.deadline.within(keep_alive, wait).await == Ok(true)
-    }
-
-    /// Reads until a head is complete, for at most `timeouts.header` in all.
-    async fn read_head(&mut self, parser: &mut RequestParser) -> Waited {
-        let mut deadline = None;
-        loop {
-            match parser.parse(self.input.filled()) {
-                Ok(Parsed::Complete) => return Waited::Head,
-                Ok(Parsed::Partial) => {}
-                Err(error) => return Waited::Bad(error),
-            }
-            let limit = self.worker.snapshot.load().config.timeouts.header;
-            let at = *deadline.get_or_insert_with(|| Instant::now() + limit);
-            let pool = &self.worker.buffers;
-            if self.input.is_full() {
-                self.input.grow(pool, self.input.len() * 2);
-            }
-            let read = self.input.fill(&mut self.io, pool, SMALL);
-            match self.deadline.until(at, read).await {
-                Ok(Ok(n)) if n > 0 => {}
-                // Half a head, then the end: nobody is there to answer.
-                Ok(_) => return Waited::Over,
-                Err(_) => return Waited::TooSlow,
-            }
+    /// A connection that nothing was read from yet.
+    pub fn new(io: S, worker: Rc<Worker>, client: ClientInfo) -> Self {
+        let keep_alive = worker.snapshot.load().config.timeouts.keep_alive;
+        Self {
+            io,
+            input: Buffer::default(),
+            input_ended: false,
+            deadline: Deadline::new(keep_alive),
+            upload_deadline: None,
+            worker,
+            client,
         }
     }
 
-    /// Answers what never became a request.
-    async fn refuse(&mut self, failure: Failure) -> After {
-        debug!(client = %self.client.address, %failure, "refused before routing");
-        self.input.discard(&self.worker.buffers);
-        request::answer_failure(self, &failure).await
+    /// Ends the connection after an answer of portico's or a backend's.
+    pub async fn end(self, after: After) {
+        match after {
+            After::KeepAlive | After::Close => self.close_within(LINGER_SILENCE).await,
+            After::Linger => self.close_within(LINGER).await,
+            After::Reset => self.reset(),
+        }
     }
 
-    /// Says that nothing more will come, and waits until the client has closed too: for at most `most`, and less if it is
-    /// silent. Whatever it sends is thrown away.
-    async fn close(mut self, most: Duration) {
+    /// Ends a connection on which nothing is under way.
+    pub async fn end_idle(mut self) {
+        let shutdown = self.io.shutdown();
+        let _ = self.deadline.within(FAREWELL, shutdown).await;
+    }
+
+    /// Says that nothing more will come, and waits until the client has closed too: for at most
+    /// `most`, and less if it is silent. Whatever it sends is thrown away.
+    async fn close_within(mut self, most: Duration) {
         self.input.discard(&self.worker.buffers);
         let shutdown = self.io.shutdown();
         let told = self.deadline.within(FAREWELL, shutdown).await;

@@ -1,12 +1,14 @@
 //! One lazily re-armed timer that bounds each wait of a connection.
 //!
-//! A connection waits for one thing at a time (a head, an answer, a client that takes bytes), each with a limit of
-//! its own. A timer for each wait would cost a trip through the timer wheel for each read. This one stays armed
-//! where it is as long as it fires no later than the new deadline; when it fires early it is armed again for the rest.
-//! In the steady state of a busy connection the wheel is touched once per idle period, not once per request.
+//! A connection waits for one thing at a time (a head, an answer, a client that takes bytes), each
+//! with a limit of its own. A timer for each wait would cost a trip through the timer wheel for
+//! each read. This one stays armed where it is as long as it fires no later than the new deadline;
+//! when it fires early it is armed again for the rest. In the steady state of a busy connection the
+//! wheel is touched once per idle period, not once per request.
 //!
-//! Invariants: `armed` is when the timer fires; a wait never ends later than its own deadline (to the wheel's
-//! millisecond), and a wait that is ready at once neither reads the clock nor touches the timer.
+//! Invariants: `armed` is when the timer fires; a wait never ends later than its own
+//! deadline (to the wheel's millisecond), and a wait that is ready at once neither reads the
+//! clock nor touches the timer.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -46,7 +48,8 @@ impl Deadline {
         self.wait(None, limit, future).await
     }
 
-    /// Waits for `future` until `at`: for limits that span several waits, such as a whole request head.
+    /// Waits for `future` until `at`: for limits that span several waits, such as
+    /// a whole request head.
     ///
     /// # Errors
     /// [`Elapsed`] when `at` passed first; the future is dropped.

@@ -1,9 +1,11 @@
 //! `portico demo`: all of portico on loopback in one command, with nothing to set up.
 //!
-//! A certificate of its own, two sample tools and an ingress as small HTTP servers, an embedded configuration, and curl lines to
-//! paste. Names under `.localhost` lead to loopback (RFC 6761 section 6.3) for curl and browsers alike.
+//! A certificate of its own, two sample tools and an ingress as small HTTP servers, an embedded
+//! configuration, and curl lines to paste. Names under `.localhost` lead to loopback (RFC 6761
+//! section 6.3) for curl and browsers alike.
 //!
-//! Not for production, and not a second way to start: it goes through `start` and `run` like everything else.
+//! Not for production, and not a second way to start: it goes through `start` and `run`
+//! like everything else.
 
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -137,7 +139,8 @@ fn write_lines(
         ),
         (
             "what a tool gets to see",
-            format!("{curl} {}", https("echo", "/a/b?c=d")),
+            // Quoted: some shells take the question mark for a pattern.
+            format!("{curl} '{}'", https("echo", "/a/b?c=d")),
         ),
         (
             "an upload",

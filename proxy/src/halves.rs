@@ -1,7 +1,8 @@
 //! One stream, used by two futures of the same task: one reads while the other writes.
 //!
-//! Upload and download of an exchange run at the same time. `tokio::io::split` would put a lock around the stream; within
-//! one task a `RefCell` that is borrowed only inside a poll does the same for nothing.
+//! Upload and download of an exchange run at the same time. `tokio::io::split` would put a
+//! lock around the stream; within one task a `RefCell` that is borrowed only inside a poll
+//! does the same for nothing.
 //!
 //! Invariant: the borrow never lives across an await, so it cannot be taken twice.
 

@@ -1,14 +1,17 @@
 //! portico: the front proxy for platforms that host thousands of small web services.
 //!
-//! The way of a request: [`worker`] accepts, [`tls`] decrypts, [`connection`] reads heads with [`http1`], [`request`]
-//! decides, [`forward`] moves bytes between client and [`upstream`], [`response`] edits what goes back. What a request
-//! sees is a [`snapshot`]; what changes beside it is in [`process`], kept fresh by [`registry`] on the control thread.
+//! The way of a request: [`server`] accepts and [`tls`] decrypts, [`driver`] reads heads with
+//! [`http1`], [`request`] decides, [`forward`] moves bytes between client and [`upstream`],
+//! [`response`] edits what goes back. What a request sees is a [`snapshot`]; what changes beside it is
+//! in [`process`], kept fresh by [`registry`] on the control thread, which is [`run`].
 
 pub mod buffer;
 pub mod check;
 pub mod connection;
+pub mod context;
 pub mod deadline;
 pub mod demo;
+pub mod driver;
 pub mod forward;
 pub mod halves;
 pub mod http1;
@@ -21,6 +24,7 @@ pub mod request;
 pub mod response;
 pub mod routes;
 pub mod run;
+pub mod server;
 pub mod snapshot;
 pub mod start;
 pub mod tls;

@@ -1,20 +1,23 @@
 //! Listening sockets: one for each address and worker, bound before anything else starts.
 //!
-//! SO_REUSEPORT lets each worker have its own socket on an address, but it would also let a second portico share the port in
-//! silence. So each address is first bound without it, which fails if anybody listens there.
+//! SO_REUSEPORT lets each worker have its own socket on an address, but it would also let a second
+//! portico share the port in silence. So each address is first bound without it, which fails if
+//! anybody listens there.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use portico_config::Listen;
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
-use crate::worker::Listener;
+use crate::server::Listener;
 
 /// Connections that the kernel holds for a worker that is busy.
 const BACKLOG: i32 = 4096;
-/// Probes of a silent peer begin after this, so that tunnels to machines that vanished do not stay for ever.
+/// Probes of a silent peer begin after this, so that tunnels to machines that vanished
+/// do not stay for ever.
 const KEEPALIVE: Duration = Duration::from_secs(120);
 
 /// An address cannot be listened on.
@@ -25,16 +28,20 @@ pub struct ListenError {
     source: io::Error,
 }
 
-fn hint(error: &io::Error) -> String {
+/// What the person who starts portico can do; the source says what the system said.
+fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "the address is in use by another process; stop it or choose another address (ss -ltnp shows who has it)".to_owned()
+            "the address is in use by another process; stop it or choose another address (ss -ltnp shows who has it)"
         }
         io::ErrorKind::PermissionDenied => {
-            "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE (the systemd unit grants it)".to_owned()
+            "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE (the systemd unit grants it)"
         }
-        io::ErrorKind::AddrNotAvailable => "no interface of this machine has the address".to_owned(),
-        _ => error.to_string(),
+        io::ErrorKind::AddrNotAvailable => "no interface of this machine has the address",
+        _ if error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error()) => {
+            "this machine has no IPv6; give an IPv4 address, such as 0.0.0.0 in place of [::]"
+        }
+        _ => "the system refuses",
     }
 }
 

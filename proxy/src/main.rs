@@ -1,7 +1,7 @@
 //! The command line of portico: arguments, and exit codes.
 //!
-//! 0: done, or stopped by a signal after a drain. 1: could not start or go on. 2: wrong arguments, or mistakes in the
-//! configuration.
+//! 0: done, or stopped by a signal after a drain. 1: could not start or go on. 2: wrong arguments,
+//! or mistakes in the configuration.
 
 use std::error::Error;
 use std::io::{Write, stderr, stdout};

@@ -1,7 +1,8 @@
 //! What all workers and the control thread share.
 //!
-//! Everything here changes without a lock held across a wait, and is bounded: the route table, resolved names, counts per
-//! tool, the places for client connections. What only a reload changes is in the [`Snapshot`].
+//! Everything here changes without a lock held across a wait, and is bounded: the route table,
+//! resolved names, counts per tool, the places for client connections. What only a reload changes
+//! is in the [`Snapshot`].
 
 use std::sync::Arc;
 
@@ -33,7 +34,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Whether client connections are so many that idle ones should not be kept: nine tenths of the places are taken.
+    /// Whether client connections are so many that idle ones should not be kept: nine tenths of
+    /// the places are taken.
     pub fn is_crowded(&self) -> bool {
         self.connections.available_permits() < self.max_connections / 10
     }

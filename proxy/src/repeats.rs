@@ -1,4 +1,5 @@
-//! How often to say the same thing: at once, and then at most every 30 seconds, with the number of times in between.
+//! How often to say the same thing: at once, and then at most every 30 seconds, with the number
+//! of times in between.
 //!
 //! Pure: `now` is a parameter.
 

@@ -9,8 +9,9 @@
 //! 7. to 10. Choose a server, edit the head, forward, edit the answer: `forward`.
 //! 11. Finish: release, count, log. Never skipped: [`handle`] is the only way through.
 //!
-//! Phases 3 to 6 are one synchronous function, [`plan`], which waits for nothing and allocates only for answers of
-//! portico's own. A phase that ends the request returns the answer; nothing is signalled by a `bool`.
+//! Phases 3 to 6 are one synchronous function, [`plan`], which waits for nothing and allocates only
+//! for answers of portico's own. A phase that ends the request returns the answer; nothing is
+//! signalled by a `bool`.
 
 use std::sync::Arc;
 
@@ -24,45 +25,17 @@ use tokio::io::AsyncWriteExt;
 use tracing::debug;
 
 use crate::connection::{After, ClientInfo, ClientStream, Connection};
+use crate::context::Request;
 use crate::forward::{self, Destination, Outcome};
 use crate::http1::{Framing, Method, RequestHead, RequestParser, TargetForm, Version};
 use crate::policy::tool_cap;
 use crate::process::Process;
 use crate::response::answer::{Answer, DefaultFile, Failure, Shape};
 use crate::response::headers::ClientView;
-use crate::snapshot::{CurrentSnapshot, Snapshot};
+use crate::snapshot::Snapshot;
 
 /// The path of the service's own health check, on every host.
 const HEALTH_PATH: &[u8] = b"/.well-known/healthz";
-
-/// What is known of a request once its head is read; the head's bytes themselves may be gone.
-#[derive(Debug)]
-pub struct Request {
-    /// What this request sees of the configuration.
-    pub snapshot: CurrentSnapshot,
-    /// The method.
-    pub method: Method,
-    /// The version that the client speaks.
-    pub version: Version,
-    /// The client would send another request on this connection.
-    pub keep_alive: bool,
-    /// How the body ends.
-    pub framing: Framing,
-    /// The client waits for 100 before it sends the body.
-    pub expect_continue: bool,
-    /// A WebSocket handshake.
-    pub upgrade: bool,
-    /// The canonical host: for matching, forwarding, limits and logs alike.
-    pub host: Option<Host>,
-    /// The tool, registered or not.
-    pub tool: Option<ToolName>,
-    /// Tools share the host.
-    pub shared_host: bool,
-    /// What to answer if the tool has no such file.
-    pub default_file: Option<DefaultFile>,
-    /// The place among the tool's requests; given back when the request ends.
-    place: Option<tool_cap::Place>,
-}
 
 /// What the phases before forwarding decide.
 #[derive(Debug)]
@@ -147,34 +120,6 @@ fn finish(request: Request, after: After) -> After {
     after
 }
 
-impl Request {
-    fn new(snapshot: CurrentSnapshot, head: &RequestHead) -> Self {
-        Self {
-            snapshot,
-            method: head.method,
-            version: head.version,
-            keep_alive: head.keep_alive,
-            framing: head.framing,
-            expect_continue: head.expect_continue,
-            upgrade: head.upgrade_websocket,
-            host: None,
-            tool: None,
-            shared_host: false,
-            default_file: None,
-            place: None,
-        }
-    }
-
-    /// What the answer's edit depends on.
-    pub fn client_view(&self, client: &ClientInfo) -> ClientView<'_> {
-        ClientView {
-            host: self.host.as_ref(),
-            over_tls: client.over_tls,
-            shared_host: self.shared_host,
-        }
-    }
-}
-
 /// Phases 3 to 6.
 fn plan(
     request: &mut Request,
@@ -213,13 +158,15 @@ fn plan(
     route(request, process, decision, path)
 }
 
-/// The host that the request names: an absolute-form target's authority wins (RFC 9112 section 3.2.2).
+/// The host that the request names: an absolute-form target's authority wins (RFC
+/// 9112 section 3.2.2).
 fn named_host<'a>(head: &RequestHead, buf: &'a [u8]) -> Option<&'a [u8]> {
     let span = head.authority.as_ref().or(head.host.as_ref())?;
     Some(span.of(buf))
 }
 
-/// Plain HTTP to HTTPS. A permanent redirect may only point at a host that exists (T258730): foreign hosts get none.
+/// Plain HTTP to HTTPS. A permanent redirect may only point at a host that exists (T258730):
+/// foreign hosts get none.
 fn to_https(snapshot: &Snapshot, host: &Host, target: &[u8]) -> Plan {
     match snapshot.config.rules.domains.place(host) {
         Place::Foreign | Place::TwoLabels => Plan::Fail(Failure::NotFound),
@@ -237,8 +184,11 @@ fn refuse(snapshot: &Snapshot, head: &RequestHead, buf: &[u8]) -> Option<Failure
         .user_agent
         .as_ref()
         .is_some_and(|span| !span.is_empty());
-    if config.refuse.empty_user_agent && !config.refuse.dry_run && !has_user_agent {
-        return Some(Failure::NoUserAgent);
+    if config.refuse.empty_user_agent && !has_user_agent {
+        if !config.refuse.dry_run {
+            return Some(Failure::NoUserAgent);
+        }
+        debug!("refuse.dry_run: a request without User-Agent would be refused");
     }
     if matches!(head.framing, Framing::Length(length) if length > config.limits.body) {
         return Some(Failure::BodyTooLarge);
@@ -342,14 +292,16 @@ pub async fn answer_failure<S: ClientStream>(
     let mut out = connection.worker.head();
     page.write(&mut out, shape, &view, &snapshot.response);
     if write(connection, &snapshot, out).await {
-        // What the client still sends must not turn the close into a reset that destroys the answer.
+        // What the client still sends must not turn the close into a reset that
+        // destroys the answer.
         After::Linger
     } else {
         After::Reset
     }
 }
 
-/// Writes an answer of portico's own; the connection lives on if the request lets it and its body was read.
+/// Writes an answer of portico's own; the connection lives on if the request lets it
+/// and its body was read.
 async fn answer<S: ClientStream>(
     connection: &mut Connection<S>,
     request: &mut Request,
@@ -391,3 +343,6 @@ async fn write<S: ClientStream>(
     connection.worker.put_head(out);
     matches!(written, Ok(Ok(())))
 }
+
+#[cfg(test)]
+mod tests;

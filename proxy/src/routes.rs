@@ -1,6 +1,7 @@
 //! `portico routes`: the routing table as a start would have it, for people and for scripts.
 //!
-//! Reads redis (or the snapshot when redis cannot be reached) afresh; it does not ask a running portico.
+//! Reads redis (or the snapshot when redis cannot be reached) afresh; it does not
+//! ask a running portico.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -86,7 +87,11 @@ pub fn routes(path: &Path, json: bool, out: &mut dyn Write) -> Result<(), Routes
         return Ok(());
     }
     if let Some(source) = origin {
-        writeln!(out, "# from {source}, {} tools", entries.len())?;
+        writeln!(
+            out,
+            "# {} tools; those of the registry are from {source}",
+            entries.len()
+        )?;
     }
     for (tool, (source, entry)) in &entries {
         write_lines(out, tool, source, entry)?;
@@ -114,7 +119,7 @@ fn describe<'a>(source: &'a str, entry: &'a Entry) -> Tool<'a> {
 
 fn write_lines(out: &mut dyn Write, tool: &str, source: &str, entry: &Entry) -> io::Result<()> {
     for route in &entry.routes {
-        let pattern = route.pattern.source();
+        let pattern = visible(route.pattern.source());
         writeln!(out, "{tool}\t{pattern}\t{}\t{source}", route.backend)?;
     }
     if entry.redirect {
@@ -124,8 +129,46 @@ fn write_lines(out: &mut dyn Write, tool: &str, source: &str, entry: &Entry) -> 
         )?;
     }
     for bad in &entry.bad {
-        let (field, value) = (bad.field.escape_debug(), bad.value.escape_debug());
-        writeln!(out, "{tool}\tBAD {field}\t{value}\t{}", bad.reason)?;
+        let (field, value) = (visible(&bad.field), visible(&bad.value));
+        let reason = visible(&bad.reason);
+        writeln!(out, "{tool}\tBAD {field}\t{value}\t{reason}")?;
     }
     Ok(())
+}
+
+/// What tools wrote, without the power to move the cursor or to look like another line. Backslashes
+/// stay as they are: patterns are full of them.
+fn visible(text: &str) -> String {
+    let mut visible = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            visible.extend(c.escape_debug());
+        } else {
+            visible.push(c);
+        }
+    }
+    visible
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_writes_one_line_and_nothing_to_the_terminal() {
+        let fields: [(&[u8], &[u8]); 2] = [
+            (b"/a\\.b\n\x1b]0;x\x07", b"http://192.0.2.1"),
+            (b"/c", b"http://192.0.2.1\nadmin\t.*"),
+        ];
+        let entry = Entry::build(fields, false, &|_| Ok(()));
+        let mut out = Vec::new();
+        write_lines(&mut out, "tool", "registry", &entry).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!(out.lines().count(), 2, "{out:?}");
+        assert!(
+            out.starts_with("tool\t/a\\.b\\n\\u{1b}]0;x\\u{7}\thttp://192.0.2.1"),
+            "{out:?}"
+        );
+        assert!(out.contains("\tBAD /c\t"), "{out:?}");
+    }
 }

@@ -1,11 +1,13 @@
-//! `portico run`: binds, loads the routes, starts the workers, and is the control thread until the end.
+//! `portico run`: binds, loads the routes, starts the workers, and is the control
+//! thread until the end.
 //!
-//! The control thread does everything that is not a request: it keeps the registry in step, resolves names, checks nodes,
-//! watches certificates, sweeps counters, and listens to signals. It shares no runtime with the workers, so that none of this
-//! can delay a request.
+//! The control thread does everything that is not a request: it keeps the registry in step,
+//! resolves names, checks nodes, watches certificates, sweeps counters, and listens to signals. It
+//! shares no runtime with the workers, so that none of this can delay a request.
 //!
-//! SIGTERM and SIGINT drain: listeners close, requests in flight end, idle connections get [`IDLE_GRACE`] for a
-//! request that may be on its way already. What is left after `server.drain` is cut. A second signal ends at once.
+//! SIGTERM and SIGINT drain: listeners close, requests in flight end, idle connections get
+//! [`IDLE_GRACE`] for a request that may be on its way already. What is left after `server.drain`
+//! is cut. A second signal ends at once.
 
 use std::io;
 use std::path::Path;
@@ -22,12 +24,13 @@ use tracing::{error, info, warn};
 use crate::listen::{self, Bound, ListenError};
 use crate::process::Process;
 use crate::registry::{Registry, RegistryError};
+use crate::server::{self, Seed};
 use crate::start::{self, Prepared, StartError};
 use crate::tls::{CertificateStore, RELOAD_INTERVAL};
-use crate::worker::{self, Phase, Seed};
+use crate::worker::Phase;
 
-/// How long an idle connection stays open after the stop began: a request that the client has sent meanwhile is
-/// answered, where a close would meet it half-way.
+/// How long an idle connection stays open after the stop began: a request that the client has sent
+/// meanwhile is answered, where a close would meet it half-way.
 const IDLE_GRACE: Duration = Duration::from_secs(2);
 /// How often counters without a use are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -75,7 +78,10 @@ pub fn serve(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(), Run
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
-    runtime.block_on(control(prepared, ready))
+    let done = runtime.block_on(control(prepared, ready));
+    // A name that is being resolved, or a file on a disk that hangs, must not hold up the end.
+    runtime.shutdown_background();
+    done
 }
 
 /// Sends diagnostics to standard error. Called once.
@@ -95,6 +101,7 @@ pub fn init_logging(level: LogLevel) {
 async fn control(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(), RunError> {
     // Before anything that takes time, so that a signal during the start is not lost.
     let mut stop = StopSignals::new()?;
+    let mut unused = UnusedSignals::new()?;
     let snapshot = prepared.process.snapshot.load_full();
     let config = &snapshot.config;
     let workers = match config.server.workers {
@@ -119,12 +126,11 @@ async fn control(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(),
         "portico serves"
     );
     ready(&prepared.process);
-    let mut hangup = signal(SignalKind::hangup())?;
     loop {
         tokio::select! {
             () = stop.next() => break,
-            Some(_) = hangup.recv() => {
-                warn!("SIGHUP does nothing yet: restart portico to apply a changed configuration; certificates are reloaded by themselves");
+            name = unused.next() => {
+                warn!("{name} does nothing yet: restart portico to apply a changed configuration; certificates are reloaded by themselves");
             }
             _ = ended.recv() => {
                 error!("a worker thread ended unexpectedly");
@@ -191,7 +197,7 @@ fn spawn_workers(
             .name(format!("worker-{index}"))
             .spawn(move || {
                 let _ending = ending;
-                if let Err(error) = worker::run(seed) {
+                if let Err(error) = server::run(seed) {
                     error!(%error, "a worker cannot run");
                 }
             })?;
@@ -258,6 +264,33 @@ impl StopSignals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Signals that mean something to other proxies, and not yet to portico. Each of them would end the
+/// process if it were not caught, and tools that rotate logs send SIGUSR1 to whatever they know.
+struct UnusedSignals {
+    hangup: tokio::signal::unix::Signal,
+    user1: tokio::signal::unix::Signal,
+    user2: tokio::signal::unix::Signal,
+}
+
+impl UnusedSignals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.hangup.recv() => "SIGHUP",
+            _ = self.user1.recv() => "SIGUSR1",
+            _ = self.user2.recv() => "SIGUSR2",
         }
     }
 }

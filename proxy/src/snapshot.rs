@@ -1,10 +1,11 @@
 //! What one request sees: the configuration and everything built from it, whole and unchanging.
 //!
-//! A snapshot is built at once and swapped at once, so that no request sees half of two configurations. What changes by itself
-//! (the route table, resolved names, the state of nodes, counters) lives beside it in [`Process`](crate::process::Process).
+//! A snapshot is built at once and swapped at once, so that no request sees half of two
+//! configurations. What changes by itself (the route table, resolved names, the state of nodes,
+//! counters) lives beside it in [`Process`](crate::process::Process).
 //!
-//! Workers take it once per request through [`SnapshotReader`]: one relaxed load when nothing changed, and a count that
-//! no other core touches.
+//! Workers take it once per request through [`SnapshotReader`]: one relaxed load when nothing
+//! changed, and a count that no other core touches.
 
 use std::cell::RefCell;
 use std::ops::Deref;

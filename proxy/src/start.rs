@@ -1,8 +1,8 @@
 //! From a configuration file to everything that serving needs, short of sockets and threads.
 //!
-//! `portico run` and `portico check` take the same way, so that what passes the check also starts: the file is read and
-//! checked, certificates are loaded, pools built, descriptors counted. What differs is listed in `run`: binding,
-//! and loading the routes.
+//! `portico run` and `portico check` take the same way, so that what passes the check also starts:
+//! the file is read and checked, certificates are loaded, pools built, descriptors counted. What
+//! differs is listed in `run`: binding, and loading the routes.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
@@ -23,7 +23,8 @@ use crate::snapshot::Snapshot;
 use crate::tls::{self, CertificateStore};
 use crate::upstream::resolve::Resolver;
 
-/// Descriptors that the process needs beside its connections: listeners, epoll, redis, logs, certificates being read.
+/// Descriptors that the process needs beside its connections: listeners, epoll, redis, logs,
+/// certificates being read.
 const RESERVED_DESCRIPTORS: usize = 64;
 
 /// Why portico does not start.
@@ -36,7 +37,7 @@ pub enum StartError {
     #[error("{}", .0.join("\n"))]
     Certificates(Vec<String>),
     /// TLS cannot be set up.
-    #[error("TLS cannot be set up")]
+    #[error(transparent)]
     Tls(#[from] tls::TlsError),
     /// Too few descriptors to serve anybody.
     #[error(
@@ -96,6 +97,7 @@ pub fn prepare_config(
         ));
         config.limits.connections = max_connections;
     }
+    warn_of_snapshot(&config, &mut warnings);
     let policy = backend_policy(&config);
     warn_of_refused(&config, &policy, &mut warnings);
     let resolver = Arc::new(Resolver::default());
@@ -117,8 +119,9 @@ pub fn prepare_config(
     })
 }
 
-/// Raises the limit on open files as far as allowed, and says for how many client connections it suffices, `wanted` at
-/// the most. Three descriptors for two connections: an idle one needs one, one with a request under way two.
+/// Raises the limit on open files as far as allowed, and says for how many client connections it
+/// suffices, `wanted` at the most. Three descriptors for two connections: an idle one needs one,
+/// one with a request under way two.
 fn descriptors_for(wanted: usize) -> Result<usize, StartError> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -154,7 +157,27 @@ fn registry_addresses(config: &portico_config::Registry) -> Vec<SocketAddr> {
         .map_or_else(Vec::new, Iterator::collect)
 }
 
-/// Static routes and nodes were written by the administrator: what is refused there is worth a word at once.
+/// That the routes cannot be kept would otherwise be known when they are needed, or from the log of a
+/// running portico at the earliest.
+fn warn_of_snapshot(config: &Config, warnings: &mut Vec<String>) {
+    let Some(path) = config.registry.as_ref().map(|registry| &registry.snapshot) else {
+        return;
+    };
+    // The parent of a bare name is "", which stands for the working directory.
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if !folder.is_dir() {
+        warnings.push(format!(
+            "registry.snapshot: there is no directory {}, so the routes cannot be kept for a start without redis; create it",
+            folder.display()
+        ));
+    }
+}
+
+/// Static routes and nodes were written by the administrator: what is refused there is
+/// worth a word at once.
 fn warn_of_refused(config: &Config, policy: &BackendPolicy, warnings: &mut Vec<String>) {
     for (tool, entry) in &config.rules.routes {
         for route in &entry.routes {

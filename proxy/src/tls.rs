@@ -3,8 +3,9 @@
 //! [`server_config`] is what every worker's acceptor uses, [`client_config`] what connections to
 //! `https://` backends use, and [`CertificateStore`] the certificates with their reload.
 //!
-//! Not here: sockets, handshake timeouts and everything HTTP. Nothing waits: files are only read in
-//! [`CertificateStore::load`] and [`CertificateStore::reload_changed`], which the control thread calls.
+//! Not here: sockets, handshake timeouts and everything HTTP. Nothing waits: files are only
+//! read in [`CertificateStore::load`] and [`CertificateStore::reload_changed`], which the
+//! control thread calls.
 //!
 //! Invariants: early data (0-RTT) stays off, because a replayed request is a second request to a
 //! tool; private keys never reach a log or an error; a store always has a certificate to show.
@@ -28,25 +29,26 @@ use tracing::{error, warn};
 pub use certificate::CertificateError;
 pub use store::{CertificateExpiry, CertificateStore, RELOAD_INTERVAL, ReloadOutcome};
 
-/// What the listeners offer by ALPN (RFC 7301), best first; `curl --http1.0` offers nothing but the last. HTTP/2 joins
-/// here when it is built.
+/// What the listeners offer by ALPN (RFC 7301), best first; `curl --http1.0` offers nothing but the
+/// last. HTTP/2 joins here when it is built.
 pub const SERVER_PROTOCOLS: &[&[u8]] = &[b"http/1.1", b"http/1.0"];
 
 /// What connections to `https://` backends offer by ALPN.
 pub const CLIENT_PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
 
-/// TLS could not be set up at all: the machine gives no randomness, or the build lacks cryptography.
+/// TLS could not be set up at all: the machine gives no randomness, or the
+/// build lacks cryptography.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("TLS cannot be set up: {0}")]
+#[error("TLS cannot be set up")]
 pub struct TlsError(#[from] rustls::Error);
 
 /// The settings that every worker's acceptor shares. One value for the process: it owns the ticket
 /// keys, so that a session made on one worker resumes on any other.
 ///
-/// - Key exchange: X25519MLKEM768, X25519, P-256. Among those the client's order decides (as rustls has
-///   it), and clients that know X25519MLKEM768 name it first.
-/// - Tickets in both versions; their keys change every 6 hours and are forgotten after 12. One ticket
-///   for each TLS 1.3 handshake: a browser asks for a new one with each connection anyway.
+/// - Key exchange: X25519MLKEM768, X25519, P-256. Among those the client's order decides (as rustls
+///   has it), and clients that know X25519MLKEM768 name it first.
+/// - Tickets in both versions; their keys change every 6 hours and are forgotten after 12. One
+///   ticket for each TLS 1.3 handshake: a browser asks for a new one with each connection anyway.
 /// - No session cache beside the tickets: it would be one lock for all workers and would grow.
 ///
 /// # Errors

@@ -1,28 +1,20 @@
-//! One core: its runtime, its listening sockets, its idle connections to backends, its buffers.
+//! What the tasks of one worker share: the way to the snapshot, idle connections to backends, and the
+//! buffers, parsers and heads that are used again and again.
 //!
-//! Workers share nothing on the request path but what [`Process`] holds. Each accepts on its own sockets (SO_REUSEPORT), so the kernel
-//! spreads new connections, and a connection stays with its worker for life.
-//!
-//! Stopping has three phases, told by the control thread through a watch channel: [`Phase::Draining`] (no new
-//! connections, every answer says `Connection: close`), [`Phase::CloseIdle`] (connections without a request are closed),
-//! and the end, when no connection is left. Cutting what remains is the process's business.
+//! Nothing here is locked or shared with other workers, but for what [`Process`] holds. The thread and its
+//! accept loops are in `server`.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
-use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
-use tracing::{debug, error, warn};
+use tokio::sync::Notify;
+use tracing::{error, warn};
 
-use crate::buffer::{BufferPool, LARGE};
-use crate::connection::{self, ClientInfo};
+use crate::buffer::BufferPool;
 use crate::http1::{HeadLimits, RequestParser, ResponseParser};
 use crate::process::Process;
 use crate::repeats::Repeats;
@@ -41,28 +33,6 @@ pub enum Phase {
     CloseIdle,
 }
 
-/// A listening socket of one worker.
-#[derive(Debug)]
-pub struct Listener {
-    /// The bound socket.
-    pub socket: std::net::TcpListener,
-    /// Clients speak TLS on it.
-    pub over_tls: bool,
-}
-
-/// What a worker is started with.
-#[derive(Debug)]
-pub struct Seed {
-    /// Shared state.
-    pub process: Arc<Process>,
-    /// Its own listening sockets.
-    pub listeners: Vec<Listener>,
-    /// The TLS side of its clients; `None` without TLS listeners.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
-    /// How the process stands.
-    pub phase: watch::Receiver<Phase>,
-}
-
 /// The state of one worker, shared by its tasks.
 #[derive(Debug)]
 pub struct Worker {
@@ -79,6 +49,7 @@ pub struct Worker {
     /// Wakes idle connections when they are to close.
     pub close_idle: Notify,
     phase: Cell<Phase>,
+    /// Connections and accept loops that have not ended.
     open: Cell<usize>,
     closed: Notify,
     request_parsers: Spare<Box<RequestParser>>,
@@ -106,66 +77,9 @@ const HEAD_KEPT: usize = 64 * 1024;
 const RESPONSE_HEAD: usize = 64 * 1024;
 /// Header fields that a head may have.
 const MAX_FIELDS: usize = 128;
-/// Pause after the system refused to accept, so that it can recover.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Serves until the process drains and the last connection has ended.
-///
-/// # Errors
-/// The runtime cannot be built, or a socket cannot be registered with it.
-pub fn run(seed: Seed) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build_local(tokio::runtime::LocalOptions::default())?;
-    runtime.block_on(serve(seed))
-}
-
-async fn serve(seed: Seed) -> io::Result<()> {
-    let worker = Rc::new(Worker::new(seed.process));
-    let stop_accepting = Rc::new(Notify::new());
-    let mut accepting = Vec::new();
-    for listener in seed.listeners {
-        let socket = TcpListener::from_std(listener.socket)?;
-        let tls = seed.tls.clone().filter(|_| listener.over_tls);
-        let port = socket.local_addr()?.port();
-        accepting.push(tokio::task::spawn_local(accept_loop(
-            Rc::clone(&worker),
-            socket,
-            tls.map(TlsAcceptor::from),
-            port,
-            Rc::clone(&stop_accepting),
-        )));
-    }
-    let sweeping = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
-    let mut phase = seed.phase;
-    loop {
-        let now = *phase.borrow_and_update();
-        if now > worker.phase.get() {
-            worker.phase.set(now);
-            stop_accepting.notify_waiters();
-            if now == Phase::CloseIdle {
-                worker.close_idle.notify_waiters();
-            }
-        }
-        let drained = async {
-            while now == Phase::Serving || worker.open.get() > 0 {
-                worker.closed.notified().await;
-            }
-        };
-        tokio::select! {
-            changed = phase.changed() => if changed.is_err() { break },
-            () = drained => break,
-        }
-    }
-    for task in accepting {
-        let _ = task.await;
-    }
-    sweeping.abort();
-    Ok(())
-}
-
 impl Worker {
-    fn new(process: Arc<Process>) -> Self {
+    /// A worker that serves.
+    pub fn new(process: Arc<Process>) -> Self {
         Self {
             snapshot: SnapshotReader::new(Arc::clone(&process.snapshot)),
             process,
@@ -182,6 +96,28 @@ impl Worker {
             repeats: RefCell::default(),
             date: RefCell::new((0, Rc::from(""))),
         }
+    }
+
+    /// Enters a later phase. `false`: it is in that phase, or a later one, already.
+    pub fn enter(&self, phase: Phase) -> bool {
+        if phase <= self.phase.get() {
+            return false;
+        }
+        self.phase.set(phase);
+        if self.closes_idle() {
+            self.close_idle.notify_waiters();
+        }
+        true
+    }
+
+    /// Whether a connection, or an accept loop, has not ended.
+    pub fn has_connections(&self) -> bool {
+        self.open.get() > 0
+    }
+
+    /// Waits until one of them ends.
+    pub async fn connection_closed(&self) {
+        self.closed.notified().await;
     }
 
     /// Whether connections end after the answer under way.
@@ -249,6 +185,29 @@ impl Worker {
         Rc::clone(&date.1)
     }
 
+    /// Says that all places for connections are taken.
+    pub fn say_crowded(&self) {
+        let unsaid = self.repeats.borrow_mut().crowded.occur(Instant::now());
+        if let Some(unsaid) = unsaid {
+            let limit = self.process.max_connections;
+            warn!(
+                limit,
+                unsaid,
+                "limits.connections is reached: new connections wait; raise it, or find out who holds them"
+            );
+        }
+    }
+
+    /// Says that the system refuses to accept connections.
+    pub fn say_accept_failed(&self, error: &io::Error) {
+        // Idle connections to backends are worth less than a client.
+        self.idle.clear();
+        let unsaid = self.repeats.borrow_mut().accept.occur(Instant::now());
+        if let Some(unsaid) = unsaid {
+            error!(%error, unsaid, "cannot accept connections; out of descriptors or memory? check LimitNOFILE");
+        }
+    }
+
     /// Says that a connection to a backend failed for want of something on this machine.
     pub fn say_exhausted(&self, address: SocketAddr, error: &str) {
         let unsaid = self.repeats.borrow_mut().exhausted.occur(Instant::now());
@@ -289,13 +248,20 @@ impl<T> Default for Spare<T> {
     }
 }
 
-/// Counts a connection as open until it is dropped.
-struct Open(Rc<Worker>);
+/// Counts as open until it is dropped: a connection, or an accept loop, whose last connections are still to come.
+#[derive(Debug)]
+pub struct Open(Rc<Worker>);
 
 impl Open {
-    fn new(worker: &Rc<Worker>) -> Self {
+    /// Counts one more.
+    pub fn new(worker: &Rc<Worker>) -> Self {
         worker.open.set(worker.open.get() + 1);
         Self(Rc::clone(worker))
+    }
+
+    /// The worker that it counts for.
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.0
     }
 }
 
@@ -303,157 +269,5 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
         self.0.closed.notify_one();
-    }
-}
-
-async fn accept_loop(
-    worker: Rc<Worker>,
-    socket: TcpListener,
-    tls: Option<TlsAcceptor>,
-    port: u16,
-    stop: Rc<Notify>,
-) {
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            accepted = socket.accept() => accepted,
-            () = stop.notified() => break,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let permit = place_for(&worker).await;
-                start(&worker, stream, peer, tls.clone(), port, permit);
-            }
-            Err(error) => {
-                accept_failed(&worker, &error);
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-        if worker.is_draining() {
-            break;
-        }
-    }
-    // Clients whose connection the kernel has accepted already are not turned away.
-    while let Some((stream, peer)) = accept_now(&socket).await {
-        match Arc::clone(&worker.process.connections).try_acquire_owned() {
-            Ok(permit) => start(&worker, stream, peer, tls.clone(), port, permit),
-            Err(_) => break,
-        }
-    }
-}
-
-async fn accept_now(socket: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-    std::future::poll_fn(|cx| match socket.poll_accept(cx) {
-        Poll::Ready(Ok(accepted)) => Poll::Ready(Some(accepted)),
-        Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
-    })
-    .await
-}
-
-/// Waits for a place among the client connections of the process. Meanwhile new ones wait in the kernel.
-async fn place_for(worker: &Worker) -> OwnedSemaphorePermit {
-    let places = &worker.process.connections;
-    loop {
-        if let Ok(permit) = Arc::clone(places).try_acquire_owned() {
-            return permit;
-        }
-        let unsaid = worker.repeats.borrow_mut().crowded.occur(Instant::now());
-        if let Some(unsaid) = unsaid {
-            warn!(
-                limit = worker.process.max_connections,
-                unsaid,
-                "limits.connections is reached: new connections wait; raise it, or find out who holds them"
-            );
-        }
-        if let Ok(permit) = Arc::clone(places).acquire_owned().await {
-            return permit;
-        }
-    }
-}
-
-fn accept_failed(worker: &Worker, error: &io::Error) {
-    if error.raw_os_error() == Some(rustix::io::Errno::CONNABORTED.raw_os_error()) {
-        debug!(%error, "a client gave up before it was accepted");
-        return;
-    }
-    // Idle connections to backends are worth less than a client.
-    worker.idle.clear();
-    if let Some(unsaid) = worker.repeats.borrow_mut().accept.occur(Instant::now()) {
-        error!(%error, unsaid, "cannot accept connections; out of descriptors or memory? check LimitNOFILE");
-    }
-}
-
-fn start(
-    worker: &Rc<Worker>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
-    port: u16,
-    permit: OwnedSemaphorePermit,
-) {
-    let open = Open::new(worker);
-    let worker = Rc::clone(worker);
-    let client = ClientInfo {
-        address: peer.ip().to_canonical(),
-        over_tls: tls.is_some(),
-        port,
-    };
-    tokio::task::spawn_local(async move {
-        let _held = (open, permit);
-        match tls {
-            None => connection::serve(stream, worker, client).await,
-            Some(acceptor) => {
-                if let Some(stream) = handshake(&worker, &acceptor, stream).await {
-                    connection::serve(stream, worker, client).await;
-                }
-            }
-        }
-    });
-}
-
-type ServerStream = tokio_rustls::server::TlsStream<TcpStream>;
-
-async fn handshake(
-    worker: &Worker,
-    acceptor: &TlsAcceptor,
-    stream: TcpStream,
-) -> Option<ServerStream> {
-    let limit = worker.snapshot.load().config.timeouts.handshake;
-    match timeout(limit, acceptor.accept(stream).into_fallible()).await {
-        Ok(Ok(mut stream)) => {
-            // A whole large buffer goes to the kernel in one write.
-            stream.get_mut().1.set_buffer_limit(Some(LARGE + 16 * 1024));
-            Some(stream)
-        }
-        Ok(Err((error, stream))) => {
-            debug!(%error, "a TLS handshake failed");
-            if is_not_tls(&error) {
-                connection::refuse_plain_http(stream).await;
-            }
-            None
-        }
-        Err(_) => {
-            debug!("a TLS handshake took longer than timeouts.handshake");
-            None
-        }
-    }
-}
-
-/// Whether the first bytes were no TLS record at all, such as a plain HTTP request.
-fn is_not_tls(error: &io::Error) -> bool {
-    let inner = error.get_ref().and_then(|e| e.downcast_ref());
-    matches!(
-        inner,
-        Some(rustls::Error::InvalidMessage(
-            rustls::InvalidMessage::InvalidContentType
-        ))
-    )
-}
-
-async fn sweep(worker: Rc<Worker>) {
-    loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let max_idle = worker.snapshot.load().config.timeouts.upstream_idle;
-        worker.idle.sweep(max_idle);
     }
 }

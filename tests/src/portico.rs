@@ -29,6 +29,7 @@ pub struct Builder {
     http: SocketAddr,
     https: SocketAddr,
     environment: Vec<(String, String)>,
+    descriptors: Option<u32>,
 }
 
 /// A running portico, killed on drop.
@@ -78,6 +79,7 @@ impl Builder {
             http,
             https,
             environment: Vec::new(),
+            descriptors: None,
         }
     }
 
@@ -136,6 +138,12 @@ impl Builder {
         self
     }
 
+    /// How many files the process may have open.
+    pub fn descriptors(mut self, limit: u32) -> Builder {
+        self.descriptors = Some(limit);
+        self
+    }
+
     /// Where the registry's snapshot goes.
     pub fn snapshot(&self) -> PathBuf {
         self.folder.path().join("routes.snapshot")
@@ -182,7 +190,16 @@ impl Builder {
     #[track_caller]
     pub fn start(self) -> Portico {
         let config = self.write();
-        let mut process = Command::new(binary())
+        let mut command = match self.descriptors {
+            None => Command::new(binary()),
+            Some(limit) => {
+                let mut shell = Command::new("bash");
+                let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+                shell.arg("-c").arg(script).arg(binary());
+                shell
+            }
+        };
+        let mut process = command
             .arg("run")
             .arg("--config")
             .arg(&config)

@@ -4,17 +4,20 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::{SOON, eventually, free_address, signal};
+use crate::tls::Pair;
+use crate::{SOON, eventually, free_address, free_port, signal};
 
 /// A running redis-server, killed on drop.
 #[derive(Debug)]
 pub struct Redis {
     address: SocketAddr,
     folder: TempDir,
+    more: Vec<String>,
     process: Option<Child>,
 }
 
@@ -34,9 +37,34 @@ pub enum Reply {
 impl Redis {
     /// Starts redis, empty.
     pub fn start() -> Redis {
+        Redis::start_with(|_| Vec::new())
+    }
+
+    /// Starts redis with a TLS port besides the plain one, serving this certificate; gives that port's number.
+    pub fn start_tls(pair: &Pair) -> (Redis, u16) {
+        let port = free_port();
+        let redis = Redis::start_with(|folder| {
+            let (chain, key) = pair.write(folder, "redis");
+            let words = ["--tls-port", &port.to_string(), "--tls-auth-clients", "no"];
+            let files = [
+                ("--tls-cert-file", &chain),
+                ("--tls-key-file", &key),
+                ("--tls-ca-cert-file", &chain),
+            ];
+            let files = files
+                .into_iter()
+                .flat_map(|(word, path)| [word.to_owned(), path.display().to_string()]);
+            words.into_iter().map(str::to_owned).chain(files).collect()
+        });
+        (redis, port)
+    }
+
+    fn start_with(more: impl FnOnce(&Path) -> Vec<String>) -> Redis {
+        let folder = TempDir::new().expect("a temporary folder");
         let mut redis = Redis {
+            more: more(folder.path()),
             address: free_address(),
-            folder: TempDir::new().expect("a temporary folder"),
+            folder,
             process: None,
         };
         redis.restart();
@@ -51,6 +79,9 @@ impl Redis {
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .arg("--dir")
             .arg(self.folder.path())
+            .arg("--unixsocket")
+            .arg(self.socket())
+            .args(&self.more)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -87,6 +118,16 @@ impl Redis {
 
     fn pid(&self) -> u32 {
         self.process.as_ref().expect("redis runs").id()
+    }
+
+    /// Asks for a password from now on.
+    pub fn require_password(&self, password: &str) {
+        self.command(&["CONFIG", "SET", "requirepass", password]);
+    }
+
+    /// Its unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("redis.sock")
     }
 
     /// Where it listens.

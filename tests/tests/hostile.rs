@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use portico_tests::client::{closed, get};
 use portico_tests::origin::Origin;
 use portico_tests::portico::{Builder, HOST, Portico, program};
+use portico_tests::redis::Redis;
 use portico_tests::{SOON, eventually, free_port, show, signal};
 
 fn one_worker(backend: SocketAddr) -> Builder {
@@ -193,13 +194,13 @@ fn interim_answers_do_not_go_on_for_ever() {
 fn a_few_interim_answers_are_fine() {
     let origin = Origin::scripted("working", |connection| {
         connection.read_request();
-        connection.send("HTTP/1.1 102 Processing\r\n\r\n".repeat(50));
+        connection.send("HTTP/1.1 102 Processing\r\n\r\n".repeat(20));
         connection.send_text("done");
     });
     let portico = Portico::before(&origin);
     let mut client = portico.tcp();
     client.send(get(HOST, "/"));
-    for _ in 0..50 {
+    for _ in 0..20 {
         assert_eq!(client.response().status, 102);
     }
     assert_eq!(client.response().text(), "done");
@@ -317,6 +318,30 @@ fn idle_connections_make_room_for_requests() {
     for i in tools {
         let answer = client.exchange(get(&format!("t{i}.toolforge.org"), "/"));
         assert_eq!(answer.status, 200, "tool {i}: {answer:?}");
+    }
+}
+
+/// A pooled connection of the ingress is no way around the list of networks.
+#[test]
+fn the_pool_does_not_lend_what_a_route_may_not_have() {
+    let redis = Redis::start();
+    let ingress = Origin::echo("ingress");
+    let port = ingress.address().port();
+    redis.route("sneaky", ".*", &format!("http://localhost:{port}/"));
+    let portico = Builder::new()
+        .with("[server]\nworkers = 1")
+        .registry(&redis)
+        .with("[registry]\nbackends = ['10.0.0.0/8']")
+        .ingress(&[ingress.address()])
+        .start();
+    let status = |tool: &str| {
+        let host = format!("{tool}.toolforge.org");
+        portico.tcp().exchange(get(&host, "/")).status
+    };
+    for _ in 0..3 {
+        assert_eq!(status("sneaky"), 502);
+        assert_eq!(status("unregistered"), 200);
+        thread::sleep(Duration::from_millis(200));
     }
 }
 

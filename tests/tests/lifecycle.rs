@@ -206,6 +206,24 @@ fn a_second_signal_is_not_waited_for() {
     portico.wait(Duration::from_secs(10));
 }
 
+/// Signals whose features are not built yet, or that programs send without thinking.
+#[test]
+fn other_signals_do_not_end_it() {
+    let mut portico = Builder::new().start();
+    for name in ["HUP", "USR1", "PIPE"] {
+        signal(portico.pid(), name);
+        thread::sleep(Duration::from_millis(200));
+        assert!(portico.is_running(), "SIG{name} ended it");
+    }
+    assert_eq!(
+        portico
+            .tcp()
+            .exchange(get(HOST, "/.well-known/healthz"))
+            .status,
+        200
+    );
+}
+
 // --- start
 
 /// One sentence: no backtrace, no debug output, nothing to scroll through.

@@ -423,3 +423,48 @@ fn silent_connections_do_not_block_others() {
     }
     drop((silent, partial));
 }
+
+/// Out of descriptors: connections wait or are refused, the process neither spins nor floods its log, and it recovers.
+#[test]
+fn running_out_of_descriptors_passes() {
+    let origin = Origin::echo("grid");
+    let portico = Builder::new()
+        .descriptors(128)
+        .route("grid", &origin.url())
+        .start();
+    let crowd: Vec<_> = (0..300)
+        .filter_map(|_| portico.try_client(false).ok())
+        .collect();
+    thread::sleep(Duration::from_millis(500));
+    let before = cpu_ticks(portico.pid());
+    thread::sleep(Duration::from_secs(1));
+    let spent = cpu_ticks(portico.pid()) - before;
+    // 100 ticks are a second of one core.
+    assert!(spent < 50, "{spent} ticks in a second of doing nothing");
+    assert!(
+        portico.stderr().lines().count() < 100,
+        "{}",
+        portico.stderr()
+    );
+    drop(crowd);
+    eventually("it serves again", SOON, || {
+        let mut client = portico.try_client(false).ok()?;
+        client.wire.stream.set_read_timeout(Duration::from_secs(2));
+        client.wire.send(get(HOST, "/")).ok()?;
+        let answer = client.try_response(false).ok()??;
+        (answer.status == 200).then_some(())
+    });
+}
+
+/// User and system time of a process so far, in clock ticks.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // Behind the name in brackets, the 12th and 13th.
+    let words: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    words[11].parse::<u64>().unwrap() + words[12].parse::<u64>().unwrap()
+}

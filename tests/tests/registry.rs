@@ -349,3 +349,77 @@ fn a_hostile_registry_does_no_harm() {
     );
     assert_eq!(goes(&portico, "tool0"), "a");
 }
+
+/// Ways to say where redis is.
+#[test]
+fn redis_is_found_by_any_url() {
+    let site = Site::new();
+    let address = site.redis.address();
+    let b = site.b.url();
+    site.redis
+        .command_in(3, &["HSET", "prefix:third", ".*", &b]);
+    site.redis.require_password("s3cret");
+    let socket = site.redis.socket();
+    for (url, tool, to) in [
+        (format!("redis://:s3cret@{address}"), "tool0", "a"),
+        (format!("redis://default:s3cret@{address}/0"), "tool0", "a"),
+        (
+            format!("redis://:s3cret@localhost:{}/0", address.port()),
+            "tool0",
+            "a",
+        ),
+        (format!("redis://:s3cret@{address}/3"), "third", "b"),
+        (
+            format!("unix://{}?pass=s3cret", socket.display()),
+            "tool0",
+            "a",
+        ),
+    ] {
+        let builder = Builder::new();
+        let snapshot = builder.snapshot();
+        let portico = builder
+            .with(&format!(
+                "[registry]\nurl = {url:?}\nsnapshot = {snapshot:?}"
+            ))
+            .start();
+        assert_eq!(goes(&portico, tool), to, "{url}");
+        assert!(!portico.stderr().contains("s3cret"), "{}", portico.stderr());
+    }
+    // A wrong password is not an empty table.
+    let builder = Builder::new();
+    let snapshot = builder.snapshot();
+    let url = format!("redis://:wr0ng@{address}/0");
+    let finished = builder
+        .with(&format!(
+            "[registry]\nurl = {url:?}\nsnapshot = {snapshot:?}"
+        ))
+        .command("run", &[]);
+    finished.expect(1, &[]);
+    assert!(!finished.stderr.contains("wr0ng"), "{finished:#?}");
+}
+
+/// With a certificate that the machine trusts, as a platform's own authority is trusted.
+#[test]
+fn redis_may_speak_tls() {
+    let a = Origin::echo("a");
+    let builder = Builder::new();
+    let (redis, port) = Redis::start_tls(&builder.authority().issue(&["localhost", "127.0.0.1"]));
+    redis.route("tool0", ".*", &a.url());
+    let ca = builder.folder().join("ca.pem");
+    let with = |builder: Builder| {
+        let snapshot = builder.snapshot();
+        builder.with(&format!(
+            "[registry]\nurl = 'rediss://localhost:{port}/0'\nsnapshot = {snapshot:?}"
+        ))
+    };
+    let portico = with(builder)
+        .env("SSL_CERT_FILE", ca.to_str().unwrap())
+        .start();
+    assert_eq!(goes(&portico, "tool0"), "a");
+    redis.route("new", ".*", &a.url());
+    soon_goes(&portico, "new", "a");
+    // Nobody vouches for this one.
+    with(Builder::new())
+        .command("run", &[])
+        .expect(1, &["certificate"]);
+}

@@ -427,6 +427,25 @@ fn a_bad_request_behind_a_good_one_ends_the_connection() {
     assert_eq!(targets, ["/first"]);
 }
 
+#[test]
+fn nothing_behind_a_close_is_served() {
+    let site = Site::start();
+    let mut client = site.portico.tcp();
+    client.send(
+        get(HOST, "/last").replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")
+            + &get(HOST, "/behind"),
+    );
+    assert_eq!(client.response().status, 200);
+    client.expect_closed();
+    let targets: Vec<String> = site
+        .origin
+        .take()
+        .into_iter()
+        .map(|request| request.target)
+        .collect();
+    assert_eq!(targets, ["/last"]);
+}
+
 /// What stands in a body is never a request, whatever it looks like.
 #[test]
 fn a_body_that_looks_like_a_request_is_a_body() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use portico_tests::client::{Client, get};
 use portico_tests::origin::Origin;
-use portico_tests::portico::{Builder, HOST, Portico};
+use portico_tests::portico::{Builder, HOST, Portico, program};
 use portico_tests::stream::Stream;
 use portico_tests::tls::Authority;
 use portico_tests::{SOON, eventually};
@@ -112,6 +112,84 @@ fn the_certificate_follows_the_name() {
         assert!(
             shown(&portico, &config, name) == der(&pairs[index]),
             "{name} wants certificate {index}"
+        );
+    }
+}
+
+/// Keys as other programs write them.
+#[test]
+fn keys_of_all_usual_kinds_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    // With its EC PARAMETERS block in front; SEC1; PKCS#8; RSA in PKCS#1 and PKCS#8.
+    let commands: [(&str, &[&str]); 5] = [
+        (
+            "ec.key",
+            &["ecparam", "-name", "prime256v1", "-genkey", "-out"],
+        ),
+        (
+            "sec1.key",
+            &["ecparam", "-name", "secp384r1", "-genkey", "-noout", "-out"],
+        ),
+        (
+            "pkcs8.key",
+            &[
+                "genpkey",
+                "-algorithm",
+                "EC",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-out",
+            ],
+        ),
+        ("rsa1.key", &["genrsa", "-traditional", "-out"]),
+        (
+            "rsa8.key",
+            &[
+                "genpkey",
+                "-algorithm",
+                "RSA",
+                "-pkeyopt",
+                "rsa_keygen_bits:2048",
+                "-out",
+            ],
+        ),
+    ];
+    for (name, words) in commands {
+        let (key, chain) = (path(name), path("chain.crt"));
+        let mut words = words.to_vec();
+        words.push(&key);
+        program("openssl", &words);
+        program(
+            "openssl",
+            &[
+                "req",
+                "-x509",
+                "-new",
+                "-key",
+                &key,
+                "-out",
+                &chain,
+                "-days",
+                "2",
+                "-subj",
+                "/CN=grid.toolforge.org",
+            ],
+        );
+        let pair = portico_tests::tls::Pair {
+            chain: std::fs::read_to_string(&chain).unwrap(),
+            key: std::fs::read_to_string(&key).unwrap(),
+        };
+        let portico = Builder::new()
+            .certificates(std::slice::from_ref(&pair))
+            .start();
+        let config = trusting(&portico.authority);
+        assert!(shown(&portico, &config, HOST) == der(&pair), "{name}");
+        let mut client = Client::tls(portico.https, &config, HOST);
+        assert_eq!(
+            client.exchange(get(HOST, "/.well-known/healthz")).status,
+            200,
+            "{name}"
         );
     }
 }

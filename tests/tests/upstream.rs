@@ -277,6 +277,44 @@ fn a_silent_tool_is_504() {
 }
 
 #[test]
+fn a_tool_that_waits_for_a_slow_upload_is_not_silent() {
+    let origin = Origin::echo("grid");
+    let portico = one_worker(&origin)
+        .with("[timeouts]\nresponse = '600ms'")
+        .start();
+    let mut client = portico.tls();
+    let (head, body) = (post(HOST, "/", ""), "12345678");
+    client.send(head.replace("Content-Length: 0", "Content-Length: 8"));
+    for byte in body.bytes() {
+        thread::sleep(Duration::from_millis(150));
+        client.send([byte]);
+    }
+    let answer = client.response();
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+/// Its silence begins when the body has ended, not when the last read before that began.
+#[test]
+fn a_tool_that_is_silent_after_an_upload_is_504_after_its_own_time() {
+    let origin = Origin::scripted("silent", |connection| {
+        connection.read_request();
+        connection.wait_for_close();
+    });
+    let portico = one_worker(&origin)
+        .with("[timeouts]\nresponse = '600ms'")
+        .start();
+    let mut client = portico.tcp();
+    client.send(post(HOST, "/", "").replace("Content-Length: 0", "Content-Length: 1"));
+    thread::sleep(Duration::from_millis(400));
+    let sent = Instant::now();
+    client.send("x");
+    let answer = client.response();
+    assert_eq!(answer.status, 504, "{answer:?}");
+    let took = sent.elapsed();
+    assert!(took >= Duration::from_millis(550), "{took:?}");
+}
+
+#[test]
 fn a_tool_that_falls_silent_in_its_body_is_cut() {
     let origin = Origin::scripted("stalls", |connection| {
         connection.read_request();
@@ -413,6 +451,23 @@ fn the_ingress_goes_round_its_nodes() {
             "{share} of 30 at one of three nodes"
         );
     }
+}
+
+#[test]
+fn ingress_nodes_may_be_names() {
+    let node = Origin::echo("node");
+    let address = format!("localhost:{}", node.address().port());
+    let portico = Builder::new()
+        .with(&format!("[pools.front]\nnodes = [{{ address = {address:?}, weight = 50 }}]\n[ingress]\npool = 'front'"))
+        .start();
+    eventually("the name is resolved", SOON, || {
+        (portico
+            .tcp()
+            .exchange(get("tool.toolforge.org", "/"))
+            .status
+            == 200)
+            .then_some(())
+    });
 }
 
 #[test]

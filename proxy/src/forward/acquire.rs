@@ -1,7 +1,8 @@
 //! A connection to the destination: a pooled one if it is alive, else a new one.
 //!
-//! A tool has one address (or the addresses of one name); the ingress has nodes, of which another is tried when one
-//! cannot be connected to: nothing of the request was sent, so any method may go on.
+//! A tool has one address (or the addresses of one name); the ingress has nodes, of which
+//! another is tried when one cannot be connected to: nothing of the request was sent, so
+//! any method may go on.
 
 use std::borrow::Cow;
 use std::io::ErrorKind;
@@ -13,17 +14,18 @@ use portico_routing::backend::{Backend, BackendHost, Scheme};
 use rustix::io::Errno;
 use tracing::debug;
 
-use super::{BackendFault, Destination};
+use super::destination::{BackendFault, Destination};
 use crate::connection::Connection;
-use crate::request::Request;
+use crate::context::Request;
 use crate::upstream::connect::{ConnectError, TlsTarget, connect};
 use crate::upstream::nodes::NodePool;
 use crate::upstream::stream::UpstreamStream;
 
 /// Addresses or nodes that one request tries to connect to.
 const MAX_ATTEMPTS: usize = 3;
-/// A request that must not be repeated rides only a pooled connection that was used so recently: backends close idle ones after a
-/// few seconds, and in the race its client would get an error that a fresh connection spares.
+/// A request that must not be repeated rides only a pooled connection that was used so recently:
+/// backends close idle ones after a few seconds, and in the race its client would get an error that
+/// a fresh connection spares.
 const FRESH_ENOUGH: Duration = Duration::from_secs(1);
 
 /// A connection that is ready for a request.
@@ -77,6 +79,12 @@ async fn to_backend<S>(
     let mut fault = BackendFault::Unresolved;
     for ip in addresses.iter().take(MAX_ATTEMPTS) {
         let address = SocketAddr::new(*ip, backend.port);
+        // Before the pool is asked: it may hold connections that the ingress made, or another route.
+        if let Err(refusal) = request.snapshot.backends.check(address) {
+            debug!(%backend, %address, %refusal, "a route points where it may not");
+            fault = BackendFault::Forbidden;
+            continue;
+        }
         if let Some(max_idle) = max_idle
             && let Some(stream) =
                 connection
@@ -89,11 +97,6 @@ async fn to_backend<S>(
                 address,
                 reused: true,
             });
-        }
-        if let Err(refusal) = request.snapshot.backends.check(address) {
-            debug!(%backend, %address, %refusal, "a route points where it may not");
-            fault = BackendFault::Forbidden;
-            continue;
         }
         if let (None, Some(name)) = (&tls, &server_name) {
             tls = Some(TlsTarget {
@@ -158,8 +161,8 @@ async fn to_node<S>(
     Err(fault)
 }
 
-/// A new connection. When this machine has no descriptor or port left, idle connections make room: they may be many, one for each
-/// tool that was asked lately, and are worth less than a request.
+/// A new connection. When this machine has no descriptor or port left, idle connections make room:
+/// they may be many, one for each tool that was asked lately, and are worth less than a request.
 async fn fresh<S>(
     connection: &mut Connection<S>,
     request: &Request,
@@ -193,7 +196,8 @@ async fn attempt<S>(
     })
 }
 
-/// A connection that takes too long is a time-out, as in nginx; anything else that fails is "cannot be reached".
+/// A connection that takes too long is a time-out, as in nginx; anything else that fails is
+/// "cannot be reached".
 fn fault_of(error: &ConnectError) -> BackendFault {
     match error {
         ConnectError::Connect(error) if error.kind() == ErrorKind::TimedOut => {

@@ -1,11 +1,13 @@
 //! The answer on its way to the client.
 //!
-//! The head is edited and written together with the first bytes of the body; then each read goes out before the next, so
-//! that streams are never held back. Lengths stay lengths; chunked bodies are decoded and chunked anew; a body that
-//! ends with the connection becomes chunked for HTTP/1.1 clients.
+//! The head is edited and written together with the first bytes of the body; then each read
+//! goes out before the next, so that streams are never held back. Lengths stay lengths; chunked
+//! bodies are decoded and chunked anew; a body that ends with the connection becomes chunked
+//! for HTTP/1.1 clients.
 //!
-//! While the backend is silent the client is watched: one that resets ends the exchange, one that closed its side still
-//! gets its answer, but not for ever ([`HALF_CLOSED`]); what it pipelines is read ahead into the input.
+//! While the backend is silent the client is watched: one that resets ends the exchange, one that
+//! closed its side still gets its answer, but not for ever ([`HALF_CLOSED`]); what it pipelines is
+//! read ahead into the input.
 
 use std::io::ErrorKind;
 use std::rc::Rc;
@@ -15,25 +17,28 @@ use std::time::Duration;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 
+use super::destination::BackendFault;
+use super::link::{Awaited, Link, WriteError, chunked, write_all, write_pieces};
 use super::tunnel::tunnel;
-use super::{BackendFault, Link, WriteError, chunked, write_all, write_pieces};
 use crate::buffer::{Buffer, LARGE, SMALL};
 use crate::connection::{ClientInfo, ClientStream};
+use crate::context::Request;
 use crate::deadline::Deadline;
 use crate::http1::{
     BodyDecoder, BodyLimits, Framing, Method, Parsed, RequestKind, ResponseHead, ResponseParser,
     Version, write_field, write_status_line,
 };
-use crate::request::Request;
 use crate::response::answer::{Answer, Shape};
 use crate::worker::Worker;
 use portico_routing::field::Field;
 
-/// How long a backend may be silent once the client has closed its side: most such clients are gone, and the silence may
-/// be an hour.
+/// How long a backend may be silent once the client has closed its side: most such clients are
+/// gone, and the silence may be an hour.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
-/// Interim answers before the final one: each ends a silence, so that without a bound a backend could go on for ever.
-const MAX_INTERIM: usize = 256;
+
+/// Interim answers (1xx) that a backend may send before the final one. Without a bound it could
+/// keep a request for ever.
+const MAX_INTERIM: usize = 32;
 
 /// One answer on its way.
 pub(super) struct Download<'a, 'b, S> {
@@ -97,8 +102,8 @@ impl<S: ClientStream> Download<'_, '_, S> {
         downloaded
     }
 
-    /// Reads until the head of the final answer is complete. Interim answers go to clients that know them (HTTP/1.1): 103,
-    /// but not 100, which portico has said itself.
+    /// Reads until the head of the final answer is complete. Interim answers go to clients that
+    /// know them (HTTP/1.1): 103, but not 100, which portico has said itself.
     async fn read_head(
         &mut self,
         parser: &mut ResponseParser,
@@ -309,7 +314,8 @@ impl<S: ClientStream> Download<'_, '_, S> {
         true
     }
 
-    /// Answers with the default for a file that the tool lacks; the tool's own answer is thrown away with its connection.
+    /// Answers with the default for a file that the tool lacks; the tool's own answer is thrown
+    /// away with its connection.
     async fn default_file(&mut self) -> Downloaded {
         let Some(file) = self.request.default_file else {
             return Downloaded::Broken;
@@ -379,21 +385,20 @@ impl<S: ClientStream> Download<'_, '_, S> {
         Ok(self.deadline.within(limit, client.flush()).await??)
     }
 
-    /// Reads from the backend, and watches the client meanwhile.
+    /// Reads from the backend, and watches the client meanwhile. Silence counts once the upload has
+    /// ended: before that the backend may be waiting itself.
     async fn read(&mut self, answer: &mut Buffer, size: usize) -> Read {
         let silence = self.request.snapshot.config.timeouts.response;
-        // What the client pipelines fills the input, so that its end cannot be read: it is looked after now and then.
+        let mut limit = silence;
+        // What the client pipelines fills the input, so that its end cannot be read: it is looked
+        // after now and then.
         let mut full = false;
-        let mut waited = Duration::ZERO;
         loop {
             let half_closed = self.link.input_ended.get();
-            let limit = if half_closed {
-                silence.min(HALF_CLOSED)
-            } else if full {
-                silence.saturating_sub(waited).min(HALF_CLOSED)
-            } else {
-                silence
-            };
+            if half_closed {
+                limit = limit.min(HALF_CLOSED);
+            }
+            let look = if full { limit.min(HALF_CLOSED) } else { limit };
             let (link, pool) = (self.link, &self.worker.buffers);
             let (mut upstream, mut client) = (&link.upstream, &link.client);
             let wait = std::future::poll_fn(|cx| {
@@ -426,7 +431,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
                 }
                 Poll::Pending
             });
-            match self.deadline.within(limit, wait).await {
+            match self.deadline.within(look, wait).await {
                 Ok(Some(read)) => return read,
                 // The client closed its side, or sent too much ahead: wait on, for less long.
                 Ok(None) => full = !self.link.input_ended.get(),
@@ -434,14 +439,23 @@ impl<S: ClientStream> Download<'_, '_, S> {
                 Err(_) if full && self.link.client.with(|io| has_left(io.tcp())) => {
                     return Read::ClientGone;
                 }
-                Err(_) if full && waited + limit < silence => waited += limit,
-                Err(_) => return Read::TimedOut,
+                Err(_) if look < limit => limit -= look,
+                Err(_) => match self.link.awaited.get() {
+                    Awaited::Client => {}
+                    Awaited::Backend => return Read::TimedOut,
+                    Awaited::BackendSince(begin) => match silence.checked_sub(begin.elapsed()) {
+                        // The upload ended while this wait was under way.
+                        Some(rest) if !rest.is_zero() => limit = rest,
+                        _ => return Read::TimedOut,
+                    },
+                },
             }
         }
     }
 }
 
-/// Whether the client has closed or reset its side, as far as the runtime has heard; what it sent may still be unread.
+/// Whether the client has closed or reset its side, as far as the runtime has heard; what it sent
+/// may still be unread.
 fn has_left(tcp: &TcpStream) -> bool {
     let ready = std::pin::pin!(tcp.ready(Interest::READABLE));
     match ready.poll(&mut Context::from_waker(Waker::noop())) {

@@ -1,19 +1,20 @@
 //! The head that goes to the backend, always written anew.
 //!
-//! What the client sent about itself or about the way here is removed, with the fields of one connection and those that
-//! Connection names; what tools may rely on is added: Host (canonical), X-Forwarded-Host, -Port, -Proto,
-//! X-Original-URI, Via. The client's address is added only where `[headers]` says so. Few fields on purpose: small
-//! header buffers of tools have overflowed (T428159).
+//! What the client sent about itself or about the way here is removed, with the fields of one
+//! connection and those that Connection names; what tools may rely on is added: Host
+//! (canonical), X-Forwarded-Host, -Port, -Proto, X-Original-URI, Via. The client's address is
+//! added only where `[headers]` says so. Few fields on purpose: small header buffers of tools
+//! have overflowed (T428159).
 
 use portico_config::ClientAddress;
 use portico_routing::field::Field;
 use portico_routing::host::Host;
 use portico_routing::table::ToolName;
 
-use super::Destination;
+use super::destination::Destination;
 use crate::connection::ClientInfo;
+use crate::context::Request;
 use crate::http1::{Framing, RequestHead, Version, write_field};
-use crate::request::Request;
 
 /// Appends the whole head, its empty line included.
 pub(super) fn write(

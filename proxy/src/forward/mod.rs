@@ -1,48 +1,38 @@
 //! Forwarding: one request to one backend, and its answer back.
 //!
-//! `head` writes the request's head anew, `acquire` finds a connection, `upload` and `download` move the bodies at the same
-//! time, `tunnel` takes over after a 101. This file holds the order of things and the one retry.
+//! `head` writes the request's head anew, `acquire` finds a connection, `upload` and `download`
+//! move the bodies at the same time, `tunnel` takes over after a 101. This file holds the order of
+//! things and the one retry.
 //!
-//! The retry: a pooled connection may have died while the request was on its way. The request is sent once more, on a fresh
-//! connection, if no byte of an answer came and either nothing was sent or the method is idempotent and everything
-//! that was sent is still at hand (RFC 9110 section 9.2.2). A POST that may have run is never repeated.
+//! The retry: a pooled connection may have died while the request was on its way. The request is
+//! sent once more, on a fresh connection, if no byte of an answer came and either nothing was sent
+//! or the method is idempotent and everything that was sent is still at hand (RFC 9110 section
+//! 9.2.2). A POST that may have run is never repeated.
 
 mod acquire;
+mod destination;
 mod download;
 mod head;
+mod link;
 mod tunnel;
 mod upload;
 
 use std::cell::{Cell, RefCell};
-use std::io::IoSlice;
-use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
 
-use portico_routing::backend::Backend;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
-use crate::buffer::Buffer;
 use crate::connection::{After, ClientStream, Connection};
-use crate::deadline::{Deadline, Elapsed};
+use crate::context::Request;
+use crate::deadline::Deadline;
 use crate::halves::Shared;
-use crate::http1::{BodyError, LAST_CHUNK, RequestHead, chunk_head};
-use crate::request::Request;
+use crate::http1::RequestHead;
 use crate::response::answer::Failure;
-use crate::upstream::nodes::NodePool;
 use crate::upstream::stream::UpstreamStream;
 use acquire::Acquired;
+pub use destination::{BackendFault, Destination};
 use download::{Download, Downloaded};
+use link::{Awaited, Link, both};
 use upload::{Upload, UploadError};
-
-/// Where a request goes.
-#[derive(Debug, Clone)]
-pub enum Destination {
-    /// To the address that the tool's route names.
-    Tool(Arc<Backend>),
-    /// To a node of the ingress pool.
-    Ingress(Arc<NodePool>),
-}
 
 /// What came of it.
 #[derive(Debug)]
@@ -56,47 +46,6 @@ pub enum Outcome {
         /// The request's body was read to its end.
         body_is_read: bool,
     },
-}
-
-/// What goes wrong between portico and a backend; whose fault it is depends on the destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BackendFault {
-    /// No connection.
-    Unreachable,
-    /// The route points where portico may not connect.
-    Forbidden,
-    /// The name has no address.
-    Unresolved,
-    /// The connection ended before the answer.
-    Closed,
-    /// No answer in time.
-    Timeout,
-    /// The answer is not HTTP.
-    Malformed,
-    /// portico has no descriptor, port or memory left for a connection.
-    Exhausted,
-}
-
-impl Destination {
-    /// The fault as a failure that names the right side: of a tool's own address the tool, of the ingress the platform.
-    fn blame(&self, fault: BackendFault) -> Failure {
-        match (self, fault) {
-            (Self::Tool(_) | Self::Ingress(_), BackendFault::Exhausted) => Failure::Exhausted,
-            (Self::Tool(_), BackendFault::Unreachable) => Failure::ToolUnreachable,
-            (Self::Tool(_), BackendFault::Forbidden) => Failure::ToolForbidden,
-            (Self::Tool(_), BackendFault::Unresolved) => Failure::ToolUnresolved,
-            (Self::Tool(_), BackendFault::Closed) => Failure::ToolClosed,
-            (Self::Tool(_), BackendFault::Timeout) => Failure::ToolTimeout,
-            (Self::Tool(_), BackendFault::Malformed) => Failure::ToolMalformed,
-            (
-                Self::Ingress(_),
-                BackendFault::Unreachable | BackendFault::Forbidden | BackendFault::Unresolved,
-            ) => Failure::PlatformUnreachable,
-            (Self::Ingress(_), BackendFault::Closed) => Failure::PlatformClosed,
-            (Self::Ingress(_), BackendFault::Timeout) => Failure::PlatformTimeout,
-            (Self::Ingress(_), BackendFault::Malformed) => Failure::PlatformMalformed,
-        }
-    }
 }
 
 /// Forwards the request whose head stands at the front of the connection's input.
@@ -265,6 +214,11 @@ async fn exchange<S: ClientStream>(
         input: RefCell::new(input),
         input_ended: Cell::new(*input_ended),
         uploaded: Cell::new(upload.is_done()),
+        awaited: Cell::new(if upload.is_done() {
+            Awaited::Backend
+        } else {
+            Awaited::Client
+        }),
         answer_begun: Cell::new(false),
     };
     let mut download = Download {
@@ -282,7 +236,7 @@ async fn exchange<S: ClientStream>(
         let upload_deadline =
             upload_deadline.get_or_insert_with(|| Deadline::new(timeouts.body_idle));
         let uploading = upload.run(&link, &worker.buffers, timeouts, upload_deadline);
-        both(&link, uploading, download.run()).await
+        both(uploading, download.run()).await
     };
     let answer_begun = link.answer_begun.get();
     *input_ended = link.input_ended.get();
@@ -319,7 +273,8 @@ fn conclude(downloaded: Downloaded, uploaded: bool) -> Exchanged {
     }
 }
 
-/// Tells the client to send its body, now that routing and limits have said yes. `false`: it is gone.
+/// Tells the client to send its body, now that routing and limits have said yes.
+/// `false`: it is gone.
 async fn say_continue<S: ClientStream>(connection: &mut Connection<S>, request: &Request) -> bool {
     let write = async {
         connection
@@ -330,136 +285,4 @@ async fn say_continue<S: ClientStream>(connection: &mut Connection<S>, request: 
     };
     let limit = request.snapshot.config.timeouts.write;
     matches!(connection.deadline.within(limit, write).await, Ok(Ok(())))
-}
-
-/// The two streams of an exchange and what upload and download must know of each other.
-struct Link<'a, S> {
-    client: Shared<'a, S>,
-    upstream: Shared<'a, UpstreamStream>,
-    /// Bytes from the client: the upload's, then the next request's.
-    input: RefCell<&'a mut Buffer>,
-    /// The client has closed its side.
-    input_ended: Cell<bool>,
-    /// The body went to the backend to its end; from now on the download watches the client.
-    uploaded: Cell<bool>,
-    /// Bytes of the final answer went to the client.
-    answer_begun: Cell<bool>,
-}
-
-/// Runs upload and download until the download has ended, or the upload has failed.
-async fn both<S>(
-    link: &Link<'_, S>,
-    uploading: impl Future<Output = Result<(), UploadError>>,
-    downloading: impl Future<Output = Downloaded>,
-) -> Result<Downloaded, UploadError> {
-    let mut uploading = std::pin::pin!(uploading);
-    let mut downloading = std::pin::pin!(downloading);
-    let mut upload_ended = false;
-    std::future::poll_fn(|cx| {
-        if !upload_ended {
-            match uploading.as_mut().poll(cx) {
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Ready(Ok(())) => upload_ended = true,
-                Poll::Pending => {}
-            }
-        }
-        downloading.as_mut().poll(cx).map(Ok)
-    })
-    .await
-    .inspect(|_| debug_assert!(upload_ended || !link.uploaded.get()))
-}
-
-/// Writes everything, each write for at most `limit`: a peer that takes nothing is given up.
-async fn write_all<W: AsyncWrite + Unpin>(
-    io: &mut W,
-    deadline: &mut Deadline,
-    limit: Duration,
-    mut bytes: &[u8],
-) -> Result<(), WriteError> {
-    while !bytes.is_empty() {
-        let n = deadline.within(limit, io.write(bytes)).await??;
-        if n == 0 {
-            return Err(WriteError::Closed);
-        }
-        bytes = bytes.get(n..).unwrap_or_default();
-    }
-    Ok(())
-}
-
-/// [`write_all`] for several pieces, without copying them together.
-async fn write_pieces<W: AsyncWrite + Unpin>(
-    io: &mut W,
-    deadline: &mut Deadline,
-    limit: Duration,
-    pieces: [&[u8]; 5],
-) -> Result<(), WriteError> {
-    let mut slices = pieces.map(IoSlice::new);
-    let mut left = &mut slices[..];
-    IoSlice::advance_slices(&mut left, 0);
-    while !left.is_empty() {
-        let n = deadline.within(limit, io.write_vectored(left)).await??;
-        if n == 0 {
-            return Err(WriteError::Closed);
-        }
-        IoSlice::advance_slices(&mut left, n);
-    }
-    Ok(())
-}
-
-/// Why bytes could not be written.
-#[derive(Debug)]
-enum WriteError {
-    /// The peer closed or broke the connection.
-    Closed,
-    /// It took nothing for too long.
-    Stalled,
-}
-
-impl From<std::io::Error> for WriteError {
-    fn from(_: std::io::Error) -> Self {
-        Self::Closed
-    }
-}
-
-impl From<Elapsed> for WriteError {
-    fn from(_: Elapsed) -> Self {
-        Self::Stalled
-    }
-}
-
-impl From<UploadError> for Failure {
-    fn from(error: UploadError) -> Self {
-        match error {
-            UploadError::Malformed(error) => Failure::BadBody(error),
-            UploadError::TooLarge => Failure::BodyTooLarge,
-            UploadError::Stalled => Failure::BodyTimeout,
-            UploadError::ClientGone => Failure::BadBody(BodyError::Truncated),
-        }
-    }
-}
-
-/// Data as one chunk, and the end of the body with its trailers if it has ended; what is not needed is empty.
-fn chunked<'a>(digits: &'a mut [u8; 18], data: &'a [u8], end: Option<&'a [u8]>) -> [&'a [u8]; 5] {
-    let head = match data.len() {
-        // An empty chunk would end the body.
-        0 => &b""[..],
-        n => {
-            let start = chunk_head(n, digits);
-            digits.get(start..).unwrap_or_default()
-        }
-    };
-    let after_data: &[u8] = match (data.is_empty(), end.is_some()) {
-        (true, false) => b"",
-        (false, false) => b"\r\n",
-        (true, true) => LAST_CHUNK,
-        (false, true) => b"\r\n0\r\n",
-    };
-    let after_trailers: &[u8] = if end.is_some() { b"\r\n" } else { b"" };
-    [
-        head,
-        data,
-        after_data,
-        end.unwrap_or_default(),
-        after_trailers,
-    ]
 }

@@ -1,4 +1,5 @@
-//! A tunnel after a 101: bytes both ways, until both sides have ended or neither has spoken for too long.
+//! A tunnel after a 101: bytes both ways, until both sides have ended or neither has
+//! spoken for too long.
 //!
 //! Half-close is passed on. While nothing moves a tunnel holds no buffer.
 
@@ -8,13 +9,13 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::Link;
+use super::link::Link;
 use crate::buffer::{Buffer, BufferPool, SMALL};
 use crate::connection::ClientStream;
 use crate::deadline::Deadline;
 
-/// Moves bytes until the tunnel is over. `answer` holds what the backend sent behind its head, the link's input what the
-/// client sent behind its own.
+/// Moves bytes until the tunnel is over. `answer` holds what the backend sent behind its head, the
+/// link's input what the client sent behind its own.
 pub(super) async fn tunnel<S: ClientStream>(
     link: &Link<'_, S>,
     pool: &BufferPool,

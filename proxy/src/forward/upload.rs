@@ -1,19 +1,22 @@
 //! The request's body on its way to the backend.
 //!
-//! Chunked bodies are decoded and chunked anew: what a client writes between the data (sizes with leading zeros,
-//! extensions) never reaches a tool. Nothing is held back: each read goes out before the next.
+//! Chunked bodies are decoded and chunked anew: what a client writes between the data (sizes
+//! with leading zeros, extensions) never reaches a tool. Nothing is held back: each read goes
+//! out before the next.
 //!
-//! A backend that stops reading does not end the exchange: it may have answered already (413, for instance), and the
-//! download will find out.
+//! A backend that stops reading does not end the exchange: it may have answered already (413, for
+//! instance), and the download will find out.
 
 use portico_config::Timeouts;
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
-use super::{Link, chunked, write_pieces};
+use super::link::{Awaited, Link, chunked, write_pieces};
 use crate::buffer::{Buffer, BufferPool, LARGE, SMALL};
 use crate::connection::ClientStream;
 use crate::deadline::{Deadline, Elapsed};
 use crate::http1::{BodyDecoder, BodyError, BodyLimits, Decoded, Framing};
+use crate::response::answer::Failure;
 
 /// A body on its way.
 pub(super) struct Upload {
@@ -97,14 +100,15 @@ impl Upload {
         timeouts: &Timeouts,
         deadline: &mut Deadline,
     ) -> Result<(), UploadError> {
-        // Taken out, so that no borrow lives across a wait. If this future is dropped, so is what it holds: the connection
-        // ends then in any case.
+        // Taken out, so that no borrow lives across a wait. If this future is dropped, so is what
+        // it holds: the connection ends then in any case.
         let mut input = std::mem::take(&mut **link.input.borrow_mut());
         self.running = true;
         let sent = self.pump(&mut input, link, pool, timeouts, deadline).await;
         self.running = false;
         **link.input.borrow_mut() = input;
         link.uploaded.set(self.is_done());
+        link.awaited.set(Awaited::BackendSince(Instant::now()));
         sent
     }
 
@@ -178,6 +182,17 @@ impl Upload {
             chunked(digits, data, piece.done.then(|| self.decoder.trailers()))
         } else {
             [data, b"", b"", b"", b""]
+        }
+    }
+}
+
+impl From<UploadError> for Failure {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Malformed(error) => Failure::BadBody(error),
+            UploadError::TooLarge => Failure::BodyTooLarge,
+            UploadError::Stalled => Failure::BodyTimeout,
+            UploadError::ClientGone => Failure::BadBody(BodyError::Truncated),
         }
     }
 }

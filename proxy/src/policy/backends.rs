@@ -1,12 +1,14 @@
 //! Policy: which addresses portico connects to on behalf of a route.
 //!
-//! Whoever can write a route could otherwise make portico speak to itself (a loop), to its admin address, to the
-//! registry, or to the metadata service of a cloud. Refused always: portico's own listeners, the registry's address,
-//! link-local, multicast, broadcast and unspecified addresses. With `registry.backends` set, everything outside of its
-//! networks too. Checked when a route joins the table (so that a bad one is skipped and shown) and again for each new
-//! connection (so that a name cannot change its mind between check and use).
+//! Whoever can write a route could otherwise make portico speak to itself (a loop), to its admin
+//! address, to the registry, or to the metadata service of a cloud. Refused always: portico's own
+//! listeners, the registry's address, link-local, multicast, broadcast and unspecified addresses.
+//! With `registry.backends` set, everything outside of its networks too. Checked when a route joins
+//! the table (so that a bad one is skipped and shown) and again for each new connection (so that a
+//! name cannot change its mind between check and use).
 //!
-//! Not checked here: nodes of `[pools]`, which the administrator wrote, beyond the addresses that can never be meant.
+//! Not checked here: nodes of `[pools]`, which the administrator wrote, beyond the addresses
+//! that can never be meant.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -98,7 +100,8 @@ impl BackendPolicy {
         Ok(())
     }
 
-    /// Checks the backend of a registry route, as far as it can be known without DNS: a name is checked when it is connected to.
+    /// Checks the backend of a registry route, as far as it can be known without DNS: a name is
+    /// checked when it is connected to.
     ///
     /// # Errors
     /// A sentence for the list of bad entries.
@@ -112,7 +115,8 @@ impl BackendPolicy {
     }
 }
 
-/// Whether a connection to `target` reaches the socket bound to `bound`, a wildcard address being every local one.
+/// Whether a connection to `target` reaches the socket bound to `bound`, a wildcard address
+/// being every local one.
 fn same_endpoint(bound: SocketAddr, target: SocketAddr) -> bool {
     let ip = bound.ip().to_canonical();
     bound.port() == target.port()

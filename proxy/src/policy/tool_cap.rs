@@ -1,11 +1,13 @@
 //! Policy: how many requests of one tool may be in flight at once (T404471).
 //!
-//! One tool that hangs must not take all connections and memory with it. The count is for the process, not for a worker.
-//! A tool is the first label of a valid host under the canonical domain (or the first path segment on a legacy domain),
-//! registered or not. Setting: `limits.in_flight_per_tool`. Over it the answer is 503 with `Retry-After`.
+//! One tool that hangs must not take all connections and memory with it. The count is for the
+//! process, not for a worker. A tool is the first label of a valid host under the canonical domain
+//! (or the first path segment on a legacy domain), registered or not. Setting:
+//! `limits.in_flight_per_tool`. Over it the answer is 503 with `Retry-After`.
 //!
-//! Bounds: counters without requests are swept by the control thread. While [`MAX_TOOLS`] names are known, new names
-//! share one counter, so that a spray of made-up names costs bounded memory and can only refuse other new names.
+//! Bounds: counters without requests are swept by the control thread. While [`MAX_TOOLS`] names are
+//! known, new names share one counter, so that a spray of made-up names costs bounded memory and
+//! can only refuse other new names.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -64,7 +66,8 @@ impl ToolCap {
 
     /// Forgets tools without a request in flight. Called every few seconds by the control thread.
     pub fn sweep(&self) {
-        // A counter that somebody holds is in use, or about to be: only the map's own reference may go.
+        // A counter that somebody holds is in use, or about to be: only the map's
+        // own reference may go.
         self.counters
             .retain(|_, counter| Arc::strong_count(counter) > 1);
     }

@@ -1,8 +1,9 @@
-//! Answers that portico gives itself: redirects, health, default files, and every failure, with whose fault it is.
+//! Answers that portico gives itself: redirects, health, default files, and every failure,
+//! with whose fault it is.
 //!
-//! One exhaustive match turns a [`Failure`] into status and side, another into the sentence for the person who
-//! reads it. Texts name the tool and what to do, never an internal address. Branded pages replace the plain text in a later
-//! issue; what they need is here.
+//! One exhaustive match turns a [`Failure`] into status and side, another into the sentence for the
+//! person who reads it. Texts name the tool and what to do, never an internal address. Branded
+//! pages replace the plain text in a later issue; what they need is here.
 //!
 //! Not done here: writing to the socket, and what becomes of the connection.
 
@@ -117,7 +118,8 @@ impl Failure {
         matches!(self.status_and_side().0, 503)
     }
 
-    /// Whether the connection can go on. After bytes that break the rules it cannot: what follows them is not to be trusted.
+    /// Whether the connection can go on. After bytes that break the rules it cannot: what follows
+    /// them is not to be trusted.
     pub fn keeps_connection(&self) -> bool {
         !matches!(
             self,

@@ -1,9 +1,10 @@
 //! The head that goes to the client: what of the backend's fields stays, what portico adds.
 //!
-//! Removed: fields of one connection, fields that a Connection field names, `headers.hide`, on legacy hosts
-//! `headers.hide_on_legacy`, and the tool's own copy of every field in `headers.set`. Changed: a Location that points at
-//! the request's own host over plain HTTP, when the client came over TLS. Added: `headers.set`
-//! (Strict-Transport-Security over TLS only: RFC 6797 section 7.2), Connection where it is needed.
+//! Removed: fields of one connection, fields that a Connection field names, `headers.hide`, on
+//! legacy hosts `headers.hide_on_legacy`, and the tool's own copy of every field in `headers.set`.
+//! Changed: a Location that points at the request's own host over plain HTTP, when the client came
+//! over TLS. Added: `headers.set` (Strict-Transport-Security over TLS only: RFC 6797 section 7.2),
+//! Connection where it is needed.
 //!
 //! Framing fields are not decided here: the caller knows how the body will be sent.
 
@@ -17,7 +18,8 @@ use crate::http1::{HeaderField, ResponseHead, write_field};
 /// The name that is set over TLS only.
 const HSTS: &str = "Strict-Transport-Security";
 
-/// The configured changes to answers, prepared so that a request copies bytes and compares a few short names.
+/// The configured changes to answers, prepared so that a request copies bytes and
+/// compares a few short names.
 #[derive(Debug, Default)]
 pub struct ResponseEditor {
     /// Names whose own value never reaches the client, those of `set` among them.
@@ -66,8 +68,8 @@ impl ResponseEditor {
         editor
     }
 
-    /// Appends the fields of a backend's answer that the client may see, changed where needed, and what portico adds.
-    /// Content-Length is left out, and so is Transfer-Encoding.
+    /// Appends the fields of a backend's answer that the client may see, changed where needed, and
+    /// what portico adds. Content-Length is left out, and so is Transfer-Encoding.
     pub fn write_fields(
         &self,
         out: &mut Vec<u8>,

@@ -1,4 +1,5 @@
-//! What goes to the client: the edited head of a backend's answer, and the answers that portico gives itself.
+//! What goes to the client: the edited head of a backend's answer, and the answers that
+//! portico gives itself.
 
 pub mod answer;
 pub mod headers;

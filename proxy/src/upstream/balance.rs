@@ -1,7 +1,8 @@
 //! Which node of a pool is next: smooth weighted round robin, as nginx and HAProxy have it.
 //!
-//! Pure: what is up and how heavy comes in, an index goes out. Each worker keeps its own [`RoundRobin`] for each pool.
-//! Not done here: health (the caller says which nodes may be used), queues, least-requests.
+//! Pure: what is up and how heavy comes in, an index goes out. Each worker keeps its own
+//! [`RoundRobin`] for each pool. Not done here: health (the caller says which nodes may be used),
+//! queues, least-requests.
 
 /// The place in the rotation. One for each pool and worker.
 #[derive(Debug, Clone, Default)]
@@ -10,8 +11,9 @@ pub struct RoundRobin {
 }
 
 impl RoundRobin {
-    /// The next node among `weights`, or `None` when no node has weight. A weight of 0 leaves a node out: that is how the caller
-    /// says that it is down, or tried already. Over a long run each node gets its weight's share, evenly spread.
+    /// The next node among `weights`, or `None` when no node has weight. A weight of 0 leaves a
+    /// node out: that is how the caller says that it is down, or tried already. Over a long run
+    /// each node gets its weight's share, evenly spread.
     pub fn pick(&mut self, weights: &[u32]) -> Option<usize> {
         self.current.resize(weights.len(), 0);
         let mut total = 0;

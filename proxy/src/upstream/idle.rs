@@ -1,11 +1,13 @@
 //! Connections to backends that wait to be used again, one store for each worker.
 //!
-//! Kept by address; the one used last comes out first, so that a pool shrinks to what the load needs. A connection
-//! whose backend has closed it meanwhile is found without a system call: the runtime has seen the event already, or
-//! the read says "would block" from its cached readiness. What is left is the race in which the backend closes
-//! while the request is on its way: see `forward`.
+//! Kept by address; the one used last comes out first, so that a pool shrinks to what the
+//! load needs. A connection whose backend has closed it meanwhile is found without a system
+//! call: the runtime has seen the event already, or the read says "would block" from its
+//! cached readiness. What is left is the race in which the backend closes while the request
+//! is on its way: see `forward`.
 //!
-//! Bounds: [`MAX_PER_ADDRESS`], [`MAX_TOTAL`], and the idle time. [`IdlePool::sweep`] runs once a second.
+//! Bounds: [`MAX_PER_ADDRESS`], [`MAX_TOTAL`], and the idle time.
+//! [`IdlePool::sweep`] runs once a second.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -35,8 +37,9 @@ pub struct IdlePool {
 }
 
 impl IdlePool {
-    /// The live connection to `address` that was used last, idle for at most `max_idle`. `server_name` tells
-    /// connections over TLS from plain ones and from those made for another name.
+    /// The live connection to `address` that was used last, idle for at most
+    /// `max_idle`. `server_name` tells connections over TLS from plain ones and from
+    /// those made for another name.
     pub fn take(
         &self,
         address: SocketAddr,
@@ -78,7 +81,8 @@ impl IdlePool {
         }
     }
 
-    /// Closes what was idle for `max_idle` or was closed by the backend, and forgets addresses without connections.
+    /// Closes what was idle for `max_idle` or was closed by the backend, and forgets addresses
+    /// without connections.
     pub fn sweep(&self, max_idle: Duration) {
         let now = Instant::now();
         let mut total = 0;

@@ -1,7 +1,8 @@
 //! The way to backends: which address, which connection.
 //!
-//! `nodes` knows the pools and which nodes are there, `balance` chooses among them, `resolve` keeps names resolved, `idle` keeps
-//! connections for reuse, `connect` makes new ones, `stream` is what both hand out.
+//! `nodes` knows the pools and which nodes are there, `balance` chooses among them, `resolve`
+//! keeps names resolved, `idle` keeps connections for reuse, `connect` makes new ones, `stream`
+//! is what both hand out.
 
 pub mod balance;
 pub mod connect;

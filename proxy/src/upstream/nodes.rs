@@ -1,11 +1,12 @@
 //! Pools of nodes as the workers see them, and the TCP check that says which nodes are there.
 //!
-//! The state of a node is shared by the workers and checked once per process, on the control thread. A worker that cannot
-//! connect marks the node down at once, so that the others do not try it too; the check brings it back after `rise` good
-//! answers. With no node up all are tried: a broken check must not become an outage.
+//! The state of a node is shared by the workers and checked once per process, on the control
+//! thread. A worker that cannot connect marks the node down at once, so that the others do not try
+//! it too; the check brings it back after `rise` good answers. With no node up all are tried: a
+//! broken check must not become an outage.
 //!
-//! Not done here: HTTP checks, ejection on answers, queues, slow start (each a later issue); the choice itself is in
-//! `balance`.
+//! Not done here: HTTP checks, ejection on answers, queues, slow start (each a later issue); the
+//! choice itself is in `balance`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -60,7 +61,8 @@ impl NodePool {
         }
     }
 
-    /// The next node that is up and not among `tried`; when none is up, the next of all that were not tried.
+    /// The next node that is up and not among `tried`; when none is up, the next of all
+    /// that were not tried.
     pub fn pick(&self, turn: &mut Turn, tried: &[usize]) -> Option<(usize, &Node)> {
         let any_up = self.nodes.iter().any(Node::is_up);
         turn.weights.clear();

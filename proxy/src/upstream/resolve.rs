@@ -1,9 +1,10 @@
 //! Names of backends and nodes, resolved off the request path.
 //!
-//! A request never waits for DNS: it looks the name up here, in memory. The control thread resolves each wanted name
-//! through the system's resolver (so `/etc/hosts` and the rest of nsswitch count), again every [`TTL`], and keeps
-//! the last good addresses when a later attempt fails: a DNS outage must not become an outage of the tools.
-//! A name is wanted when a route or pool names it, or at the latest by the first request for it.
+//! A request never waits for DNS: it looks the name up here, in memory. The control thread resolves
+//! each wanted name through the system's resolver (so `/etc/hosts` and the rest of nsswitch count),
+//! again every [`TTL`], and keeps the last good addresses when a later attempt fails: a DNS outage
+//! must not become an outage of the tools. A name is wanted when a route or pool names it, or at
+//! the latest by the first request for it.
 //!
 //! The system's resolver does not tell a record's own TTL, hence the fixed one.
 //! Bounds: [`MAX_NAMES`]; a name that nobody looked up for [`FORGET_AFTER`] is dropped.
@@ -62,8 +63,8 @@ impl Default for Resolver {
 }
 
 impl Resolver {
-    /// The addresses of `name`, in the system's order; empty while it is not resolved. A name that is not known yet
-    /// becomes wanted. Never waits.
+    /// The addresses of `name`, in the system's order; empty while it is not resolved. A name that
+    /// is not known yet becomes wanted. Never waits.
     pub fn lookup(&self, name: &str) -> Arc<Vec<IpAddr>> {
         let names = self.names.pin();
         if let Some(known) = names.get(name) {
@@ -115,7 +116,8 @@ impl Resolver {
         }
     }
 
-    /// Names that are due, marked so that they are not handed out twice; forgets names that nobody asks for.
+    /// Names that are due, marked so that they are not handed out twice; forgets names
+    /// that nobody asks for.
     fn due(&self, most: usize) -> Vec<(Box<str>, Arc<Name>)> {
         let now = self.now();
         let forget = millis(FORGET_AFTER);

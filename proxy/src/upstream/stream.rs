@@ -50,8 +50,8 @@ impl UpstreamStream {
         }
     }
 
-    /// Whether an idle connection may carry a request: the backend has neither closed it nor said anything unasked.
-    /// No system call unless the runtime has seen an event.
+    /// Whether an idle connection may carry a request: the backend has neither closed it nor said
+    /// anything unasked. No system call unless the runtime has seen an event.
     pub fn is_quiet(&mut self) -> bool {
         let mut byte = [0];
         match &mut self.transport {

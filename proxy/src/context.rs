@@ -1,0 +1,71 @@
+//! What is known of a request: begun with the snapshot and the head, filled by the phases.
+//!
+//! It outlives the bytes of the head, which make room for the body while the request is under way.
+
+use portico_routing::host::Host;
+use portico_routing::table::ToolName;
+
+use crate::connection::ClientInfo;
+use crate::http1::{Framing, Method, RequestHead, Version};
+use crate::policy::tool_cap;
+use crate::response::answer::DefaultFile;
+use crate::response::headers::ClientView;
+use crate::snapshot::CurrentSnapshot;
+
+/// What is known of a request once its head is read; the head's bytes themselves may be gone.
+#[derive(Debug)]
+pub struct Request {
+    /// What this request sees of the configuration.
+    pub snapshot: CurrentSnapshot,
+    /// The method.
+    pub method: Method,
+    /// The version that the client speaks.
+    pub version: Version,
+    /// The client would send another request on this connection.
+    pub keep_alive: bool,
+    /// How the body ends.
+    pub framing: Framing,
+    /// The client waits for 100 before it sends the body.
+    pub expect_continue: bool,
+    /// A WebSocket handshake.
+    pub upgrade: bool,
+    /// The canonical host: for matching, forwarding, limits and logs alike.
+    pub host: Option<Host>,
+    /// The tool, registered or not.
+    pub tool: Option<ToolName>,
+    /// Tools share the host.
+    pub shared_host: bool,
+    /// What to answer if the tool has no such file.
+    pub default_file: Option<DefaultFile>,
+    /// The place among the tool's requests; given back when the request ends.
+    pub place: Option<tool_cap::Place>,
+}
+
+impl Request {
+    /// A request of which only the head is known.
+    pub fn new(snapshot: CurrentSnapshot, head: &RequestHead) -> Self {
+        Self {
+            snapshot,
+            method: head.method,
+            version: head.version,
+            keep_alive: head.keep_alive,
+            framing: head.framing,
+            expect_continue: head.expect_continue,
+            upgrade: head.upgrade_websocket,
+            host: None,
+            tool: None,
+            shared_host: false,
+            default_file: None,
+            place: None,
+        }
+    }
+
+    /// What the answer's edit depends on.
+    pub fn client_view(&self, client: &ClientInfo) -> ClientView<'_> {
+        ClientView {
+            host: self.host.as_ref(),
+            over_tls: client.over_tls,
+            shared_host: self.shared_host,
+        }
+    }
+}

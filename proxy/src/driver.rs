@@ -1,0 +1,112 @@
+//! The driver of a client connection: wait for a head, have the request served, wait for the next.
+//!
+//! An idle connection holds no buffer and no parser: see `buffer`. How a connection ends is in
+//! `connection`, what a request means in `request`.
+
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+
+use tokio::sync::futures::Notified;
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::buffer::SMALL;
+use crate::connection::{After, ClientInfo, ClientStream, Connection};
+use crate::http1::{Parsed, RequestError, RequestParser};
+use crate::request;
+use crate::response::answer::Failure;
+use crate::worker::Worker;
+
+/// What came out of the wait for a request.
+enum Waited {
+    Head,
+    /// The client closed, or was idle for too long, or portico stops: nothing to answer.
+    Over,
+    Bad(RequestError),
+    TooSlow,
+}
+
+/// Serves a client until the connection ends.
+pub async fn serve<S: ClientStream>(io: S, worker: Rc<Worker>, client: ClientInfo) {
+    let mut connection = Connection::new(io, Rc::clone(&worker), client);
+    let mut close_idle = pin!(worker.close_idle.notified());
+    loop {
+        if !wait_for_bytes(&mut connection, close_idle.as_mut()).await {
+            break;
+        }
+        let mut parser = worker.request_parser();
+        let after = match read_head(&mut connection, &mut parser).await {
+            Waited::Head => request::handle(&mut connection, &parser).await,
+            Waited::Bad(error) => refuse(&mut connection, Failure::Malformed(error)).await,
+            Waited::TooSlow => refuse(&mut connection, Failure::HeaderTimeout).await,
+            Waited::Over => After::Close,
+        };
+        worker.put_request_parser(parser);
+        if after != After::KeepAlive {
+            return connection.end(after).await;
+        }
+    }
+    connection.end_idle().await;
+}
+
+/// Waits for the first bytes of a request. `false`: there will be none.
+async fn wait_for_bytes<S: ClientStream>(
+    connection: &mut Connection<S>,
+    mut close_idle: Pin<&mut Notified<'_>>,
+) -> bool {
+    if !connection.input.is_empty() {
+        return true;
+    }
+    if connection.input_ended || connection.worker.closes_idle() {
+        return false;
+    }
+    let keep_alive = connection.worker.snapshot.load().config.timeouts.keep_alive;
+    let (input, io, pool) = (
+        &mut connection.input,
+        &mut connection.io,
+        &connection.worker.buffers,
+    );
+    let wait = async {
+        tokio::select! {
+            biased;
+            read = input.fill(io, pool, SMALL) => matches!(read, Ok(n) if n > 0),
+            () = close_idle.as_mut() => false,
+        }
+    };
+    connection.deadline.within(keep_alive, wait).await == Ok(true)
+}
+
+/// Reads until a head is complete, for at most `timeouts.header` in all.
+async fn read_head<S: ClientStream>(
+    connection: &mut Connection<S>,
+    parser: &mut RequestParser,
+) -> Waited {
+    let mut deadline = None;
+    loop {
+        match parser.parse(connection.input.filled()) {
+            Ok(Parsed::Complete) => return Waited::Head,
+            Ok(Parsed::Partial) => {}
+            Err(error) => return Waited::Bad(error),
+        }
+        let limit = connection.worker.snapshot.load().config.timeouts.header;
+        let at = *deadline.get_or_insert_with(|| Instant::now() + limit);
+        let pool = &connection.worker.buffers;
+        if connection.input.is_full() {
+            connection.input.grow(pool, connection.input.len() * 2);
+        }
+        let read = connection.input.fill(&mut connection.io, pool, SMALL);
+        match connection.deadline.until(at, read).await {
+            Ok(Ok(n)) if n > 0 => {}
+            // Half a head, then the end: nobody is there to answer.
+            Ok(_) => return Waited::Over,
+            Err(_) => return Waited::TooSlow,
+        }
+    }
+}
+
+/// Answers what never became a request.
+async fn refuse<S: ClientStream>(connection: &mut Connection<S>, failure: Failure) -> After {
+    debug!(client = %connection.client.address, %failure, "refused before routing");
+    connection.input.discard(&connection.worker.buffers);
+    request::answer_failure(connection, &failure).await
+}

@@ -1,0 +1,309 @@
+//! One worker thread: its runtime, its listening sockets, accepting, TLS handshakes, the end.
+//!
+//! Each worker accepts on its own sockets (SO_REUSEPORT), so the kernel spreads new connections, and a
+//! connection stays with its worker for life. What the tasks of a worker share is in `worker`; what
+//! becomes of an accepted connection in `driver`.
+//!
+//! Stopping has three phases, told by the control thread through a watch channel:
+//! [`Phase::Draining`] (no new connections, every answer says `Connection: close`),
+//! [`Phase::CloseIdle`] (connections without a request are closed), and the end, when no connection
+//! is left. Cutting what remains is the process's business.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tracing::debug;
+
+use crate::buffer::LARGE;
+use crate::connection::{ClientInfo, refuse_plain_http};
+use crate::driver;
+use crate::process::Process;
+use crate::worker::{Open, Phase, Worker};
+
+/// A listening socket of one worker.
+#[derive(Debug)]
+pub struct Listener {
+    /// The bound socket.
+    pub socket: std::net::TcpListener,
+    /// Clients speak TLS on it.
+    pub over_tls: bool,
+}
+
+/// What a worker is started with.
+#[derive(Debug)]
+pub struct Seed {
+    /// Shared state.
+    pub process: Arc<Process>,
+    /// Its own listening sockets.
+    pub listeners: Vec<Listener>,
+    /// The TLS side of its clients; `None` without TLS listeners.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// How the process stands.
+    pub phase: watch::Receiver<Phase>,
+}
+
+/// Pause after the system refused to accept, so that it can recover.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until the process drains and the last connection has ended.
+///
+/// # Errors
+/// The runtime cannot be built, or a socket cannot be registered with it.
+pub fn run(seed: Seed) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(serve(seed))
+}
+
+async fn serve(seed: Seed) -> io::Result<()> {
+    let worker = Rc::new(Worker::new(seed.process));
+    let stop_accepting = Rc::new(Notify::new());
+    for listener in seed.listeners {
+        let socket = TcpListener::from_std(listener.socket)?;
+        let tls = seed.tls.clone().filter(|_| listener.over_tls);
+        let port = socket.local_addr()?.port();
+        tokio::task::spawn_local(accept_loop(
+            Open::new(&worker),
+            socket,
+            tls.map(TlsAcceptor::from),
+            port,
+            Rc::clone(&stop_accepting),
+        ));
+    }
+    let sweeping = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+    let mut phase = seed.phase;
+    loop {
+        let now = *phase.borrow_and_update();
+        if worker.enter(now) {
+            stop_accepting.notify_waiters();
+        }
+        let drained = async {
+            while now == Phase::Serving || worker.has_connections() {
+                worker.connection_closed().await;
+            }
+        };
+        tokio::select! {
+            changed = phase.changed() => if changed.is_err() { break },
+            () = drained => break,
+        }
+    }
+    sweeping.abort();
+    Ok(())
+}
+
+/// Accepts until the worker drains, and then what waits already. It counts as open itself, so that
+/// the worker does not end under the last connections that it accepts.
+async fn accept_loop(
+    open: Open,
+    socket: TcpListener,
+    tls: Option<TlsAcceptor>,
+    port: u16,
+    stop: Rc<Notify>,
+) {
+    let worker = open.worker();
+    // Asked each time: the stop wakes only those who wait for it already.
+    while !worker.is_draining() {
+        let accepted = tokio::select! {
+            biased;
+            accepted = socket.accept() => accepted,
+            () = stop.notified() => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let permit = place_for(worker).await;
+                start(worker, stream, peer, tls.clone(), port, permit);
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
+                debug!(%error, "a client gave up before it was accepted");
+            }
+            Err(error) => {
+                worker.say_accept_failed(&error);
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    accept_rest(worker, socket, tls.as_ref(), port);
+}
+
+/// Clients whose connection the kernel has accepted already are not turned away. Asks the kernel itself: what the
+/// runtime knows of the socket is as old as its last look, and its budget for a task would end this half-way.
+fn accept_rest(worker: &Rc<Worker>, socket: TcpListener, tls: Option<&TlsAcceptor>, port: u16) {
+    let Ok(socket) = socket.into_std() else {
+        return;
+    };
+    loop {
+        let (stream, peer) = match socket.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(_) => return,
+        };
+        let Ok(permit) = Arc::clone(&worker.process.connections).try_acquire_owned() else {
+            return;
+        };
+        let stream = stream
+            .set_nonblocking(true)
+            .and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = stream {
+            start(worker, stream, peer, tls.cloned(), port, permit);
+        }
+    }
+}
+
+/// Waits for a place among the client connections of the process. Meanwhile new ones wait in the kernel.
+async fn place_for(worker: &Worker) -> OwnedSemaphorePermit {
+    let places = &worker.process.connections;
+    loop {
+        if let Ok(permit) = Arc::clone(places).try_acquire_owned() {
+            return permit;
+        }
+        worker.say_crowded();
+        if let Ok(permit) = Arc::clone(places).acquire_owned().await {
+            return permit;
+        }
+    }
+}
+
+fn start(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    port: u16,
+    permit: OwnedSemaphorePermit,
+) {
+    let open = Open::new(worker);
+    let worker = Rc::clone(worker);
+    let client = ClientInfo {
+        address: peer.ip().to_canonical(),
+        over_tls: tls.is_some(),
+        port,
+    };
+    tokio::task::spawn_local(async move {
+        let _held = (open, permit);
+        match tls {
+            None => driver::serve(stream, worker, client).await,
+            Some(acceptor) => {
+                if let Some(stream) = handshake(&worker, &acceptor, stream).await {
+                    driver::serve(stream, worker, client).await;
+                }
+            }
+        }
+    });
+}
+
+type ServerStream = tokio_rustls::server::TlsStream<TcpStream>;
+
+async fn handshake(
+    worker: &Worker,
+    acceptor: &TlsAcceptor,
+    stream: TcpStream,
+) -> Option<ServerStream> {
+    let limit = worker.snapshot.load().config.timeouts.handshake;
+    match timeout(limit, acceptor.accept(stream).into_fallible()).await {
+        Ok(Ok(mut stream)) => {
+            // A whole large buffer goes to the kernel in one write.
+            stream.get_mut().1.set_buffer_limit(Some(LARGE + 16 * 1024));
+            Some(stream)
+        }
+        Ok(Err((error, stream))) => {
+            debug!(%error, "a TLS handshake failed");
+            if is_not_tls(&error) {
+                refuse_plain_http(stream).await;
+            }
+            None
+        }
+        Err(_) => {
+            debug!("a TLS handshake took longer than timeouts.handshake");
+            None
+        }
+    }
+}
+
+/// Whether the first bytes were no TLS record at all, such as a plain HTTP request.
+fn is_not_tls(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref());
+    matches!(
+        inner,
+        Some(rustls::Error::InvalidMessage(
+            rustls::InvalidMessage::InvalidContentType
+        ))
+    )
+}
+
+async fn sweep(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let max_idle = worker.snapshot.load().config.timeouts.upstream_idle;
+        worker.idle.sweep(max_idle);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::Shutdown;
+
+    const CONFIG: &str = r#"
+        [listen]
+        https = []
+        redirect = false
+        [domains]
+        canonical = "toolforge.org"
+    "#;
+
+    /// More than the runtime lets one task do in a row.
+    const BACKLOG: usize = 300;
+
+    #[test]
+    fn connections_in_the_backlog_are_served_though_the_stop_came_first() {
+        let config = portico_config::parse("test", CONFIG).unwrap().config;
+        let prepared = crate::start::prepare_config(config, Vec::new()).unwrap();
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        socket.bind(&any.into()).unwrap();
+        socket.listen(BACKLOG as i32).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let socket = std::net::TcpListener::from(socket);
+        let address = socket.local_addr().unwrap();
+        let mut clients: Vec<_> = (0..BACKLOG)
+            .map(|_| {
+                let mut client = std::net::TcpStream::connect(address).unwrap();
+                client
+                    .write_all(b"GET /.well-known/healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+                    .unwrap();
+                client
+            })
+            .collect();
+        let (_phase, watching) = watch::channel(Phase::Draining);
+        let seed = Seed {
+            process: prepared.process,
+            listeners: vec![Listener {
+                socket,
+                over_tls: false,
+            }],
+            tls: None,
+            phase: watching,
+        };
+        let worker = std::thread::spawn(|| run(seed));
+        for client in &mut clients {
+            client
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .unwrap();
+            let mut answer = [0; 12];
+            client.read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 200");
+            client.shutdown(Shutdown::Both).unwrap();
+        }
+        worker.join().unwrap().unwrap();
+    }
+}
