@@ -175,14 +175,19 @@ impl<'a> Reader<'a> {
 
     /// Reports the keys of `table` that are none of `known`.
     pub(crate) fn unknown_keys(&mut self, table: &DeTable<'_>, at: &Place, known: &[&str]) {
-        for key in table.keys() {
+        for (key, value) in table {
             let name: &str = key.get_ref();
             if known.contains(&name) {
                 continue;
             }
             let elsewhere = self.table_with(name);
-            let suggestion =
-                elsewhere.or_else(|| nearest(name, known.iter().copied()).map(str::to_owned));
+            let near = nearest(name, known.iter().copied()).map(str::to_owned);
+            let suggestion = if value.get_ref().is_table() {
+                // [pool.ingress] means [pools.ingress] and not the key `ingress.pool`.
+                near.or(elsewhere)
+            } else {
+                elsewhere.or(near)
+            };
             let message = if at.key.is_empty() {
                 "there is no such table".to_owned()
             } else {
