@@ -128,6 +128,11 @@ impl CertificateStore {
         self.failures.load(Ordering::Relaxed)
     }
 
+    /// Whether a certificate names `host`, itself or by a wildcard; other hosts get the first certificate.
+    pub fn covers(&self, host: &str) -> bool {
+        !self.serving.load().named(host).is_empty()
+    }
+
     /// What works but should be mended, one sentence each, for the certificates in use. Nothing has
     /// logged them for the first load: that is the caller's, who may be `check` rather than `run`.
     pub fn warnings(&self) -> Vec<String> {
