@@ -1,7 +1,9 @@
-//! What the measuring programs share: a TLS client that trusts any certificate, and the room for file descriptors.
+//! What the measuring programs share: a TLS client that trusts any certificate, and the room
+//! for file descriptors.
 //!
-//! The programs are in `src/bin`; the scripts `compare` and `memory` start them. Nothing here is part of the proxy, and
-//! nothing of the proxy is linked here: what is measured is a process of its own.
+//! The programs are in `src/bin`; the scripts `compare` and `memory` start them. Nothing
+//! here is part of the proxy, and nothing of the proxy is linked here: what is measured is
+//! a process of its own.
 
 use std::io;
 use std::sync::Arc;
@@ -13,8 +15,9 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 
-/// A TLS client for one ALPN protocol: trusts any certificate, and never resumes a session, so that every connection
-/// costs the server a full handshake and holds what a full handshake leaves behind.
+/// A TLS client for one ALPN protocol: trusts any certificate, and never resumes a session,
+/// so that every connection costs the server a full handshake and holds what a full
+/// handshake leaves behind.
 pub fn tls_client(alpn: &str) -> Result<Arc<ClientConfig>, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let trust_any = Arc::new(TrustAny(provider.signature_verification_algorithms));
@@ -48,7 +51,8 @@ pub fn allow_open_files(needed: u64) -> Result<(), String> {
     })
 }
 
-/// Checks signatures (the work a real client does) but takes whatever certificate comes: ours is made for the run.
+/// Checks signatures (the work a real client does) but takes whatever certificate comes: ours
+/// is made for the run.
 #[derive(Debug)]
 struct TrustAny(WebPkiSupportedAlgorithms);
 

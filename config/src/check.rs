@@ -1,8 +1,9 @@
 //! What the file says becomes what the program runs on.
 //!
-//! Each table has one function that reports everything that does not fit together and then builds its part of
-//! [`Config`]. A part is `None` only after a mistake was reported, and then there is no `Config`; the other parts are
-//! checked all the same. Values are valid in themselves by now: here they are only compared with each other.
+//! Each table has one function that reports everything that does not fit together and then builds
+//! its part of [`Config`]. A part is `None` only after a mistake was reported, and then there is no
+//! `Config`; the other parts are checked all the same. Values are valid in themselves by now: here
+//! they are only compared with each other.
 
 mod pools;
 mod rules;

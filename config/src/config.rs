@@ -1,8 +1,9 @@
 //! The checked configuration: what the rest of portico runs on.
 //!
-//! Plain data, typed and consistent: pools that are named exist, names are valid, values are within their bounds.
-//! It does not say what was written and what was a default, and it holds nothing of what is not built yet. It reads
-//! no file but the configuration itself: whether certificates are any good is for the TLS part to find out.
+//! Plain data, typed and consistent: pools that are named exist, names are valid, values are within
+//! their bounds. It does not say what was written and what was a default, and it holds nothing of
+//! what is not built yet. It reads no file but the configuration itself: whether certificates are
+//! any good is for the TLS part to find out.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -29,8 +30,8 @@ pub struct Config {
     pub registry: Option<Registry>,
     /// `[pools.<name>]`: balanced groups of servers, by name.
     pub pools: BTreeMap<Box<str>, Pool>,
-    /// `[ingress]`: the name of the pool for tools that nothing else routes; always a key of `pools`.
-    /// `None`: such requests get the fallback answer (404).
+    /// `[ingress]`: the name of the pool for tools that nothing else routes; always a key of
+    /// `pools`. `None`: such requests get the fallback answer (404).
     pub ingress: Option<Box<str>>,
     /// `[fallback]`: what nothing else answers.
     pub fallback: Fallback,
@@ -122,7 +123,8 @@ pub struct MassRemoval {
     pub grace: Duration,
 }
 
-/// A URL that may hold a password. `Debug` and `Display` show `***` in its place, so that it reaches no log.
+/// A URL that may hold a password. `Debug` and `Display` show `***` in its place, so
+/// that it reaches no log.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(String);
 
@@ -150,10 +152,12 @@ impl fmt::Debug for SecretUrl {
     }
 }
 
-/// `url` with the password of its user information replaced by `***`, as is that of a query (`?pass=...`).
+/// `url` with the password of its user information replaced by `***`, as is that of a
+/// query (`?pass=...`).
 ///
-/// The user information ends at the last `@`: a password with a stray `/` or `@` in it must not show either. Of a
-/// query only the names are kept, because unix socket URLs carry the password there.
+/// The user information ends at the last `@`: a password with a stray `/` or `@` in it
+/// must not show either. Of a query only the names are kept, because unix socket URLs
+/// carry the password there.
 pub(crate) fn blank_password(url: &str) -> String {
     let (base, query) = match url.split_once('?') {
         // An `@` behind the `?` means that the password itself holds a `?`.
@@ -266,7 +270,8 @@ pub enum CheckKind {
 /// `[fallback]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fallback {
-    /// A page for people who need help, shown on the pages that portico makes. Printable ASCII without spaces; starts with http:// or https://.
+    /// A page for people who need help, shown on the pages that portico makes. Printable ASCII
+    /// without spaces; starts with http:// or https://.
     pub help_url: Option<String>,
 }
 
@@ -332,7 +337,8 @@ pub struct Headers {
     pub hide_on_legacy: Vec<Box<str>>,
     /// The name in the `Via` request header; `None`: no such header, and loops are not noticed.
     pub via: Option<Box<str>>,
-    /// Headers of every answer, in place of the tool's own: the name as written, unique in any case.
+    /// Headers of every answer, in place of the tool's own: the name as
+    /// written, unique in any case.
     pub set: Vec<(Box<str>, HeaderTemplate)>,
 }
 

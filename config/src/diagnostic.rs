@@ -1,7 +1,8 @@
 //! Mistakes and warnings, with the place in the file where they are.
 //!
-//! A diagnostic is written for a person at three in the morning: what is wrong, where, what is allowed, what is the
-//! nearest valid name. It never quotes a password. Nothing here decides what is a mistake.
+//! A diagnostic is written for a person at three in the morning: what is wrong, where, what
+//! is allowed, what is the nearest valid name. It never quotes a password. Nothing here
+//! decides what is a mistake.
 
 use std::fmt;
 
@@ -129,8 +130,8 @@ impl<'a> Positions<'a> {
         Self { text, line_starts }
     }
 
-    /// Line and column (both from 1, columns in characters: a tab is one) of a byte offset; an offset behind the
-    /// text is its end, one within a character is that character.
+    /// Line and column (both from 1, columns in characters: a tab is one) of a byte offset; an
+    /// offset behind the text is its end, one within a character is that character.
     pub(crate) fn find(&self, offset: usize) -> (usize, usize) {
         let mut offset = offset.min(self.text.len());
         while !self.text.is_char_boundary(offset) {

@@ -1,9 +1,9 @@
-//! What the configuration file says: every table and key, with its type, what holds when it is absent, and its
-//! documentation.
+//! What the configuration file says: every table and key, with its type, what holds when it is
+//! absent, and its documentation.
 //!
-//! This is the only place where keys are declared; `docs/configuration.md` is made from it. The documentation says
-//! what the key means, in which unit, and when to change it. What is compared between keys is in `check`, what is not
-//! built yet in `unbuilt`.
+//! This is the only place where keys are declared; `docs/configuration.md` is made from it. The
+//! documentation says what the key means, in which unit, and when to change it. What is compared
+//! between keys is in `check`, what is not built yet in `unbuilt`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,7 +45,8 @@ table! {
             example: "{}",
             meaning: "no registry: only the static routes are served",
         },
-        /// Static routes, looked at before the registry: a tool, and the URL of the backend for all its paths.
+        /// Static routes, looked at before the registry: a tool, and the URL of the
+        /// backend for all its paths.
         routes: Map<Name, Backend> = Unset {
             example: "{ admin = \"http://192.0.2.10:8000\" }",
             meaning: "no static routes",
@@ -83,36 +84,42 @@ table! {
         /// Lower it when other services share the machine.
         workers: Number<0, 1024> = Default("0"),
         /// How long requests in flight may finish when portico stops; then they are cut off.
-        /// Raise it when tools have long downloads that a restart must not cut, and the service manager waits as long.
+        /// Raise it when tools have long downloads that a restart must not cut, and the service
+        /// manager waits as long.
         drain: Duration = Default("\"30s\""),
     }
 }
 
 table! {
-    /// `[::]` takes IPv6 and IPv4. At least one of `http` and `https` has an address; no address stands twice, in
-    /// whatever key.
+    /// `[::]` takes IPv6 and IPv4. At least one of `http` and `https` has an address; no address
+    /// stands twice, in whatever key.
     ListenFile {
         /// Plain HTTP: answers health checks and redirects to HTTPS (301).
         http: List<SocketAddr> = Default("[\"[::]:80\"]"),
-        /// Whether the `http` listeners only redirect. With `false` they serve like the `https` ones: for test
-        /// clusters, and where TLS is ended in front of portico.
+        /// Whether the `http` listeners only redirect. With `false` they serve like the `https`
+        /// ones: for test clusters, and where TLS is ended in front of portico.
         redirect: bool = Default("true"),
         /// HTTPS. Needs at least one of `tls.certificates`; `[]` where TLS is ended elsewhere.
         https: List<SocketAddr> = Default("[\"[::]:443\"]"),
-        /// The administration's address: metrics, health, routes, status. Never reachable from outside.
+        /// The administration's address: metrics, health, routes, status. Never
+        /// reachable from outside.
         admin: SocketAddr = Unset { example: "\"127.0.0.1:9113\"", meaning: "off" },
-        /// Networks of load balancers whose PROXY protocol header (v1 or v2) is required and believed.
-        /// Set it when a layer 4 balancer stands in front, so that clients keep their addresses.
+        /// Networks of load balancers whose PROXY protocol header (v1 or v2) is required
+        /// and believed. Set it when a layer 4 balancer stands in front, so that clients
+        /// keep their addresses.
         proxy_protocol_from: List<IpNet> = Default("[]"),
     }
 }
 
 table! {
-    /// Certificates are chosen by the name that the client asks for (SNI). The files are read again when they change.
+    /// Certificates are chosen by the name that the client asks for (SNI). The files are read
+    /// again when they change.
     TlsFile {
-        /// Pairs of PEM files. The first pair answers clients whose name matches none, or who send none.
+        /// Pairs of PEM files. The first pair answers clients whose name matches
+        /// none, or who send none.
         certificates: List<CertificateFile> = Default("[]"),
-        /// The oldest version that is spoken. Raise it to `"1.3"` when no client needs TLS 1.2 any more.
+        /// The oldest version that is spoken. Raise it to `"1.3"` when no client
+        /// needs TLS 1.2 any more.
         min_version: TlsVersion = Default("\"1.2\""),
     }
 }
@@ -129,8 +136,9 @@ table! {
 choice! { TlsVersion { "1.2" => TlsVersion::V1_2, "1.3" => TlsVersion::V1_3 } }
 
 table! {
-    /// A tool has a host of its own under the canonical domain: `<tool>.<canonical>`. On a legacy domain tools share
-    /// one host, and the first segment of the path is the tool: `<legacy>/<tool>/...`.
+    /// A tool has a host of its own under the canonical domain: `<tool>.<canonical>`. On a legacy
+    /// domain tools share one host, and the first segment of the path is the tool:
+    /// `<legacy>/<tool>/...`.
     DomainsFile {
         /// The domain that tools have their hosts under.
         canonical: Domain = Required("\"toolforge.org\""),
@@ -138,10 +146,11 @@ table! {
         legacy: List<Domain> = Default("[]"),
         /// What the bare canonical domain is: `"ingress"`, or the URL that it redirects to (302).
         apex: ApexWord = Default("\"ingress\""),
-        /// First labels that are never tools, such as `login` or `api`: they go to the ingress, whatever the registry
-        /// says. Add names that a tool could abuse.
+        /// First labels that are never tools, such as `login` or `api`: they go to the ingress,
+        /// whatever the registry says. Add names that a tool could abuse.
         reserved: List<Name> = Default("[]"),
-        /// First labels that moved to another one (301), old name = new name. Add one when a tool is renamed.
+        /// First labels that moved to another one (301), old name = new name. Add one
+        /// when a tool is renamed.
         rename: Map<Name, Name> = Default("{}"),
     }
 }
@@ -151,21 +160,25 @@ table! {
     RegistryFile {
         /// Where redis is. The password is never shown in messages.
         url: SecretUrl = Default("\"redis://127.0.0.1:6379/0\""),
-        /// The file that keeps the last known good table, used when redis cannot be reached at start.
+        /// The file that keeps the last known good table, used when redis cannot
+        /// be reached at start.
         snapshot: PathBuf = Default("\"/var/lib/portico/routes.snapshot\""),
         /// When much of the table vanishes at once: a flush, or a redis that restarted empty.
         mass_removal: MassRemovalFile = Default("{}"),
-        /// Networks that routes of the registry may point at; empty: any. portico's own listeners, the registry itself
-        /// and link-local addresses never. Set it where tools can write routes themselves.
+        /// Networks that routes of the registry may point at; empty: any. portico's own
+        /// listeners, the registry itself and link-local addresses never. Set it where tools can
+        /// write routes themselves.
         backends: List<IpNet> = Default("[]"),
     }
 }
 
 table! {
     MassRemovalFile {
-        /// More than this percentage of the table vanishing at once is not believed at first. 100: always believed.
+        /// More than this percentage of the table vanishing at once is not believed at first.
+        /// 100: always believed.
         percent: Number<1, 100> = Default("50"),
-        /// How long the old table is kept then. Raise it when redis takes longer to be filled again.
+        /// How long the old table is kept then. Raise it when redis takes
+        /// longer to be filled again.
         grace: Duration = Default("\"60s\""),
     }
 }
@@ -173,9 +186,11 @@ table! {
 table! {
     /// Any number of pools, each in a table of its own.
     PoolFile {
-        /// The servers: addresses, or tables with an address and a weight. Names are resolved again and again.
+        /// The servers: addresses, or tables with an address and a weight. Names are
+        /// resolved again and again.
         nodes: List<NodeFile> = Required("[\"192.0.2.1:30000\", { address = \"192.0.2.2:30000\", weight = 50 }]"),
-        /// How the server for a request is chosen. `"least-requests"` suits requests of very different cost.
+        /// How the server for a request is chosen. `"least-requests"` suits requests of
+        /// very different cost.
         balance: BalanceWord = Default("\"round-robin\""),
         /// How long a server that comes back takes to get its full share.
         slow_start: Duration = Unset { example: "\"60s\"", meaning: "its full share at once" },
@@ -255,7 +270,8 @@ choice! {
 
 table! {
     CheckFile {
-        /// `"tcp"`: a connection is accepted. `"http"`, `"https"`: a request is answered as expected.
+        /// `"tcp"`: a connection is accepted. `"http"`, `"https"`: a request is
+        /// answered as expected.
         kind: CheckWord = Default("\"tcp\""),
         /// The Host header of the check.
         host: Domain = Unset { example: "\"healthz.example\"", meaning: "the server's address" },
@@ -265,7 +281,8 @@ table! {
         path: RequestPath = Unset { example: "\"/healthz\"", meaning: "/" },
         /// The status that an HTTP check wants.
         expect: Number<100, 599> = Unset { example: "204", meaning: "200" },
-        /// Whether an HTTPS check wants a valid certificate. Set it to `false` for certificates of their own making.
+        /// Whether an HTTPS check wants a valid certificate. Set it to `false` for certificates
+        /// of their own making.
         verify: bool = Unset { example: "false", meaning: "true" },
         /// Between two checks of a server that is up.
         interval: Duration = Default("\"10s\""),
@@ -275,7 +292,8 @@ table! {
         timeout: Duration = Default("\"5s\""),
         /// So many good checks in a row bring a server up.
         rise: Number<1, 1000> = Default("2"),
-        /// So many bad checks in a row take a server down. Raise it where the network loses packets.
+        /// So many bad checks in a row take a server down. Raise it where the
+        /// network loses packets.
         fall: Number<1, 1000> = Default("2"),
     }
 }
@@ -308,7 +326,8 @@ table! {
             example: "\"ingress\"",
             meaning: "the pool of the name `ingress`; without one such tools get the fallback's answer",
         },
-        /// Several pools with their percentages, sticky for each tool: `{ ingress = 90, gateway = 10 }`.
+        /// Several pools with their percentages, sticky for each tool: `{ ingress =
+        /// 90, gateway = 10 }`.
         split: Map<Name, Number<0, 100>> = Unset { example: "{ ingress = 90, gateway = 10 }", meaning: "no split" },
     }
 }
@@ -340,7 +359,8 @@ table! {
 
 table! {
     TimeoutsFile {
-        /// The whole request head, from its first byte: 408 after it. Guards against clients that trickle.
+        /// The whole request head, from its first byte: 408 after it. Guards against
+        /// clients that trickle.
         header: Duration = Default("\"10s\""),
         /// Between two reads of a request body: 408 after it.
         body_idle: Duration = Default("\"60s\""),
@@ -348,14 +368,15 @@ table! {
         keep_alive: Duration = Default("\"65s\""),
         /// Connecting to a backend: 504 after it.
         connect: Duration = Default("\"5s\""),
-        /// Silence of a backend, before and within its answer: 504 after it. Long, because tools have long jobs. It counts
-        /// once the request's body was sent; until then `body_idle` does.
+        /// Silence of a backend, before and within its answer: 504 after it. Long, because tools
+        /// have long jobs. It counts once the request's body was sent; until then `body_idle` does.
         response: Duration = Default("\"1h\""),
         /// The TLS handshake of a client.
         handshake: Duration = Default("\"10s\""),
         /// A client that takes nothing of its answer.
         write: Duration = Default("\"60s\""),
-        /// An idle pooled connection to a backend. Keep it below that of the tools: they close theirs early.
+        /// An idle pooled connection to a backend. Keep it below that of the tools:
+        /// they close theirs early.
         upstream_idle: Duration = Default("\"5s\""),
         /// Silence on a WebSocket, both ways, after which it is closed.
         tunnel: Duration = Default("\"1h\""),
@@ -364,13 +385,15 @@ table! {
 
 table! {
     LimitsFile {
-        /// The request body: 413 above. Raise it when tools take larger uploads; bodies are streamed, not kept.
+        /// The request body: 413 above. Raise it when tools take larger uploads; bodies
+        /// are streamed, not kept.
         body: Size<0, TIB> = Default("\"128MiB\""),
         /// The request head: 431 above. Each connection may use that much memory.
         header: Size<KIB, MIB> = Default("\"32KiB\""),
         /// The request target: 414 above. At most `header`.
         uri: Size<256, MIB> = Default("\"8KiB\""),
-        /// Client connections of the whole process. Lowered, with a warning, to what descriptors allow.
+        /// Client connections of the whole process. Lowered, with a warning, to
+        /// what descriptors allow.
         connections: Number<1, 10_000_000> = Default("65536"),
         /// Concurrent HTTP/2 streams of one connection. Without effect until HTTP/2 is built.
         streams: Number<1, 10_000> = Default("100"),
@@ -384,7 +407,8 @@ table! {
     RateFile {
         /// Requests per second of one client: 429 above; 0: off.
         per_second: Number<0, 1_000_000> = Default("0"),
-        /// Requests that a client may make at once before the rate counts. Pages load many files: keep it high.
+        /// Requests that a client may make at once before the rate counts. Pages load many
+        /// files: keep it high.
         burst: Number<1, 1_000_000> = Default("100"),
         /// Networks that are not counted: monitoring, other proxies.
         exempt: List<IpNet> = Default("[]"),
@@ -413,24 +437,27 @@ table! {
 }
 
 table! {
-    /// Headers that frame a message or speak about one connection (Content-Length, Transfer-Encoding, Connection,
-    /// Upgrade, Content-Encoding and their like) are portico's own: they can be neither hidden nor set.
+    /// Headers that frame a message or speak about one connection (Content-Length,
+    /// Transfer-Encoding, Connection, Upgrade, Content-Encoding and their like) are portico's own:
+    /// they can be neither hidden nor set.
     HeadersFile {
         /// Headers of tools' answers that never reach the client.
         hide: List<HeaderName> = Default("[]"),
-        /// Whether tools get the client's address: `"hidden"`, or `"forwarded"` in X-Forwarded-For. Hidden for privacy:
-        /// what clients send of that kind is removed as well.
+        /// Whether tools get the client's address: `"hidden"`, or `"forwarded"` in X-Forwarded-For.
+        /// Hidden for privacy: what clients send of that kind is removed as well.
         client_address: ClientAddress = Default("\"hidden\""),
         /// Tools that get the address all the same. It replaces what the client sent.
         client_address_for: List<Name> = Default("[]"),
-        /// Headers of answers that are hidden on legacy domains only, where tools share one host (T158216).
+        /// Headers of answers that are hidden on legacy domains only, where tools
+        /// share one host (T158216).
         hide_on_legacy: List<HeaderName> = Default("[\"Service-Worker-Allowed\"]"),
-        /// portico's name in the Via request header. A request that already carries it is a loop (508). Empty: no header,
-        /// and loops are not noticed. Give each of several proxies in a row its own.
+        /// portico's name in the Via request header. A request that already carries it is a
+        /// loop (508). Empty: no header, and loops are not noticed. Give each of several
+        /// proxies in a row its own.
         via: ViaName = Default("\"portico\""),
-        /// Headers of every answer, in place of the tool's own. `{host}` is the host of the request.
-        /// Strict-Transport-Security is sent over TLS only. What is written here joins the default; a header with the
-        /// value `""` is not set, and leaves the tool's own alone.
+        /// Headers of every answer, in place of the tool's own. `{host}` is the host of the
+        /// request. Strict-Transport-Security is sent over TLS only. What is written here joins the
+        /// default; a header with the value `""` is not set, and leaves the tool's own alone.
         set: Map<HeaderName, HeaderTemplate> = Default(HEADERS_SET),
     }
 }
@@ -481,10 +508,11 @@ table! {
         access: LogTarget = Default("\"off\""),
         /// A line of the access log: `"vhosts"`, as the legacy system wrote it, or `"json"`.
         format: FormatWord = Default("\"vhosts\""),
-        /// Client addresses in every log: `"full"`, `"masked"` (/24 and /48), or `"hashed"` with a key that is thrown away
-        /// daily.
+        /// Client addresses in every log: `"full"`, `"masked"` (/24 and /48), or `"hashed"` with a
+        /// key that is thrown away daily.
         client_address: LogAddressWord = Default("\"full\""),
-        /// The least severe messages that are written. `"debug"` says why; `"trace"` is for developers.
+        /// The least severe messages that are written. `"debug"` says why;
+        /// `"trace"` is for developers.
         level: LogLevel = Default("\"info\""),
     }
 }
@@ -525,8 +553,8 @@ choice! {
 }
 
 table! {
-    /// Leave the table out to switch it off. Grid web services register their routes there; who they are is found out
-    /// by ident (RFC 1413).
+    /// Leave the table out to switch it off. Grid web services register their routes there; who
+    /// they are is found out by ident (RFC 1413).
     RegistrationFile {
         /// The address to answer on.
         listen: SocketAddr = Required("\"192.0.2.9:8282\""),

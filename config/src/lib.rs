@@ -1,10 +1,12 @@
 //! Configuration of portico: TOML in, a checked [`Config`] or every mistake at once out.
 //!
-//! The text becomes a tree that knows where each value stands, the tree is read table by table into what the file says
-//! (`file`), and that is checked as a whole and becomes what the program runs on (`config`). Each key is declared
-//! once, with its type, default and documentation; [`reference()`] is made from there.
+//! The text becomes a tree that knows where each value stands, the tree is read table by table
+//! into what the file says (`file`), and that is checked as a whole and becomes what the program
+//! runs on (`config`). Each key is declared once, with its type, default and documentation;
+//! [`reference()`] is made from there.
 //!
-//! Nothing here opens a socket, resolves a name, logs, or reads any file but the configuration itself.
+//! Nothing here opens a socket, resolves a name, logs, or reads any file but the
+//! configuration itself.
 
 mod check;
 mod config;

@@ -1,8 +1,9 @@
 //! Reads a TOML tree with places into typed values, and goes on after a mistake.
 //!
-//! A type says by [`FromToml`] what may stand for it and reads it; `table!` makes such a type of a list of keys, each
-//! with its type, what holds when it is absent, and its documentation. From the same list come the unknown keys, the
-//! nearest names and the reference, so these cannot drift apart.
+//! A type says by [`FromToml`] what may stand for it and reads it; `table!` makes such a type
+//! of a list of keys, each with its type, what holds when it is absent, and its
+//! documentation. From the same list come the unknown keys, the nearest names and the
+//! reference, so these cannot drift apart.
 //!
 //! Nothing here knows a key of portico or compares two of them: see `file` and `check`.
 //!
@@ -29,7 +30,8 @@ pub(crate) struct Reader<'a> {
     in_default: Option<usize>,
     /// Lines that are no TOML.
     syntax_error_lines: Vec<usize>,
-    /// Whether parts of the file could not be read at all, so that what is missing may well be there.
+    /// Whether parts of the file could not be read at all, so that what is
+    /// missing may well be there.
     pub(crate) incomplete: bool,
 }
 
@@ -98,7 +100,8 @@ impl<'a> Reader<'a> {
     fn report(&mut self, at: &Place, mistake: Mistake, severity: Severity) {
         let (line, column) = self.positions.find(at.offset);
         if self.syntax_error_lines.contains(&line) {
-            // What was understood of such a line is a guess, and a mistake in it would only lead astray.
+            // What was understood of such a line is a guess, and a mistake in it
+            // would only lead astray.
             return;
         }
         self.found.push(Diagnostic {
@@ -175,14 +178,19 @@ impl<'a> Reader<'a> {
 
     /// Reports the keys of `table` that are none of `known`.
     pub(crate) fn unknown_keys(&mut self, table: &DeTable<'_>, at: &Place, known: &[&str]) {
-        for key in table.keys() {
+        for (key, value) in table {
             let name: &str = key.get_ref();
             if known.contains(&name) {
                 continue;
             }
             let elsewhere = self.table_with(name);
-            let suggestion =
-                elsewhere.or_else(|| nearest(name, known.iter().copied()).map(str::to_owned));
+            let near = nearest(name, known.iter().copied()).map(str::to_owned);
+            let suggestion = if value.get_ref().is_table() {
+                // [pool.ingress] means [pools.ingress] and not the key `ingress.pool`.
+                near.or(elsewhere)
+            } else {
+                elsewhere.or(near)
+            };
             let message = if at.key.is_empty() {
                 "there is no such table".to_owned()
             } else {
@@ -347,8 +355,8 @@ pub(crate) struct KeyDoc {
     pub(crate) table: Option<TableDoc>,
 }
 
-/// Declares a table of the file: its introduction, and for each key the documentation, name, type and what holds when
-/// it is absent.
+/// Declares a table of the file: its introduction, and for each key the documentation, name, type
+/// and what holds when it is absent.
 macro_rules! table {
     (
         $(#[doc = $intro:literal])*

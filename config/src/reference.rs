@@ -1,6 +1,7 @@
 //! Renders `docs/configuration.md` from the documentation of the keys in `file`.
 //!
-//! The examples are made of the same defaults that the reader uses, so that they are true and parse.
+//! The examples are made of the same defaults that the reader uses, so that
+//! they are true and parse.
 
 use std::fmt::Write as _;
 
@@ -165,7 +166,8 @@ fn example(key: &KeyDoc) -> String {
     }
 }
 
-/// Whether the example shows this key as a table of its own: its names are free, and there are some by default.
+/// Whether the example shows this key as a table of its own: its names are free, and there
+/// are some by default.
 fn stands_below(key: &KeyDoc) -> bool {
     key.table.is_none() && matches!(key.absent, Absent::Default(text) if text.starts_with("{ "))
 }

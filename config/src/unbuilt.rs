@@ -1,9 +1,9 @@
 //! What the contract promises and portico does not do yet.
 //!
-//! Every such key is read and checked like the others, and its default is off; a value that somebody wrote and that
-//! turns it on is refused, because silence would be a promise. Whoever builds a feature deletes its line here, gives the
-//! key its default in `file` and its place in `config`. Nothing else knows the list but the reference, which marks the
-//! keys.
+//! Every such key is read and checked like the others, and its default is off; a value that
+//! somebody wrote and that turns it on is refused, because silence would be a promise. Whoever
+//! builds a feature deletes its line here, gives the key its default in `file` and its place in
+//! `config`. Nothing else knows the list but the reference, which marks the keys.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};

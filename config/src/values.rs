@@ -1,7 +1,7 @@
 //! The kinds of values that a configuration holds.
 //!
-//! Each says what may stand for it and reads it; none knows where it is used. A password of a URL is never quoted in a
-//! mistake.
+//! Each says what may stand for it and reads it; none knows where it is used. A password of a URL
+//! is never quoted in a mistake.
 
 mod header;
 mod network;
@@ -19,8 +19,8 @@ pub(crate) use network::{Domain, Name};
 pub(crate) use quantity::{Number, Size};
 pub(crate) use url::{ApexWord, MaybeBackend, MaybePage, page_host};
 
-/// The text as TOML would write it, shortened when it is long. A URL with a password may have got anywhere: it is
-/// blanked.
+/// The text as TOML would write it, shortened when it is long. A URL with a password may have got
+/// anywhere: it is blanked.
 pub(crate) fn quote(text: &str) -> String {
     const SHOWN: usize = 80;
     let text = &if text.contains('@') {

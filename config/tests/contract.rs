@@ -1,5 +1,5 @@
-//! The contract of the design parses today: every key is known, every value valid, and exactly what is not built yet
-//! is refused.
+//! The contract of the design parses today: every key is known, every value valid, and exactly what
+//! is not built yet is refused.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 

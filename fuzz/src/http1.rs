@@ -1,5 +1,5 @@
-//! Checks of the HTTP/1 codec: the same verdict for every cut of the input, nothing unsafe let through, and agreement
-//! with httparse and hyper on what both accept.
+//! Checks of the HTTP/1 codec: the same verdict for every cut of the input, nothing unsafe let
+//! through, and agreement with httparse and hyper on what both accept.
 
 use portico_http1::*;
 

@@ -1,4 +1,5 @@
-//! The checks behind the fuzz targets, one module an area. Each check takes any bytes and panics when a rule is broken.
+//! The checks behind the fuzz targets, one module an area. Each check takes any bytes and panics
+//! when a rule is broken.
 //!
 //! `cargo test` runs them on seeds and on a pseudo-random corpus that is the same each time;
 //! `cargo +nightly fuzz run path --features fuzzer` searches on.
@@ -6,8 +7,8 @@
 pub mod http1;
 pub mod routing;
 
-/// Runs `check` on every seed, on pieces of seeds put together and mutated, and on random bytes: `rounds` inputs, the
-/// same ones each time.
+/// Runs `check` on every seed, on pieces of seeds put together and mutated, and on random bytes:
+/// `rounds` inputs, the same ones each time.
 #[cfg(test)]
 pub(crate) fn run(check: fn(&[u8]), seeds: &[&[u8]], rounds: u32) {
     for seed in seeds {

@@ -9,7 +9,8 @@ use portico_routing::path::canonical_path;
 use portico_routing::pattern::{Pattern, Strategy};
 use portico_routing::table::{Entry, Table};
 
-/// Any bytes as a path: the canonical path is clean and its own canonical path, and agrees with a naive twin.
+/// Any bytes as a path: the canonical path is clean and its own canonical path, and
+/// agrees with a naive twin.
 pub fn path(data: &[u8]) {
     let mut scratch = Vec::new();
     let canonical = canonical_path(data, &mut scratch).ok().map(<[u8]>::to_vec);
@@ -63,8 +64,8 @@ fn naive_path(raw: &[u8]) -> Option<Vec<u8>> {
     Some([&b"/"[..], &stack.join(&b'/')].concat())
 }
 
-/// A host, a newline and a target: the decision is the same whatever the scratch held, and a redirect is clean and
-/// leads to something that is no redirect.
+/// A host, a newline and a target: the decision is the same whatever the scratch held, and a
+/// redirect is clean and leads to something that is no redirect.
 pub fn decide(data: &[u8]) {
     let newline = data.iter().position(|&byte| byte == b'\n');
     let (host, target) = data.split_at(newline.unwrap_or(data.len()));

@@ -12,6 +12,7 @@ pub mod context;
 pub mod deadline;
 pub mod demo;
 pub mod driver;
+pub mod failure_text;
 pub mod forward;
 pub mod halves;
 pub mod http1;

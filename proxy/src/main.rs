@@ -3,12 +3,12 @@
 //! 0: done, or stopped by a signal after a drain. 1: could not start or go on. 2: wrong arguments,
 //! or mistakes in the configuration.
 
-use std::error::Error;
 use std::io::{Write, stderr, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use portico::failure_text::with_sources;
 use portico::start::StartError;
 use portico::{check, demo, routes, run};
 
@@ -56,54 +56,57 @@ struct ConfigFile {
     path: PathBuf,
 }
 
-fn main() -> ExitCode {
-    let done = match Arguments::parse().command {
-        Command::Run(config) => run::run(&config.path).map_err(Into::into),
-        Command::Check(config) => report(&config),
-        Command::Routes { config, json } => {
-            routes::routes(&config.path, json, &mut stdout().lock()).map_err(Into::into)
-        }
-        Command::Demo { port } => demo::demo(port).map_err(Into::into),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&*error),
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+enum Failure {
+    Run(#[from] run::RunError),
+    Check(#[from] StartError),
+    Routes(#[from] routes::RoutesError),
+    Demo(#[from] demo::DemoError),
+}
+
+impl Failure {
+    /// Whether the configuration has mistakes.
+    fn is_mistake(&self) -> bool {
+        let start = match self {
+            Self::Check(start)
+            | Self::Run(run::RunError::Start(start))
+            | Self::Routes(routes::RoutesError::Start(start)) => start,
+            Self::Run(_) | Self::Routes(_) | Self::Demo(_) => return false,
+        };
+        matches!(start, StartError::Config(_))
     }
 }
 
-fn report(config: &ConfigFile) -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Run(config) => run::run(&config.path).map_err(Failure::from),
+        Command::Check(config) => report(&config),
+        Command::Routes { config, json } => {
+            routes::routes(&config.path, json, &mut stdout().lock()).map_err(Failure::from)
+        }
+        Command::Demo { port } => demo::demo(port).map_err(Failure::from),
+    };
+    let Err(failure) = done else {
+        return ExitCode::SUCCESS;
+    };
+    let text = with_sources(&failure);
+    if failure.is_mistake() {
+        let _ = writeln!(stderr(), "{text}");
+        return ExitCode::from(2);
+    }
+    for line in text.lines() {
+        let _ = writeln!(stderr(), "portico: {line}");
+    }
+    ExitCode::FAILURE
+}
+
+fn report(config: &ConfigFile) -> Result<(), Failure> {
     let report = check::check(&config.path)?;
     for warning in &report.warnings {
         let _ = writeln!(stderr(), "warning: {warning}");
     }
     let _ = writeln!(stdout(), "{}", report.summary);
     Ok(())
-}
-
-/// Prints the chain of causes once, and chooses the exit code.
-fn fail(error: &(dyn Error + 'static)) -> ExitCode {
-    let mut stderr = stderr().lock();
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    if is_configuration_mistake(error) {
-        let _ = writeln!(stderr, "{text}");
-        return ExitCode::from(2);
-    }
-    let _ = writeln!(stderr, "portico: {text}");
-    ExitCode::FAILURE
-}
-
-fn is_configuration_mistake(error: &(dyn Error + 'static)) -> bool {
-    let start = match error.downcast_ref::<run::RunError>() {
-        Some(run::RunError::Start(start)) => Some(start),
-        _ => match error.downcast_ref::<routes::RoutesError>() {
-            Some(routes::RoutesError::Start(start)) => Some(start),
-            _ => error.downcast_ref::<StartError>(),
-        },
-    };
-    matches!(start, Some(StartError::Config(_)))
 }

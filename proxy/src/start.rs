@@ -84,6 +84,7 @@ pub fn prepare_config(
                 StartError::Certificates(errors.iter().map(ToString::to_string).collect())
             })?;
             warnings.extend(store.warnings());
+            warn_of_uncovered(&config, &store, &mut warnings);
             let server = tls::server_config(Arc::clone(&store), config.tls.min_version)?;
             (Some(store), Some(server))
         }
@@ -117,6 +118,24 @@ pub fn prepare_config(
         tls,
         warnings,
     })
+}
+
+/// Clients of a host that no certificate names see an error before they see anything else.
+fn warn_of_uncovered(config: &Config, store: &CertificateStore, warnings: &mut Vec<String>) {
+    let domains = &config.rules.domains;
+    let canonical = &domains.canonical;
+    let tools = (format!("*.{canonical}"), format!("any.{canonical}"));
+    let hosts = domains
+        .legacy
+        .iter()
+        .map(|h| (h.to_string(), h.to_string()));
+    for (shown, host) in std::iter::once(tools).chain(hosts) {
+        if !store.covers(&host) {
+            warnings.push(format!(
+                "no certificate in tls.certificates names {shown}: clients get the first one and will refuse it"
+            ));
+        }
+    }
 }
 
 /// Raises the limit on open files as far as allowed, and says for how many client connections it

@@ -1,6 +1,7 @@
 //! The registry against real redis servers, started and stopped here on loopback.
 //!
-//! Prints how long each change took to be seen: `cargo test -p portico --test registry -- --nocapture`.
+//! Prints how long each change took to be seen: `cargo test -p portico --test
+//! registry -- --nocapture`.
 
 // A test that cannot go on says so by a panic.
 #![allow(
@@ -141,7 +142,8 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
 
 // ---------------------------------------------------------------- the registry under test
 
-/// A registry that runs on a thread of its own with a current-thread runtime, as in the control thread.
+/// A registry that runs on a thread of its own with a current-thread runtime, as
+/// in the control thread.
 struct Running {
     table: Arc<Table>,
     status: Arc<RegistryStatus>,
@@ -638,7 +640,8 @@ fn a_start_without_redis_uses_the_snapshot() {
     eventually("redis takes over", || {
         running.status.source() == Source::Redis
     });
-    // Three of thirteen are missing, or more if the seeding was slower: either way they go, and only they.
+    // Three of thirteen are missing, or more if the seeding was slower: either way
+    // they go, and only they.
     eventually("only what redis holds", || running.table.len() == 10);
 }
 

@@ -1,5 +1,6 @@
-//! The files in `systemd/`: systemd accepts them, and they allow what the defaults of the configuration
-//! need. Capacity lost in such a file once took the old proxy down unnoticed (T143637).
+//! The files in `systemd/`: systemd accepts them, and they allow what the defaults of the
+//! configuration need. Capacity lost in such a file once took the old proxy down
+//! unnoticed (T143637).
 
 // Clippy does not see that the functions here are only called by tests.
 #![allow(clippy::unwrap_used, clippy::panic)]

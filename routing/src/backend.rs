@@ -1,10 +1,11 @@
 //! Where a route points: the URL of a backend, parsed and checked.
 //!
-//! Does not resolve names and does not say whether a backend may be used; `admit` of [`crate::table::Entry::build`]
-//! does.
+//! Does not resolve names and does not say whether a backend may be used; `admit` of
+//! [`crate::table::Entry::build`] does.
 //!
-//! Invariants: an IPv4 address in IPv6 clothes (`::ffff:127.0.0.1`) is held as IPv4, and a name is never one that a
-//! resolver would read as an address (`127.1`, `0x7f000001`), so that checks of addresses cannot be walked around.
+//! Invariants: an IPv4 address in IPv6 clothes (`::ffff:127.0.0.1`) is held as IPv4, and a name is
+//! never one that a resolver would read as an address (`127.1`, `0x7f000001`), so that checks of
+//! addresses cannot be walked around.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -26,7 +27,8 @@ pub struct Backend {
     pub host: BackendHost,
     /// The TCP port, never 0.
     pub port: u16,
-    /// What the path of every request is prefixed with: empty, or `/base` without a slash at its end. Canonical.
+    /// What the path of every request is prefixed with: empty, or `/base` without a slash
+    /// at its end. Canonical.
     pub base: Box<str>,
 }
 
@@ -72,7 +74,8 @@ pub enum BackendError {
     /// No host, or one that is not a name and not an address.
     #[error("the host of the URL is wrong")]
     BadHost(#[from] HostError),
-    /// A name whose last label is a number, but which is not an IPv4 address of four decimal numbers.
+    /// A name whose last label is a number, but which is not an IPv4 address of
+    /// four decimal numbers.
     #[error("the host looks like an IPv4 address, but is not four decimal numbers")]
     BadIpv4,
     /// A port that is empty, 0, above 65535 or not a number.
@@ -185,7 +188,8 @@ fn parse_host(host: &str) -> Result<BackendHost, BackendError> {
     }
 }
 
-/// What resolvers take for an IPv4 address in one of its old notations (WHATWG URL, "ends in a number").
+/// What resolvers take for an IPv4 address in one of its old notations (WHATWG URL,
+/// "ends in a number").
 fn ends_in_number(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
     match last.strip_prefix("0x") {
@@ -304,7 +308,8 @@ mod tests {
         );
     }
 
-    /// A resolver takes these for addresses, so that an allow-list of addresses would never see them.
+    /// A resolver takes these for addresses, so that an allow-list of addresses
+    /// would never see them.
     #[test]
     fn addresses_in_disguise() {
         for text in [

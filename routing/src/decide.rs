@@ -1,10 +1,11 @@
-//! The routing decision: from host and target to a backend, the ingress, a redirect or a refusal, and why.
+//! The routing decision: from host and target to a backend, the ingress, a redirect
+//! or a refusal, and why.
 //!
 //! Does not look at methods, headers or limits, and does not choose a server of the ingress.
 //!
-//! Invariants: a host under the canonical domain is never routed by its path (T253816). Redirects are made of raw
-//! bytes of the target and of configured names, hold no control bytes, and lead from legacy domains to the canonical
-//! one or from an old label to a new one, never back.
+//! Invariants: a host under the canonical domain is never routed by its path (T253816). Redirects
+//! are made of raw bytes of the target and of configured names, hold no control bytes, and lead
+//! from legacy domains to the canonical one or from an old label to a new one, never back.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -35,7 +36,8 @@ pub struct Decision {
     pub reason: Reason,
     /// The tool that the request is for, registered or not; for limits, labels and pages.
     pub tool: Option<ToolName>,
-    /// The host is a legacy domain: tools share it, and what a browser grants to one of them it grants to all.
+    /// The host is a legacy domain: tools share it, and what a browser grants to one of
+    /// them it grants to all.
     pub shared_host: bool,
 }
 
@@ -92,8 +94,9 @@ pub enum Reason {
 
 /// Decides where a request goes.
 ///
-/// `target` is the origin-form target as it came: path and query; empty is `/`. `scratch` is working memory whose
-/// content does not matter; a connection keeps one, so that deciding allocates only for redirects.
+/// `target` is the origin-form target as it came: path and query; empty is `/`. `scratch` is
+/// working memory whose content does not matter; a connection keeps one, so that deciding
+/// allocates only for redirects.
 pub fn decide(
     rules: &Rules,
     table: &Table,
@@ -204,8 +207,8 @@ fn by_path(rules: &Rules, table: &Table, path: &[u8], target: &[u8]) -> Decision
     }
 }
 
-/// Whether the tool is to be redirected from legacy domains to its own host. What the configuration says of a path
-/// goes before what the registry says of the tool.
+/// Whether the tool is to be redirected from legacy domains to its own host. What the configuration
+/// says of a path goes before what the registry says of the tool.
 fn moved(rules: &Rules, table: &Table, tool: &str, rest: &[u8]) -> bool {
     match rules.routes.get(tool) {
         Some(entry) if entry.redirect => true,
@@ -266,8 +269,8 @@ fn redirect(
     Verdict::Redirect { status, location }
 }
 
-/// Appends raw bytes of an URI. The codec lets no control bytes and no `#` through; whatever comes here all the same
-/// is escaped, so that a Location can neither be split nor cut short.
+/// Appends raw bytes of an URI. The codec lets no control bytes and no `#` through; whatever comes
+/// here all the same is escaped, so that a Location can neither be split nor cut short.
 pub(crate) fn push_uri_bytes(out: &mut Vec<u8>, bytes: &[u8], also: &[u8]) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for &byte in bytes {

@@ -1,6 +1,8 @@
-//! One classification of header names, for the codec and for the editors of request and response heads.
+//! One classification of header names, for the codec and for the editors of
+//! request and response heads.
 //!
-//! Does not look at values. Names are compared without regard to case, as fields are (RFC 9110 section 5.1).
+//! Does not look at values. Names are compared without regard to case, as fields are
+//! (RFC 9110 section 5.1).
 
 /// What a header name means to portico.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -11,15 +13,15 @@ pub enum Field {
     AcceptRanges,
     /// `Age`
     Age,
-    /// A name that CGI-like servers take for a framing or hop-by-hop field, such as `Content_Length` or
-    /// `Content.Length`. portico neither acts on it nor passes it on.
+    /// A name that CGI-like servers take for a framing or hop-by-hop field, such as
+    /// `Content_Length` or `Content.Length`. portico neither acts on it nor passes it on.
     Alias,
     /// `Authorization`
     Authorization,
     /// `Cache-Control`
     CacheControl,
-    /// A field in which proxies state the client's address: `True-Client-IP`, `CF-Connecting-IP`, `X-Client-IP`,
-    /// `X-Cluster-Client-IP`, `Client-IP`, `X-ProxyUser-Ip` and their like.
+    /// A field in which proxies state the client's address: `True-Client-IP`, `CF-Connecting-IP`,
+    /// `X-Client-IP`, `X-Cluster-Client-IP`, `Client-IP`, `X-ProxyUser-Ip` and their like.
     ClientAddress,
     /// `Connection`
     Connection,
@@ -47,7 +49,8 @@ pub enum Field {
     Forwarded,
     /// `Host`
     Host,
-    /// A field by which frameworks let the host be overridden: `X-Host`, `X-Original-Host`, `X-HTTP-Host-Override`.
+    /// A field by which frameworks let the host be overridden: `X-Host`, `X-Original-Host`,
+    /// `X-HTTP-Host-Override`.
     HostOverride,
     /// `HTTP2-Settings` (RFC 7540 section 3.2.1, withdrawn by RFC 9113)
     Http2Settings,
@@ -79,7 +82,8 @@ pub enum Field {
     Referer,
     /// `Retry-After`
     RetryAfter,
-    /// A field by which frameworks let the scheme be overridden: `X-Scheme`, `X-Url-Scheme`, `Front-End-Https`.
+    /// A field by which frameworks let the scheme be overridden: `X-Scheme`,
+    /// `X-Url-Scheme`, `Front-End-Https`.
     SchemeOverride,
     /// `Sec-WebSocket-Accept`
     SecWebSocketAccept,
@@ -143,15 +147,16 @@ pub enum Field {
     Other,
 }
 
-/// The longest name that [`known`] has; longer ones are [`Field::Other`] or start with `X-Forwarded-`.
+/// The longest name that [`known`] has; longer ones are [`Field::Other`] or start
+/// with `X-Forwarded-`.
 const MAX_KNOWN: usize = 35;
 
 impl Field {
     /// What the header `name` means.
     ///
-    /// `_` is not `-`; but servers that follow CGI (RFC 3875 section 4.1.18) see no difference, so a name that would
-    /// become one of [`Field::never_from_client`] is classified as that, and one that would become a framing or
-    /// hop-by-hop field is [`Field::Alias`].
+    /// `_` is not `-`; but servers that follow CGI (RFC 3875 section 4.1.18) see no difference, so
+    /// a name that would become one of [`Field::never_from_client`] is classified as that, and one
+    /// that would become a framing or hop-by-hop field is [`Field::Alias`].
     #[inline]
     pub fn classify(name: &[u8]) -> Field {
         let Some(first) = name.first().map(u8::to_ascii_lowercase) else {
@@ -211,8 +216,9 @@ impl Field {
         )
     }
 
-    /// Whether a Connection field may have the field removed. Fields that are known to be meant for the end of the
-    /// chain may not (RFC 9110 section 7.6.1): removing Host, Cookie or X-Forwarded-Host changes what a request means.
+    /// Whether a Connection field may have the field removed. Fields that are known to be meant for
+    /// the end of the chain may not (RFC 9110 section 7.6.1): removing Host, Cookie or
+    /// X-Forwarded-Host changes what a request means.
     #[inline]
     pub fn nominatable(self) -> bool {
         self == Field::Other || self.hop_by_hop()
@@ -357,8 +363,9 @@ fn is_x_forwarded(name: &[u8]) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }
 
-/// What CGI-like servers make `_` of, as they do of `-`. nginx and Apache drop most such names, lighttpd replaces every byte that
-/// is neither letter nor digit: `X.Forwarded.For` is HTTP_X_FORWARDED_FOR to its programs.
+/// What CGI-like servers make `_` of, as they do of `-`. nginx and Apache drop most such names,
+/// lighttpd replaces every byte that is neither letter nor digit: `X.Forwarded.For` is
+/// HTTP_X_FORWARDED_FOR to its programs.
 fn is_odd(byte: u8) -> bool {
     byte != b'-' && !byte.is_ascii_alphanumeric()
 }

@@ -2,8 +2,9 @@
 //!
 //! Does not resolve names and knows nothing of tools or routes.
 //!
-//! Invariants: a [`Host`] is lower case, has no port and no trailing dot, is at most 253 bytes long, and consists of
-//! labels of `[a-z0-9_-]`, or is an IPv6 address in brackets. Parsing what [`Host::as_str`] gives yields the same host.
+//! Invariants: a [`Host`] is lower case, has no port and no trailing dot, is at most 253 bytes
+//! long, and consists of labels of `[a-z0-9_-]`, or is an IPv6 address in brackets. Parsing what
+//! [`Host::as_str`] gives yields the same host.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -11,27 +12,31 @@ use std::net::Ipv6Addr;
 
 use thiserror::Error;
 
-/// The longest host name in bytes, without the trailing dot (RFC 1035 section 2.3.4, RFC 1123 section 2.1).
+/// The longest host name in bytes, without the trailing dot (RFC 1035 section 2.3.4,
+/// RFC 1123 section 2.1).
 pub const MAX_HOST: usize = 253;
 
 /// The longest label of a host name in bytes (RFC 1035 section 2.3.4).
 pub const MAX_LABEL: usize = 63;
 
-/// A validated, canonical host name: lower case, no port, no trailing dot. Lives inline, so that parsing allocates
-/// nothing.
+/// A validated, canonical host name: lower case, no port, no trailing dot. Lives inline, so that
+/// parsing allocates nothing.
 #[derive(Clone)]
 pub struct Host {
     bytes: [u8; MAX_HOST],
     len: u8,
 }
 
-/// Why the bytes of a Host field or of a target's authority are not a host. All of them are answered with 400.
+/// Why the bytes of a Host field or of a target's authority are not a host. All of them
+/// are answered with 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HostError {
-    /// No name before the port, or nothing at all (RFC 9110 section 7.2 allows it for URIs without an authority only).
+    /// No name before the port, or nothing at all (RFC 9110 section 7.2 allows it for URIs
+    /// without an authority only).
     #[error("the host is empty")]
     Empty,
-    /// A byte that no host name has: user information, escapes, spaces and everything that is not ASCII.
+    /// A byte that no host name has: user information, escapes, spaces and
+    /// everything that is not ASCII.
     #[error("byte 0x{0:02x} is not allowed in a host name")]
     BadByte(u8),
     /// Two dots in a row, or a dot at the start.
@@ -43,11 +48,12 @@ pub enum HostError {
     /// A name of more than 253 bytes.
     #[error("the host name is longer than 253 bytes")]
     TooLong,
-    /// What follows the colon is not a port from 1 to 65535. An empty port is allowed (RFC 3986 section 3.2.3).
+    /// What follows the colon is not a port from 1 to 65535. An empty port is allowed (RFC
+    /// 3986 section 3.2.3).
     #[error("the port of the host is not a number from 1 to 65535")]
     BadPort,
-    /// What stands in brackets is not an IPv6 address. Zone identifiers are refused: they mean something on one
-    /// machine only.
+    /// What stands in brackets is not an IPv6 address. Zone identifiers are refused: they mean
+    /// something on one machine only.
     #[error("what stands in brackets is not an IPv6 address")]
     BadIpv6,
 }
@@ -55,7 +61,8 @@ pub enum HostError {
 impl Host {
     /// Parses the value of a Host field or an authority without user information.
     ///
-    /// Accepts `name`, `name:port`, IPv4, `[v6]`, `[v6]:port` and a trailing dot; the port is checked and dropped.
+    /// Accepts `name`, `name:port`, IPv4, `[v6]`, `[v6]:port` and a trailing dot; the port is
+    /// checked and dropped.
     ///
     /// # Errors
     /// [`HostError`] says which rule is broken; the answer is 400.
@@ -205,14 +212,16 @@ impl fmt::Debug for Host {
 /// The domains that portico serves: the table `[domains]` of the configuration, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domains {
-    /// The domain under which every tool has a host of its own, as [`Host::as_str`] gives it: `toolforge.org`.
+    /// The domain under which every tool has a host of its own, as [`Host::as_str`] gives
+    /// it: `toolforge.org`.
     pub canonical: Box<str>,
-    /// Domains on which the first path segment names the tool, as [`Host::as_str`] gives them. One that is, or stands
-    /// under, the canonical domain never takes effect (T253816).
+    /// Domains on which the first path segment names the tool, as [`Host::as_str`] gives them. One
+    /// that is, or stands under, the canonical domain never takes effect (T253816).
     pub legacy: Vec<Box<str>>,
     /// What the bare canonical domain answers.
     pub apex: Apex,
-    /// First labels that are never tools ([`crate::table::valid_tool`]); the ingress gets them (T306039).
+    /// First labels that are never tools ([`crate::table::valid_tool`]); the ingress
+    /// gets them (T306039).
     pub reserved: HashSet<Box<str>>,
     /// First labels that moved: old label to new label, both valid tool names.
     pub rename: HashMap<Box<str>, Box<str>>,
@@ -243,8 +252,8 @@ pub enum Place<'h> {
 }
 
 impl Domains {
-    /// Where `host` stands. The canonical domain is looked at first, and whatever is under it is never legacy
-    /// (T253816).
+    /// Where `host` stands. The canonical domain is looked at first, and whatever is under it is
+    /// never legacy (T253816).
     pub fn place<'h>(&self, host: &'h Host) -> Place<'h> {
         let name = host.as_str();
         if let Some(before) = name.strip_suffix(&*self.canonical) {
@@ -264,8 +273,9 @@ impl Domains {
         }
     }
 
-    /// The label that `label` was renamed to, following renames of renames to their end. `None` when it was not
-    /// renamed, and when renames lead round in a circle: a permanent redirect that loops is cached for good.
+    /// The label that `label` was renamed to, following renames of renames to their end. `None`
+    /// when it was not renamed, and when renames lead round in a circle: a permanent redirect that
+    /// loops is cached for good.
     pub fn renamed(&self, label: &str) -> Option<&str> {
         let mut current = self.rename.get(label)?;
         for _ in 0..self.rename.len() {

@@ -1,17 +1,19 @@
 //! The canonical path of a request target, for matching only.
 //!
-//! Forwarding and redirects use the raw target: what is canonical here never leaves portico. Does not look at the
-//! query, and does not change the case of anything but escapes.
+//! Forwarding and redirects use the raw target: what is canonical here never leaves portico. Does
+//! not look at the query, and does not change the case of anything but escapes.
 //!
-//! Invariants: a canonical path starts with `/`, holds neither `//` nor a `.` or `..` segment, escapes no unreserved
-//! byte, writes the escapes that stay with upper-case digits, and is its own canonical path.
+//! Invariants: a canonical path starts with `/`, holds neither `//` nor a `.` or `..`
+//! segment, escapes no unreserved byte, writes the escapes that stay with upper-case digits,
+//! and is its own canonical path.
 
 use thiserror::Error;
 
 /// Why a path has no canonical form. All of them are answered with 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum PathError {
-    /// `..` segments lead above the root; resolved silently they would hide what a tool sees from what portico matched.
+    /// `..` segments lead above the root; resolved silently they would hide what a tool sees from
+    /// what portico matched.
     #[error("the path climbs above the root")]
     ClimbsAboveRoot,
     /// A `%` that two hexadecimal digits do not follow (RFC 3986 section 2.1).
@@ -31,12 +33,12 @@ pub fn split_target(target: &[u8]) -> (&[u8], Option<&[u8]>) {
     }
 }
 
-/// The canonical form of `raw_path`: dot segments and repeated slashes resolved, escapes of unreserved bytes
-/// (RFC 3986 section 2.3) decoded before that, so that `%2e%2e` is `..`. `%2F` stays and is no separator; bytes from
-/// 0x80 stay. The empty path is `/`.
+/// The canonical form of `raw_path`: dot segments and repeated slashes resolved, escapes of
+/// unreserved bytes (RFC 3986 section 2.3) decoded before that, so that `%2e%2e` is `..`. `%2F`
+/// stays and is no separator; bytes from 0x80 stay. The empty path is `/`.
 ///
-/// Borrows `raw_path` when that is canonical already; otherwise the result stands in `scratch`, whose old content is
-/// thrown away.
+/// Borrows `raw_path` when that is canonical already; otherwise the result stands in `scratch`,
+/// whose old content is thrown away.
 ///
 /// # Errors
 /// [`PathError`]; the answer is 400.
@@ -75,8 +77,8 @@ pub fn canonical_path<'a>(
     Ok(scratch)
 }
 
-/// Most paths are canonical as they come: one pass says so and saves the copy. `false` may also mean "cannot be made
-/// canonical".
+/// Most paths are canonical as they come: one pass says so and saves the copy. `false` may also
+/// mean "cannot be made canonical".
 fn is_canonical(path: &[u8]) -> bool {
     if path.first() != Some(&b'/') {
         return false;
@@ -149,9 +151,10 @@ fn hex_value(digit: u8) -> u8 {
     }
 }
 
-/// What follows the first segment of the canonical path in the raw path, as raw bytes: for `/x/../canon/y` that is
-/// `/y`. It is empty or starts with `/`, and resolving its dot segments does not climb above its start, because the
-/// segment it follows survived to the end. `None` when the canonical path is the root, and when there is none.
+/// What follows the first segment of the canonical path in the raw path, as raw bytes: for
+/// `/x/../canon/y` that is `/y`. It is empty or starts with `/`, and resolving its dot segments
+/// does not climb above its start, because the segment it follows survived to the end. `None` when
+/// the canonical path is the root, and when there is none.
 pub(crate) fn raw_rest(raw_path: &[u8]) -> Option<&[u8]> {
     let segments = raw_path.strip_prefix(b"/")?;
     let mut decoded = Vec::new();
@@ -394,7 +397,8 @@ mod tests {
             prop_assert_eq!(canonical_path(&path, &mut scratch), Ok(&path[..]));
         }
 
-        /// The raw rest, resolved by itself, is the canonical rest: it never climbs out of its tool.
+        /// The raw rest, resolved by itself, is the canonical rest: it never
+        /// climbs out of its tool.
         #[test]
         fn raw_rest_is_the_rest(raw in raw_path()) {
             let mut scratch = Vec::new();

@@ -1,9 +1,10 @@
-//! Patterns of routes: regular expressions over the canonical path, with cheaper ways to match where they exist.
+//! Patterns of routes: regular expressions over the canonical path, with cheaper ways to
+//! match where they exist.
 //!
 //! Does not order patterns; [`crate::table::Entry`] does. Does not see the query.
 //!
-//! Invariant: for every path that starts with `/`, [`Pattern::matches`] says what an unanchored search with the
-//! regular expression says.
+//! Invariant: for every path that starts with `/`, [`Pattern::matches`] says what an unanchored
+//! search with the regular expression says.
 
 use regex::bytes::{Regex, RegexBuilder};
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
@@ -12,12 +13,14 @@ use thiserror::Error;
 /// The longest source of a pattern in bytes.
 pub const MAX_PATTERN: usize = 1024;
 
-/// Bytes that a compiled expression may take: enough for 100 alternatives of 5 bytes, or for `[ab]{400}`. It bounds
-/// the time of a search as well, which may have to look at all of the expression at each byte of the path: measured,
-/// a hostile pattern needs 20 ms for a path of 8 KiB.
+/// Bytes that a compiled expression may take: enough for 100 alternatives of 5 bytes, or
+/// for `[ab]{400}`. It bounds the time of a search as well, which may have to look at all
+/// of the expression at each byte of the path: measured, a hostile pattern needs 20 ms
+/// for a path of 8 KiB.
 const MAX_COMPILED: usize = 32 << 10;
 
-/// Bytes that the lazily built automaton of an expression may take on each thread that searches with it.
+/// Bytes that the lazily built automaton of an expression may take on each thread
+/// that searches with it.
 const MAX_AUTOMATON: usize = 128 << 10;
 
 /// How deep groups may nest.
@@ -30,7 +33,8 @@ pub struct Pattern {
     matcher: Matcher,
 }
 
-/// How a pattern is matched, cheapest first. The order matters to routing too: what matches everything is tried last.
+/// How a pattern is matched, cheapest first. The order matters to routing too: what matches
+/// everything is tried last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
     /// Matches every path: `.*`, `^/.*$`, the empty pattern. Costs nothing.
@@ -54,7 +58,8 @@ pub enum PatternError {
     /// Longer than [`MAX_PATTERN`].
     #[error("the pattern is longer than {MAX_PATTERN} bytes")]
     TooLong,
-    /// Not a regular expression that the engine knows; it has no look-around and no back-references.
+    /// Not a regular expression that the engine knows; it has no look-around
+    /// and no back-references.
     #[error("not a regular expression: {0}")]
     Syntax(String),
     /// It would need too much memory and time.
@@ -63,8 +68,8 @@ pub enum PatternError {
 }
 
 impl Pattern {
-    /// Compiles a pattern. Expressions work on bytes (as PCRE did in the legacy system, without its `u` flag): `.` is any byte,
-    /// `\w` is ASCII.
+    /// Compiles a pattern. Expressions work on bytes (as PCRE did in the legacy system, without its
+    /// `u` flag): `.` is any byte, `\w` is ASCII.
     ///
     /// # Errors
     /// [`PatternError`] when it is too long, not an expression, or too large.
@@ -87,7 +92,8 @@ impl Pattern {
         &self.source
     }
 
-    /// Whether the pattern matches somewhere in `path`, which is canonical (it starts with `/`) and has no query.
+    /// Whether the pattern matches somewhere in `path`, which is canonical (it starts with
+    /// `/`) and has no query.
     #[inline]
     pub fn matches(&self, path: &[u8]) -> bool {
         match &self.matcher {
@@ -115,7 +121,8 @@ impl PartialEq for Pattern {
 
 impl Eq for Pattern {}
 
-/// The engine's own parser, set as [`compile_regex`] sets the engine, so that both read the same expression.
+/// The engine's own parser, set as [`compile_regex`] sets the engine, so that both read
+/// the same expression.
 fn parse(source: &str) -> Result<Hir, PatternError> {
     regex_syntax::ParserBuilder::new()
         .unicode(false)
@@ -147,7 +154,8 @@ fn compile_regex(source: &str) -> Result<Regex, PatternError> {
         })
 }
 
-/// A matcher that needs no engine, where the expression is `start? literal? tail` with a tail that always matches.
+/// A matcher that needs no engine, where the expression is `start? literal? tail` with a tail
+/// that always matches.
 fn cheap_matcher(hir: &Hir) -> Option<Matcher> {
     let mut parts = Vec::new();
     flatten(hir, &mut parts);
@@ -177,7 +185,8 @@ fn cheap_matcher(hir: &Hir) -> Option<Matcher> {
     }
 }
 
-/// The parts of nested concatenations in order. Groups do not matter to whether an expression matches.
+/// The parts of nested concatenations in order. Groups do not matter to whether
+/// an expression matches.
 fn flatten<'h>(hir: &'h Hir, parts: &mut Vec<&'h Hir>) {
     match hir.kind() {
         HirKind::Empty => {}
@@ -187,9 +196,9 @@ fn flatten<'h>(hir: &'h Hir, parts: &mut Vec<&'h Hir>) {
     }
 }
 
-/// Whether `tail` matches at any place where it is tried (`placed`), or at some place of any path (not `placed`).
-/// It does when all its parts match the empty string; before an end anchor one of them must also be able to run to
-/// the end, unless the whole expression is free to begin there.
+/// Whether `tail` matches at any place where it is tried (`placed`), or at some place of any path
+/// (not `placed`). It does when all its parts match the empty string; before an end anchor one of
+/// them must also be able to run to the end, unless the whole expression is free to begin there.
 fn tail_always_matches(tail: &[&Hir], placed: bool) -> bool {
     let (tail, to_the_end) = match tail {
         [before @ .., last] if matches!(last.kind(), HirKind::Look(Look::End)) => (before, true),

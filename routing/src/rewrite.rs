@@ -5,10 +5,11 @@
 use crate::decide::push_uri_bytes;
 use crate::host::Host;
 
-/// When `value` is `http://<own host>[:80]rest`, the rest; the caller writes `https://<own host>` before it.
+/// When `value` is `http://<own host>[:80]rest`, the rest; the caller writes
+/// `https://<own host>` before it.
 ///
-/// `None`, which means "leave it alone", for other hosts, other ports, https, relative references, and whatever is not
-/// a clean URL.
+/// `None`, which means "leave it alone", for other hosts, other ports, https, relative references,
+/// and whatever is not a clean URL.
 pub fn location<'a>(value: &'a [u8], host: &Host) -> Option<&'a [u8]> {
     let after_scheme = strip_prefix_ignore_case(value, b"http://")?;
     let after_host = strip_prefix_ignore_case(after_scheme, host.as_bytes())?;
@@ -34,9 +35,11 @@ pub fn https_url(host: &Host, target: &[u8]) -> Vec<u8> {
     location
 }
 
-/// Whether a Via value names `name` as a receiver (RFC 9110 section 7.6.3): the request has been here before.
+/// Whether a Via value names `name` as a receiver (RFC 9110 section 7.6.3): the request
+/// has been here before.
 ///
-/// Commas in comments are taken for separators, so that an unclosed parenthesis sent by a client cannot hide a name.
+/// Commas in comments are taken for separators, so that an unclosed parenthesis sent by a
+/// client cannot hide a name.
 pub fn via_has(value: &[u8], name: &str) -> bool {
     value.split(|&byte| byte == b',').any(|element| {
         let mut words = element

@@ -1,7 +1,7 @@
 //! The routing table: one entry a tool, read without locks while it is written.
 //!
-//! Does not read redis or files and does not decide; it holds what the registry said, compiled, and what was wrong
-//! with it.
+//! Does not read redis or files and does not decide; it holds what the registry said, compiled, and
+//! what was wrong with it.
 //!
 //! Invariant: the routes of an entry stand in the order in which they are tried.
 
@@ -16,8 +16,9 @@ use crate::pattern::{Pattern, Strategy};
 /// Routes that one tool may have; what is beyond is a bad route.
 pub const MAX_ROUTES: usize = 256;
 
-/// Routes of one tool whose patterns need the regex engine. All of them may be searched for one request, and patterns
-/// are written by the owners of tools: this bounds how long one of them can hold a worker.
+/// Routes of one tool whose patterns need the regex engine. All of them may be searched for
+/// one request, and patterns are written by the owners of tools: this bounds how long one of
+/// them can hold a worker.
 pub const MAX_REGEX_ROUTES: usize = 16;
 
 /// Bytes of a bad field or value that are kept to be shown.
@@ -55,8 +56,9 @@ pub struct BadRoute {
 }
 
 impl Entry {
-    /// Builds an entry from the fields (pattern, backend) that the registry holds. Never fails: what is wrong goes to
-    /// [`Entry::bad`]. `admit` may refuse a backend with a reason, for instance by an allow-list.
+    /// Builds an entry from the fields (pattern, backend) that the registry holds. Never fails:
+    /// what is wrong goes to [`Entry::bad`]. `admit` may refuse a backend with a reason, for
+    /// instance by an allow-list.
     pub fn build<'a>(
         fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
         redirect: bool,
@@ -97,8 +99,8 @@ impl Entry {
         }
     }
 
-    /// The first route whose pattern matches the canonical path: catch-alls last, then the longest pattern, then the
-    /// first in byte order.
+    /// The first route whose pattern matches the canonical path: catch-alls last, then the longest
+    /// pattern, then the first in byte order.
     #[inline]
     pub fn find(&self, canonical_path: &[u8]) -> Option<&Route> {
         self.routes
@@ -211,7 +213,8 @@ impl fmt::Display for ToolName {
     }
 }
 
-/// All tools of the registry. Readers never lock and never wait; a change costs the same whatever the size.
+/// All tools of the registry. Readers never lock and never wait; a change costs the
+/// same whatever the size.
 #[derive(Debug, Default)]
 pub struct Table {
     entries: papaya::HashMap<Box<str>, Arc<Entry>, foldhash::fast::RandomState>,
@@ -229,8 +232,8 @@ impl Table {
         self.with(tool, Arc::clone)
     }
 
-    /// What `look` makes of the entry of `tool`, without touching the entry's reference count: that is one cache line
-    /// that all workers would write to for a popular tool.
+    /// What `look` makes of the entry of `tool`, without touching the entry's reference count: that
+    /// is one cache line that all workers would write to for a popular tool.
     #[inline]
     pub fn with<R>(&self, tool: &str, look: impl FnOnce(&Arc<Entry>) -> R) -> Option<R> {
         self.entries.pin().get(tool).map(look)
@@ -259,7 +262,8 @@ impl Table {
         self.entries.is_empty()
     }
 
-    /// Calls `f` with every tool and its entry, in no order. Changes made meanwhile may or may not be seen.
+    /// Calls `f` with every tool and its entry, in no order. Changes made meanwhile
+    /// may or may not be seen.
     pub fn for_each(&self, mut f: impl FnMut(&str, &Arc<Entry>)) {
         for (tool, entry) in &self.entries.pin() {
             f(tool, entry);

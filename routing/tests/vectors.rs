@@ -1,5 +1,5 @@
-//! Holds the pure routing decision against the vectors of the whole proxy: every vector whose outcome routing alone
-//! decides. The black-box tests run the same file through sockets.
+//! Holds the pure routing decision against the vectors of the whole proxy: every vector whose
+//! outcome routing alone decides. The black-box tests run the same file through sockets.
 
 // Helpers of a test may give up as loudly as the test itself.
 #![allow(clippy::unwrap_used)]
@@ -43,7 +43,8 @@ fn rules() -> Rules {
 /// Pattern and backend of each route of a tool.
 type Fields<'a> = &'a [(&'a str, &'a str)];
 
-/// The registry of the fixture at the head of the file. `prefix:wrong` is a string there: no entry here.
+/// The registry of the fixture at the head of the file. `prefix:wrong` is a string
+/// there: no entry here.
 fn table() -> Table {
     let with_slash = format!("{GRID_A}/");
     let with_base = format!("{GRID_A}/base");

@@ -1,6 +1,6 @@
-//! Holds many TLS connections open at once: opens them in a bounded ramp, asks once on each, lets them idle, asks again
-//! on each, idles again, closes. Says on standard output, one line of JSON after each round, how many are open and what
-//! went wrong; exits with 1 when anything did.
+//! Holds many TLS connections open at once: opens them in a bounded ramp, asks once on each, lets
+//! them idle, asks again on each, idles again, closes. Says on standard output, one line of JSON
+//! after each round, how many are open and what went wrong; exits with 1 when anything did.
 //!
 //! It measures nothing itself: `memory` reads the proxy's size while the connections idle.
 
@@ -24,7 +24,8 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Connections from one source address: well below the 28,232 local ports that Linux gives out by default.
+/// Connections from one source address: well below the 28,232 local ports that Linux
+/// gives out by default.
 const CONNECTIONS_PER_SOURCE: usize = 20_000;
 /// Descriptors for everything that is not a connection.
 const SPARE_FILES: u64 = 64;
@@ -136,8 +137,8 @@ impl Client {
         Ok(stream)
     }
 
-    /// The first source address is the system's choice; the next ones are 127.0.0.2, 127.0.0.3 and so on, since ports of
-    /// one address run out.
+    /// The first source address is the system's choice; the next ones are 127.0.0.2, 127.0.0.3 and
+    /// so on, since ports of one address run out.
     async fn connect(&self, number: usize) -> io::Result<TcpStream> {
         let socket = match self.address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -170,7 +171,8 @@ impl Client {
     }
 }
 
-/// One request, and the whole of its answer, which must be a 200 with Content-Length on a connection that stays open.
+/// One request, and the whole of its answer, which must be a 200 with Content-Length on a
+/// connection that stays open.
 async fn exchange(stream: &mut TlsStream<TcpStream>, request: &[u8]) -> io::Result<()> {
     stream.write_all(request).await?;
     let mut answer = Vec::with_capacity(2048);

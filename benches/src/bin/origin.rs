@@ -7,7 +7,8 @@
 //! | `/head` | the head of the request as it arrived, to check what a proxy did to it |
 //! | `/count` | `{"connections":N,"requests":N}` since the start, to check that a proxy reuses connections and caches nothing |
 //!
-//! It trusts its caller: not a server to learn HTTP from. A body is expected only where the method is not GET or HEAD.
+//! It trusts its caller: not a server to learn HTTP from. A body is expected only where the
+//! method is not GET or HEAD.
 
 use std::cell::Cell;
 use std::io::{self, Write};
@@ -66,7 +67,8 @@ async fn serve(address: SocketAddr) -> anyhow::Result<()> {
                 start: 0,
                 end: 0,
             };
-            // A peer that goes away ends its connection and nothing else: whoever measures counts errors at the client.
+            // A peer that goes away ends its connection and nothing else: whoever measures counts
+            // errors at the client.
             let _ = connection.run(&origin).await;
         });
     }

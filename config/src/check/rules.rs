@@ -64,7 +64,8 @@ pub(super) fn check_rules(
         }
         let url = backend.to_string();
         let built = Entry::build([(b".*".as_slice(), url.as_bytes())], false, &|_| Ok(()));
-        // The URL has been parsed already; should the table refuse it all the same, its reason is the mistake.
+        // The URL has been parsed already; should the table refuse it all the same, its
+        // reason is the mistake.
         for bad in &built.bad {
             reader.error(
                 &entry.value_at,

@@ -204,7 +204,8 @@ impl<T: FromToml> Field<T> {
 }
 
 fn read_default<T: FromToml>(reader: &mut Reader<'_>, text: &'static str, at: &Place) -> Option<T> {
-    // A default that is no TOML would be a mistake of ours: the test of the reference reads them all.
+    // A default that is no TOML would be a mistake of ours: the test of the
+    // reference reads them all.
     let value = DeValue::parse(text).ok()?;
     let before = reader.in_default.replace(at.offset);
     let read = T::read(reader, value.get_ref(), at);
@@ -212,7 +213,8 @@ fn read_default<T: FromToml>(reader: &mut Reader<'_>, text: &'static str, at: &P
     read
 }
 
-/// The value that a default stands for; `None` only if the default is not valid, which would be a mistake of ours.
+/// The value that a default stands for; `None` only if the default is not valid, which would
+/// be a mistake of ours.
 pub(crate) fn default_value<T: FromToml>(text: &'static str) -> Option<T> {
     let mut reader = Reader::new("default", "", || None);
     read_default(

@@ -5,7 +5,8 @@ use crate::reader::{FromText, Mistake};
 
 use super::quote;
 
-/// Header fields that frame a message or speak about one connection only: portico writes them itself.
+/// Header fields that frame a message or speak about one connection only:
+/// portico writes them itself.
 const OWN_FIELDS: [&str; 15] = [
     "connection",
     "content-encoding",
@@ -109,8 +110,8 @@ impl FromText for HeaderTemplate {
     }
 }
 
-/// What follows a placeholder whose `{` has been read; `None` for a brace that is just a brace, as in the JSON of
-/// `Report-To`. A lone word in braces is a placeholder that does not exist.
+/// What follows a placeholder whose `{` has been read; `None` for a brace that is just a brace, as
+/// in the JSON of `Report-To`. A lone word in braces is a placeholder that does not exist.
 fn placeholder(text: &str) -> Result<Option<&str>, Mistake> {
     let Some((word, tail)) = text.split_once('}') else {
         return Ok(None);
@@ -170,7 +171,8 @@ impl FromText for HeaderPattern {
             )),
             Ok(_) => Ok(Self),
             Err(error) => {
-                // The last line of the parser's answer is the reason; the others draw the expression.
+                // The last line of the parser's answer is the reason; the others
+                // draw the expression.
                 let error = error.to_string();
                 let reason = error.lines().last().unwrap_or_default().trim();
                 Err(Mistake::new(

@@ -62,7 +62,8 @@ impl FromText for IpNet {
     }
 }
 
-/// The first label of a host: a tool, a reserved label; also what pools and listeners may be called.
+/// The first label of a host: a tool, a reserved label; also what pools and
+/// listeners may be called.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Name(pub(crate) Box<str>);
 

@@ -152,7 +152,8 @@ fn split_unit(text: &str) -> (&str, &str) {
 /// No duration of a proxy is longer: a longer one is a mistake in the unit.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// The units of durations, longest first, with their milliseconds and the other words that people write for them.
+/// The units of durations, longest first, with their milliseconds and the other words that
+/// people write for them.
 const DURATION_UNITS: [(&str, u64, &[&str]); 5] = [
     ("d", 86_400_000, &["day", "days"]),
     ("h", 3_600_000, &["hr", "hrs", "hour", "hours"]),

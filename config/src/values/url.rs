@@ -1,4 +1,5 @@
-//! URLs: of backends, of pages, of redis. A mistake never quotes a URL that has a host: it may hold a password.
+//! URLs: of backends, of pages, of redis. A mistake never quotes a URL that has a host: it
+//! may hold a password.
 
 use portico_routing::backend::Backend;
 
@@ -82,7 +83,8 @@ impl FromText for ApexWord {
     }
 }
 
-/// A URL that may stand in a Location header and in a page: absolute, http or https, printable ASCII, nobody's password.
+/// A URL that may stand in a Location header and in a page: absolute, http or https, printable
+/// ASCII, nobody's password.
 fn check_page_url(text: &str) -> Result<(), Mistake> {
     let rest = text
         .strip_prefix("https://")
@@ -155,10 +157,12 @@ impl FromText for SecretUrl {
     }
 }
 
-/// Checks `[user:password@]host[:port][/database]`; several hosts with commas between them for Sentinel.
+/// Checks `[user:password@]host[:port][/database]`; several hosts with commas
+/// between them for Sentinel.
 fn check_redis_authority(rest: &str, has_database: bool) -> Result<(), Mistake> {
     let rest = rest.split('?').next().unwrap_or_default();
-    // The user information ends at the last `@`; a password that holds a `/` has to write it as %2F.
+    // The user information ends at the last `@`; a password that holds a `/`
+    // has to write it as %2F.
     let (user, rest) = rest
         .rsplit_once('@')
         .map_or((None, rest), |(user, rest)| (Some(user), rest));

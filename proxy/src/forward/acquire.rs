@@ -17,6 +17,7 @@ use tracing::debug;
 use super::destination::{BackendFault, Destination};
 use crate::connection::Connection;
 use crate::context::Request;
+use crate::failure_text::with_sources;
 use crate::upstream::connect::{ConnectError, TlsTarget, connect};
 use crate::upstream::nodes::NodePool;
 use crate::upstream::stream::UpstreamStream;
@@ -107,7 +108,7 @@ async fn to_backend<S>(
         match fresh(connection, request, address, tls.as_ref()).await {
             Ok(acquired) => return Ok(acquired),
             Err(error) if is_exhausted(&error) => {
-                return Err(exhausted(connection, address, &error));
+                fault = exhausted(connection, address, &error);
             }
             Err(error) => {
                 let text = with_sources(&error);
@@ -148,9 +149,10 @@ async fn to_node<S>(
         }
         match fresh(connection, request, address, None).await {
             Ok(acquired) => return Ok(acquired),
-            // Not the node's fault: it stays up.
+            // Not the node's fault: it stays up. Ports run out for one address at a time, so another
+            // node may do.
             Err(error) if is_exhausted(&error) => {
-                return Err(exhausted(connection, address, &error));
+                fault = exhausted(connection, address, &error);
             }
             Err(error) => {
                 pool.connect_failed(node, &with_sources(&error));
@@ -233,15 +235,4 @@ fn exhausted<S>(
         .worker
         .say_exhausted(address, &with_sources(error));
     BackendFault::Exhausted
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -38,7 +38,7 @@ const HALF_CLOSED: Duration = Duration::from_secs(10);
 
 /// Interim answers (1xx) that a backend may send before the final one. Without a bound it could
 /// keep a request for ever.
-const MAX_INTERIM: usize = 32;
+const MAX_INTERIM: usize = 256;
 
 /// One answer on its way.
 pub(super) struct Download<'a, 'b, S> {

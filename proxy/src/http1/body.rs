@@ -1,10 +1,13 @@
-//! Takes the framing off a body (RFC 9112, sections 6 and 7), in place and bit by bit as it arrives.
+//! Takes the framing off a body (RFC 9112, sections 6 and 7), in place and bit
+//! by bit as it arrives.
 //!
-//! It does not count the data against a body limit, does not interpret transfer codings other than chunked and does not
-//! pass chunk extensions on. Trailers are checked, freed of what may not stand there, and kept until asked for.
+//! It does not count the data against a body limit, does not interpret transfer codings other than
+//! chunked and does not pass chunk extensions on. Trailers are checked, freed of what may not stand
+//! there, and kept until asked for.
 //!
-//! Invariants: the data, the trailers and the verdict do not depend on how the input was cut. No byte after the end of
-//! the body is consumed or changed. What it holds in memory is bounded by [`BodyLimits`].
+//! Invariants: the data, the trailers and the verdict do not depend on how the input was cut.
+//! No byte after the end of the body is consumed or changed. What it holds in memory is
+//! bounded by [`BodyLimits`].
 
 use portico_routing::field::Field;
 
@@ -23,8 +26,8 @@ pub struct BodyLimits {
     pub trailers: usize,
     /// Bytes of chunk extensions over the whole body; one line has at most 256 in any case.
     pub extension: usize,
-    /// For answers of tools: lines may end in LF alone, spaces may follow a chunk size, trailers are mended as header
-    /// fields of answers are. Requests are read strictly.
+    /// For answers of tools: lines may end in LF alone, spaces may follow a chunk size, trailers
+    /// are mended as header fields of answers are. Requests are read strictly.
     pub tolerant: bool,
 }
 
@@ -129,9 +132,10 @@ impl BodyDecoder {
         self.state == State::Done
     }
 
-    /// Decodes what `buf` holds: moves the data to its beginning and says how much of `buf` is dealt with. The next call
-    /// gets what comes after that. Consumes all of `buf` unless the body ends in it. On an error the data that `buf`
-    /// held before the error is lost, which does not matter: the message cannot be completed.
+    /// Decodes what `buf` holds: moves the data to its beginning and says how much of `buf` is
+    /// dealt with. The next call gets what comes after that. Consumes all of `buf` unless the body
+    /// ends in it. On an error the data that `buf` held before the error is lost, which does not
+    /// matter: the message cannot be completed.
     pub fn decode(&mut self, buf: &mut [u8]) -> Result<Decoded, BodyError> {
         let (consumed, data) = match self.state {
             State::Done => (0, 0),
@@ -177,8 +181,8 @@ impl BodyDecoder {
         }
     }
 
-    /// The trailers seen so far, as `name: value` lines ready to be written; empty without any. What may not stand in
-    /// trailers (RFC 9110, section 6.5.1) is left out.
+    /// The trailers seen so far, as `name: value` lines ready to be written; empty without any.
+    /// What may not stand in trailers (RFC 9110, section 6.5.1) is left out.
     pub fn trailers(&self) -> &[u8] {
         &self.trailers
     }
@@ -271,7 +275,8 @@ impl BodyDecoder {
         }
     }
 
-    /// Each line and the body as a whole have a bound: extensions cost the peer nothing and us time.
+    /// Each line and the body as a whole have a bound: extensions cost the peer
+    /// nothing and us time.
     fn count_extension(&mut self) -> Result<(), BodyError> {
         self.line_extension += 1;
         self.extension += 1;
@@ -399,8 +404,9 @@ fn is_framing(field: Field) -> bool {
     )
 }
 
-/// Fields that a recipient would have needed before the body, or that speak about the connection (RFC 9110, 6.5.1):
-/// framing, routing, request modifiers, authentication, response control, content format.
+/// Fields that a recipient would have needed before the body, or that speak about the
+/// connection (RFC 9110, 6.5.1): framing, routing, request modifiers, authentication, response
+/// control, content format.
 fn forbidden_in_trailers(name: &[u8], field: Field) -> bool {
     const NAMES: [&str; 31] = [
         "age",

@@ -9,7 +9,8 @@ use super::oracle::{httparse_request, hyper_request, hyper_response};
 use super::request::tests::{any_head, damage, damaged};
 use super::response::tests::any_head as any_answer;
 
-/// Runs `accepted` on many messages; it says whether there was something to compare, which must not be rare.
+/// Runs `accepted` on many messages; it says whether there was something to compare,
+/// which must not be rare.
 #[track_caller]
 fn check<S: Strategy>(strategy: S, accepted: impl Fn(S::Value) -> bool) {
     let compared = Cell::new(0);

@@ -2,7 +2,8 @@
 //!
 //! The variants carry no bytes of the message, so they are safe to show and to log.
 
-/// Why a request is refused. The connection is to be closed after the answer: its framing is not known.
+/// Why a request is refused. The connection is to be closed after the answer: its
+/// framing is not known.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum RequestError {
     /// A line ends in LF without CR.
@@ -77,7 +78,8 @@ pub enum RequestError {
     /// More than one `Content-Length`, equal or not.
     #[error("Content-Length is repeated (RFC 9112, 6.3)")]
     RepeatedContentLength,
-    /// Both `Content-Length` and `Transfer-Encoding`: an attempt at request smuggling, or a broken client.
+    /// Both `Content-Length` and `Transfer-Encoding`: an attempt at request
+    /// smuggling, or a broken client.
     #[error("Content-Length with Transfer-Encoding (RFC 9112, 6.1)")]
     LengthWithTransferEncoding,
     /// `Transfer-Encoding` is not exactly `chunked`.
@@ -165,7 +167,8 @@ pub enum ResponseError {
 /// Why a body cannot be decoded. Nothing after it on the connection can be trusted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum BodyError {
-    /// A chunk does not begin with a hexadecimal number, or other bytes than an extension follow that number.
+    /// A chunk does not begin with a hexadecimal number, or other bytes than an
+    /// extension follow that number.
     #[error("malformed chunk size (RFC 9112, 7.1)")]
     BadChunkSize,
     /// A chunk size of 2^63 or more, or of more than 16 digits.
@@ -189,7 +192,8 @@ pub enum BodyError {
     /// A malformed trailer field.
     #[error("malformed trailer field (RFC 9112, 7.1.2)")]
     BadTrailer,
-    /// `Content-Length`, `Transfer-Encoding` or `Host` in the trailers: an attempt to speak for the head.
+    /// `Content-Length`, `Transfer-Encoding` or `Host` in the trailers: an attempt
+    /// to speak for the head.
     #[error("framing field in the trailers (RFC 9110, 6.5.1)")]
     FramingFieldInTrailers,
     /// Trailers over the limit.
@@ -201,7 +205,8 @@ pub enum BodyError {
 }
 
 impl BodyError {
-    /// The status code to answer with when the body of a request is at fault and nothing was answered yet.
+    /// The status code to answer with when the body of a request is at fault and
+    /// nothing was answered yet.
     pub fn status(self) -> u16 {
         match self {
             BodyError::TrailersTooLarge => 431,

@@ -1,4 +1,5 @@
-//! What requests and answers share: where lines end, what a token and a value may hold, the `Connection` options.
+//! What requests and answers share: where lines end, what a token and a value may hold, the
+//! `Connection` options.
 //!
 //! It decides nothing: whether a broken line is refused or mended is up to the parser that asked.
 
@@ -62,7 +63,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// More options than this are refused. Nobody needs them, and each costs a comparison with each field.
+    /// More options than this are refused. Nobody needs them, and each costs a
+    /// comparison with each field.
     const MAX_OPTIONS: usize = 32;
 
     pub(super) fn clear(&mut self) {
@@ -112,7 +114,8 @@ impl Connection {
     }
 }
 
-/// The elements of a comma list without the white space around them; empty ones are left out (RFC 9110, section 5.6.1).
+/// The elements of a comma list without the white space around them; empty ones are left out (RFC
+/// 9110, section 5.6.1).
 pub(super) struct ListItems<'a> {
     buf: &'a [u8],
     at: usize,
@@ -199,9 +202,10 @@ impl Lines {
         }
     }
 
-    /// The next line if it is a whole field line with nothing unusual in it. One pass in place of three, for almost all
-    /// lines there are; None says nothing, [`Lines::next`] then finds out. Not tried on a line that was searched
-    /// before, so that a line that comes in small pieces is not looked at again and again.
+    /// The next line if it is a whole field line with nothing unusual in it. One pass in place of
+    /// three, for almost all lines there are; None says nothing, [`Lines::next`] then finds out.
+    /// Not tried on a line that was searched before, so that a line that comes in small pieces is
+    /// not looked at again and again.
     #[inline]
     pub(super) fn next_plain(&mut self, buf: &[u8], limit: usize) -> Option<PlainLine> {
         if self.searched != self.start {
@@ -225,7 +229,8 @@ impl Lines {
         })
     }
 
-    /// The next line, looking at no byte at `limit` or after it, so that the answer does not depend on what follows there.
+    /// The next line, looking at no byte at `limit` or after it, so that the answer does not depend
+    /// on what follows there.
     #[inline]
     pub(super) fn next(&mut self, buf: &[u8], limit: usize) -> Line {
         let end = buf.len().min(limit);
@@ -298,7 +303,8 @@ pub(super) fn is_control(byte: u8) -> bool {
     (byte < b' ' && byte != b'\t') || byte == 0x7f
 }
 
-/// Whether a value holds no control byte. Folded without an early exit, so that the compiler looks at many bytes at once.
+/// Whether a value holds no control byte. Folded without an early exit, so that the compiler looks
+/// at many bytes at once.
 #[inline]
 pub(super) fn is_clean(value: &[u8]) -> bool {
     !value
@@ -306,7 +312,8 @@ pub(super) fn is_clean(value: &[u8]) -> bool {
         .fold(false, |bad, &byte| bad | is_control(byte))
 }
 
-/// A bit in each byte of `word` that is below space or DEL. Exact for the lowest such byte, which is all that is asked.
+/// A bit in each byte of `word` that is below space or DEL. Exact for the lowest such byte, which
+/// is all that is asked.
 #[inline]
 fn controls(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;

@@ -1,4 +1,5 @@
-//! The request method. It does not say what a method is allowed to do here; the parser and the request path do.
+//! The request method. It does not say what a method is allowed to do here; the parser and
+//! the request path do.
 
 /// The method, as far as a proxy cares (RFC 9110, section 9).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -42,7 +43,8 @@ impl Method {
         }
     }
 
-    /// Whether sending it twice has the effect of sending it once (RFC 9110, section 9.2.2). Unknown methods have not.
+    /// Whether sending it twice has the effect of sending it once (RFC 9110, section 9.2.2).
+    /// Unknown methods have not.
     pub fn idempotent(self) -> bool {
         match self {
             Method::Get

@@ -1,5 +1,6 @@
-//! `httparse` and `hyper` as oracles: where both they and we accept a message, we must read the same one and agree on
-//! where it ends. For tests and fuzzing only; each function panics on a difference.
+//! `httparse` and `hyper` as oracles: where both they and we accept a message, we must read
+//! the same one and agree on where it ends. For tests and fuzzing only; each function
+//! panics on a difference.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -40,7 +41,8 @@ pub(super) fn httparse_request(raw: &[u8]) -> bool {
     true
 }
 
-/// Compares with hyper's server the request in `raw` and where the one after it begins; says whether both accepted it.
+/// Compares with hyper's server the request in `raw` and where the one after it begins; says
+/// whether both accepted it.
 pub(super) fn hyper_request(raw: &[u8]) -> bool {
     const NEXT: &[u8] = b"GET /next HTTP/1.1\r\nHost: n\r\n\r\n";
     let raw = [raw, NEXT].concat();
@@ -52,7 +54,8 @@ pub(super) fn hyper_request(raw: &[u8]) -> bool {
         return false;
     };
     assert_eq!(ours, first);
-    // What follows begins at the same byte: nothing can be smuggled past us to a hyper behind us. hyper may close instead.
+    // What follows begins at the same byte: nothing can be smuggled past us to a hyper behind us.
+    // hyper may close instead.
     if let Some(next) = theirs.next()
         && keep_alive
         && raw[end..] == *NEXT

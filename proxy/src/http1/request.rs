@@ -1,10 +1,12 @@
 //! The strict parser of request heads (RFC 9112, sections 2 to 6).
 //!
-//! What is ambiguous is refused, never repaired: a request that two servers could read differently must not reach a
-//! second one. It does not parse the host name, does not decode the target and does not look at the body.
+//! What is ambiguous is refused, never repaired: a request that two servers could read differently
+//! must not reach a second one. It does not parse the host name, does not decode the target and
+//! does not look at the body.
 //!
-//! Invariant: each check depends on bytes from the beginning up to one position only, and checks run in the order of
-//! these positions. So the first error is the same for every cut of the input into reads.
+//! Invariant: each check depends on bytes from the beginning up to one position only, and
+//! checks run in the order of these positions. So the first error is the same for every cut of
+//! the input into reads.
 
 use portico_routing::field::Field;
 
@@ -23,7 +25,8 @@ pub enum TargetForm {
     Origin,
     /// `http://authority/path?query`, or `https:`.
     Absolute,
-    /// `*`, or an absolute-form OPTIONS without path and query, which means the same (RFC 9112, section 3.2.4).
+    /// `*`, or an absolute-form OPTIONS without path and query, which means the same (RFC
+    /// 9112, section 3.2.4).
     Asterisk,
 }
 
@@ -36,8 +39,9 @@ pub struct RequestHead {
     pub method_name: Span,
     /// The form of the target.
     pub form: TargetForm,
-    /// The target without scheme and authority: begins with `/`, or, for an absolute-form without a path, is empty or
-    /// begins with `?` (then `/` belongs before it, see [`RequestHead::needs_slash`]), or is `*`.
+    /// The target without scheme and authority: begins with `/`, or, for an absolute-form without a
+    /// path, is empty or begins with `?` (then `/` belongs before it, see
+    /// [`RequestHead::needs_slash`]), or is `*`.
     pub target: Span,
     /// The authority of an absolute-form; it wins over `host` (RFC 9112, section 3.2.2).
     pub authority: Option<Span>,
@@ -51,9 +55,11 @@ pub struct RequestHead {
     pub framing: Framing,
     /// Whether the client may send another request on this connection.
     pub keep_alive: bool,
-    /// The client waits for 100 before it sends the body. Always false with HTTP/1.0 and where no body is to come.
+    /// The client waits for 100 before it sends the body. Always false with HTTP/1.0 and
+    /// where no body is to come.
     pub expect_continue: bool,
-    /// A WebSocket handshake: GET, HTTP/1.1, `Upgrade: websocket`, `Connection: upgrade` and no body (RFC 6455, section 4.1).
+    /// A WebSocket handshake: GET, HTTP/1.1, `Upgrade: websocket`, `Connection: upgrade` and no
+    /// body (RFC 6455, section 4.1).
     pub upgrade_websocket: bool,
     /// The options of all `Connection` fields.
     pub connection: Connection,
@@ -84,7 +90,8 @@ impl RequestHead {
         }
     }
 
-    /// Whether `Connection` names this field and may: it is not to be forwarded (RFC 9110, section 7.6.1).
+    /// Whether `Connection` names this field and may: it is not to be forwarded (RFC
+    /// 9110, section 7.6.1).
     #[inline]
     pub fn nominated(&self, buf: &[u8], field: &HeaderField) -> bool {
         self.connection.nominates(buf, field)
@@ -164,8 +171,8 @@ impl RequestParser {
         head.user_agent = None;
     }
 
-    /// Goes on reading. `buf` begins at the first byte of the request and holds at least the bytes of the last call.
-    /// After `Complete` the head takes `head().len` bytes of it.
+    /// Goes on reading. `buf` begins at the first byte of the request and holds at least the bytes
+    /// of the last call. After `Complete` the head takes `head().len` bytes of it.
     pub fn parse(&mut self, buf: &[u8]) -> Result<Parsed, RequestError> {
         loop {
             let step = match self.phase {
@@ -193,13 +200,15 @@ impl RequestParser {
         &self.head
     }
 
-    /// Whether nothing but part of a leading empty line has been seen: a connection that closes here was just idle.
+    /// Whether nothing but part of a leading empty line has been seen: a connection that
+    /// closes here was just idle.
     pub fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::LeadingLine)
             || (matches!(self.phase, Phase::Method) && self.cursor == self.start)
     }
 
-    /// One empty line before the request is skipped: old clients send it after a body (RFC 9112, section 2.2).
+    /// One empty line before the request is skipped: old clients send it after a body
+    /// (RFC 9112, section 2.2).
     fn leading_line(&mut self, buf: &[u8]) -> Result<Step, RequestError> {
         match buf {
             [] | [b'\r'] => Ok(Step::NeedMore),
@@ -299,7 +308,8 @@ impl RequestParser {
                 let scheme = scheme_length(target).ok_or(RequestError::BadTargetForm)?;
                 let rest = &target[scheme..];
                 let length = memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len());
-                // Userinfo is the oldest trick to make a name look like another one (RFC 9110, section 4.2.4).
+                // Userinfo is the oldest trick to make a name look like another one (RFC
+                // 9110, section 4.2.4).
                 if length == 0 || rest[..length].contains(&b'@') {
                     return Err(RequestError::BadAuthority);
                 }
@@ -440,8 +450,8 @@ fn check_field_line(line: &[u8]) -> Result<usize, RequestError> {
     }
 }
 
-/// What ends a target or may not stand in one: control bytes, space, DEL, `#`. Bytes from 0x80 on are let through, as
-/// browsers and old links have them.
+/// What ends a target or may not stand in one: control bytes, space, DEL, `#`. Bytes from 0x80 on
+/// are let through, as browsers and old links have them.
 const TARGET_END: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;

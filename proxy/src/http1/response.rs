@@ -1,6 +1,7 @@
 //! The tolerant parser of the heads of tools' answers (RFC 9112, sections 4 to 6).
 //!
-//! Old tools must keep working, and the head that leaves is written anew, so what has one sensible reading is mended:
+//! Old tools must keep working, and the head that leaves is written anew, so what has one
+//! sensible reading is mended:
 //!
 //! | what | becomes |
 //! |---|---|
@@ -13,10 +14,12 @@
 //! | `Content-Length` with `Transfer-Encoding` | chunked; the connection is not reused (RFC 9112, section 6.3) |
 //! | `Transfer-Encoding` in HTTP/1.0 | chunked; the connection is not reused (RFC 9112, section 6.1) |
 //!
-//! What would let two readers see different messages is refused: lengths that differ or are not numbers, other transfer
-//! codings than one `chunked`, control bytes in a framing field, a 101 that nobody asked for.
+//! What would let two readers see different messages is refused: lengths that differ or are not
+//! numbers, other transfer codings than one `chunked`, control bytes in a framing field, a 101
+//! that nobody asked for.
 //!
-//! It does not look at the body, and it does not edit the fields: the mending writes spaces into the buffer, no more.
+//! It does not look at the body, and it does not edit the fields: the mending writes spaces into
+//! the buffer, no more.
 
 use portico_routing::field::Field;
 
@@ -42,13 +45,13 @@ pub struct ResponseHead {
     pub reason: Span,
     /// The version.
     pub version: Version,
-    /// All header fields in their order but the dropped ones. Framing fields are among them, also repeated ones: they are
-    /// to be written from `framing` and `content_length`, never copied.
+    /// All header fields in their order but the dropped ones. Framing fields are among them, also
+    /// repeated ones: they are to be written from `framing` and `content_length`, never copied.
     pub fields: Vec<HeaderField>,
     /// How the body ends.
     pub framing: Framing,
-    /// The length that the answer states, whether or not a body of that length follows (HEAD, 304). None where it must
-    /// not be passed on: with chunked, 1xx and 204.
+    /// The length that the answer states, whether or not a body of that length follows (HEAD, 304).
+    /// None where it must not be passed on: with chunked, 1xx and 204.
     pub content_length: Option<u64>,
     /// Whether the connection may be used again once the body has ended.
     pub reusable: bool,
@@ -59,7 +62,8 @@ pub struct ResponseHead {
 }
 
 impl ResponseHead {
-    /// Whether `Connection` names this field and may: it is not to be forwarded (RFC 9110, section 7.6.1).
+    /// Whether `Connection` names this field and may: it is not to be forwarded (RFC
+    /// 9110, section 7.6.1).
     #[inline]
     pub fn nominated(&self, buf: &[u8], field: &HeaderField) -> bool {
         self.connection.nominates(buf, field)
@@ -120,8 +124,9 @@ impl ResponseParser {
         self.head.connection.clear();
     }
 
-    /// Goes on reading. `buf` begins at the first byte of the answer and holds at least the bytes of the last call, as
-    /// that call left them. After `Complete` the head takes `head().len` bytes of it.
+    /// Goes on reading. `buf` begins at the first byte of the answer and holds at least the
+    /// bytes of the last call, as that call left them. After `Complete` the head takes
+    /// `head().len` bytes of it.
     pub fn parse(&mut self, buf: &mut [u8], request: RequestKind) -> Result<Parsed, ResponseError> {
         match self.phase {
             Phase::Complete => return Ok(Parsed::Complete),
@@ -258,7 +263,8 @@ impl ResponseParser {
         Ok(())
     }
 
-    /// Joins a folded line to the value before it. Each byte is written at most once, however many lines are folded.
+    /// Joins a folded line to the value before it. Each byte is written at most once, however
+    /// many lines are folded.
     fn folded_line(
         &mut self,
         buf: &mut [u8],
@@ -327,8 +333,8 @@ impl ResponseParser {
     }
 }
 
-/// Trims a value and makes spaces of the control bytes in it. In a framing field they are an error: which length would
-/// `1\x002` be?
+/// Trims a value and makes spaces of the control bytes in it. In a framing field they are an error:
+/// which length would `1\x002` be?
 fn clean_value(
     buf: &mut [u8],
     start: usize,
@@ -355,7 +361,8 @@ pub(super) fn mend(bytes: &mut [u8]) {
     }
 }
 
-/// The length that one field states: one number, or the same one in a list; equal to what earlier fields stated.
+/// The length that one field states: one number, or the same one in a list; equal to what
+/// earlier fields stated.
 fn content_length(buf: &[u8], value: Span, earlier: Option<u64>) -> Result<u64, ResponseError> {
     let mut stated = earlier;
     // Not `ListItems`: an empty element is malformed here.

@@ -1,11 +1,12 @@
-//! Puts status lines, fields and chunk heads together. It does not check them: what it gets comes from the parsers,
-//! which let nothing through that could end a line, or from the configuration, which is checked when it is read.
+//! Puts status lines, fields and chunk heads together. It does not check them: what it gets comes
+//! from the parsers, which let nothing through that could end a line, or from the configuration,
+//! which is checked when it is read.
 
 /// The last chunk; trailers and an empty line follow it (RFC 9112, section 7.1).
 pub const LAST_CHUNK: &[u8] = b"0\r\n";
 
-/// Appends `HTTP/1.1 <status> <reason>` and the line end. `reason` may be empty; the space before it stays, as RFC 9112,
-/// section 4 wants.
+/// Appends `HTTP/1.1 <status> <reason>` and the line end. `reason` may be empty; the space before
+/// it stays, as RFC 9112, section 4 wants.
 pub fn write_status_line(out: &mut Vec<u8>, status: u16, reason: &[u8]) {
     debug_assert!((100..=999).contains(&status) && is_one_line(reason));
     let digit = |value: u16| b'0' + (value % 10) as u8;
@@ -28,8 +29,8 @@ pub fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes the line that begins a chunk of `size` bytes to the end of `out` and returns where it starts there.
-/// `size` is not 0: that would be the last chunk.
+/// Writes the line that begins a chunk of `size` bytes to the end of `out` and returns where it
+/// starts there. `size` is not 0: that would be the last chunk.
 pub fn chunk_head(size: usize, out: &mut [u8; 18]) -> usize {
     debug_assert!(size > 0);
     out[16] = b'\r';
@@ -46,7 +47,8 @@ pub fn chunk_head(size: usize, out: &mut [u8; 18]) -> usize {
     }
 }
 
-/// The usual words for a status code (RFC 9110, section 15, and the IANA registry); empty for a code without any.
+/// The usual words for a status code (RFC 9110, section 15, and the IANA registry); empty
+/// for a code without any.
 pub fn reason_phrase(status: u16) -> &'static str {
     match status {
         100 => "Continue",

@@ -17,8 +17,9 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// The wait before the next attempt: between half and all of a ceiling that doubles up to [`MAX_WAIT`], so that the
-    /// proxies of one redis do not come back in step. `random` is any number, uniformly distributed.
+    /// The wait before the next attempt: between half and all of a ceiling that doubles up to
+    /// [`MAX_WAIT`], so that the proxies of one redis do not come back in step. `random` is any
+    /// number, uniformly distributed.
     pub(super) fn next_wait(&mut self, random: u64) -> Duration {
         let ceiling = FIRST_WAIT
             .saturating_mul(1u32.checked_shl(self.attempts).unwrap_or(u32::MAX))

@@ -1,7 +1,8 @@
 //! Comparing the whole table with redis: where it stands and what it has found so far.
 //!
-//! A SCAN of the `prefix:` keys, one of the `redirect:` keys, then the tools of the table that neither showed, then a round
-//! trip so that pushes can explain what differed. Pure bookkeeping: `sync.rs` asks, applies and decides.
+//! A SCAN of the `prefix:` keys, one of the `redirect:` keys, then the tools of the table that
+//! neither showed, then a round trip so that pushes can explain what differed. Pure bookkeeping:
+//! `sync.rs` asks, applies and decides.
 
 use std::collections::HashSet;
 
@@ -63,7 +64,8 @@ pub(super) struct Rescan {
     pub(super) stage: Stage,
     /// Tools that redis holds.
     pub(super) seen: HashSet<Box<str>>,
-    /// Tools that differed and that no push has named: drift, if the connection had been there all the time.
+    /// Tools that differed and that no push has named: drift, if the connection had
+    /// been there all the time.
     pub(super) suspects: HashSet<Box<str>>,
     pub(super) outcome: Comparison,
 }

@@ -1,14 +1,17 @@
 //! The last known good table on disk, for a start while redis cannot be reached.
 //!
-//! Holds the text of patterns and backends of each tool and its redirect mark, nothing compiled, and no bad entries: they
-//! route nothing. Does not decide when to write or whether to use what it reads.
+//! Holds the text of patterns and backends of each tool and its redirect mark, nothing
+//! compiled, and no bad entries: they route nothing. Does not decide when to write or whether
+//! to use what it reads.
 //!
-//! Layout, all numbers little-endian: `MAGIC`, version `u32`, seconds since 1970 `u64`, then for each tool the byte 1, its
-//! name, a byte of flags (1: redirect), the number of routes `u32` and for each route pattern and backend; then the byte 0,
-//! and the CRC-32 of all before it. A text is its length `u32` and its bytes.
+//! Layout, all numbers little-endian: `MAGIC`, version `u32`, seconds since 1970 `u64`, then for
+//! each tool the byte 1, its name, a byte of flags (1: redirect), the number of routes `u32` and
+//! for each route pattern and backend; then the byte 0, and the CRC-32 of all before it. A text is
+//! its length `u32` and its bytes.
 //!
-//! Invariant: the file at the path is whole or absent. It is written beside it, synced and renamed, so that a crash leaves
-//! the old one; whatever else stands there is refused with its reason, never half used.
+//! Invariant: the file at the path is whole or absent. It is written beside it, synced and
+//! renamed, so that a crash leaves the old one; whatever else stands there is refused with its
+//! reason, never half used.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -21,8 +24,8 @@ use portico_routing::table::{Entry, Table, valid_tool};
 
 const MAGIC: &[u8; 16] = b"portico routes\r\n";
 
-/// Raised when the layout changes. Other versions are refused, older ones too: redis has the truth, and guessing routes is
-/// worse than starting without them.
+/// Raised when the layout changes. Other versions are refused, older ones too: redis has the truth,
+/// and guessing routes is worse than starting without them.
 const VERSION: u32 = 1;
 
 /// A larger file is not read: a million tools take about 80 MB.
@@ -128,8 +131,8 @@ fn write_and_rename(
     Ok(count)
 }
 
-/// Beside the file, because a rename is atomic only within a file system; with the process id, because at an upgrade two
-/// processes write for a while.
+/// Beside the file, because a rename is atomic only within a file system; with the process id,
+/// because at an upgrade two processes write for a while.
 fn temporary_path(path: &Path) -> io::Result<PathBuf> {
     let name = path
         .file_name()
@@ -147,8 +150,8 @@ fn directory(path: &Path) -> &Path {
     }
 }
 
-/// Writes the whole snapshot to `out`; returns the number of tools. The table may change meanwhile: each entry is whole,
-/// and a change that was missed marks the table as changed again.
+/// Writes the whole snapshot to `out`; returns the number of tools. The table may change meanwhile:
+/// each entry is whole, and a change that was missed marks the table as changed again.
 fn encode(table: &Table, now: SystemTime, out: &mut impl Write) -> io::Result<u64> {
     let mut out = Checked {
         inner: out,

@@ -1,4 +1,5 @@
-//! What redis holds for one tool, as an entry of the table: never fails, what is bad is skipped and shown.
+//! What redis holds for one tool, as an entry of the table: never fails, what is bad
+//! is skipped and shown.
 
 use portico_routing::table::{BadRoute, Entry};
 

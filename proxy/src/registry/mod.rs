@@ -1,13 +1,15 @@
 //! The routing table's source: redis, and the last known good table on disk.
 //!
-//! [`Registry::start`] subscribes and loads, or falls back to the snapshot; [`Registry::run`] keeps the table in step for
-//! ever. This file does the input and output; what to read and what follows from it is decided in `sync.rs`, `removal.rs`
-//! and `backoff.rs`, which are pure. Requests never wait for anything here: they read the [`Table`].
+//! [`Registry::start`] subscribes and loads, or falls back to the snapshot; [`Registry::run`] keeps
+//! the table in step for ever. This file does the input and output; what to read and what follows
+//! from it is decided in `sync.rs`, `removal.rs` and `backoff.rs`, which are pure. Requests never
+//! wait for anything here: they read the [`Table`].
 //!
 //! Does not resolve names, does not know static routes, and never writes to redis.
 //!
-//! Invariants: while redis is not reachable the table stays as it is, for ever; empty and unreachable are different things;
-//! nothing waits for redis without a bound; the password reaches no log and no error.
+//! Invariants: while redis is not reachable the table stays as it is, for ever; empty and
+//! unreachable are different things; nothing waits for redis without a bound; the password reaches
+//! no log and no error.
 
 mod backoff;
 mod compare;
@@ -53,10 +55,12 @@ const COMPARE_INTERVAL: Duration = Duration::from_secs(300);
 /// The snapshot is written at most this often.
 const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Says whether routes may point at a backend; the error is the reason that is shown with the bad entry.
+/// Says whether routes may point at a backend; the error is the reason that is
+/// shown with the bad entry.
 pub type Admit = Arc<dyn Fn(&Backend) -> Result<(), String> + Send + Sync>;
 
-/// Is told of every entry before it enters the table, for instance to have its names resolved. Must not block.
+/// Is told of every entry before it enters the table, for instance to have its names
+/// resolved. Must not block.
 pub type Changed = Arc<dyn Fn(&str, &Entry) + Send + Sync>;
 
 /// Why there is no table to start with.
@@ -95,13 +99,14 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Fills `table`: from redis, else from the snapshot on disk, which the log then says. Subscribes before it loads, so
-    /// that no change is missed between this and [`Registry::run`].
+    /// Fills `table`: from redis, else from the snapshot on disk, which the log then says.
+    /// Subscribes before it loads, so that no change is missed between this and [`Registry::run`].
     ///
     /// Call it on the runtime that will run [`Registry::run`]: the connection lives there.
     ///
     /// # Errors
-    /// Redis cannot be used and there is no usable snapshot; within about a minute at most, 5 s if redis says nothing.
+    /// Redis cannot be used and there is no usable snapshot; within about a minute at most, 5 s
+    /// if redis says nothing.
     pub async fn start(
         config: &config::Registry,
         table: Arc<Table>,
@@ -138,8 +143,8 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Keeps the table in step with redis, reconnecting as often as it takes, and the snapshot in step with the table.
-    /// Never returns; drop it to stop.
+    /// Keeps the table in step with redis, reconnecting as often as it takes, and the snapshot in
+    /// step with the table. Never returns; drop it to stop.
     pub async fn run(self) {
         let saver = save_for_ever(
             self.snapshot.clone(),
@@ -409,7 +414,8 @@ enum Turn {
     Idle,
 }
 
-/// Host (name or address) and port of the redis of `config`, which routes must not point at; `None` for a unix socket.
+/// Host (name or address) and port of the redis of `config`, which routes must not point at;
+/// `None` for a unix socket.
 pub fn server_address(config: &config::Registry) -> Option<(String, u16)> {
     tracking::server_address(&config.url)
 }

@@ -1,18 +1,22 @@
-//! When a vanishing table is not believed at once: small removals act immediately, a large one is held back until a grace
-//! time has passed and redis, asked again, still does not hold the entries.
+//! When a vanishing table is not believed at once: small removals act immediately, a large one is
+//! held back until a grace time has passed and redis, asked again, still does not hold the entries.
 //!
-//! Does not read redis, the clock or the table: what is missing, how large the table is and `now` are parameters.
+//! Does not read redis, the clock or the table: what is missing, how large the table is and
+//! `now` are parameters.
 //!
-//! Invariants: an entry is held at most once, with the time of its first disappearance; an entry that is seen again is
-//! forgotten here; nothing is released that was not reported missing after its grace time.
+//! Invariants: an entry is held at most once, with the time of its first disappearance; an
+//! entry that is seen again is forgotten here; nothing is released that was not reported
+//! missing after its grace time.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// Fewer vanished entries than this are never held back: in a small table half of it is one person's clean-up.
+/// Fewer vanished entries than this are never held back: in a small table half of it is
+/// one person's clean-up.
 pub(super) const MIN_HELD: usize = 10;
 
-/// Removals within this time count as one: a script that deletes key by key empties a table as well as FLUSHALL does.
+/// Removals within this time count as one: a script that deletes key by key empties a table as
+/// well as FLUSHALL does.
 pub(super) const BURST_WINDOW: Duration = Duration::from_secs(10);
 
 /// What is held back, and what was removed lately.
@@ -20,7 +24,8 @@ pub(super) struct Removals {
     percent: u8,
     grace: Duration,
     held: HashMap<Box<str>, Instant>,
-    /// No later than the earliest moment at which something held may go; `None` when nothing is held.
+    /// No later than the earliest moment at which something held may go; `None`
+    /// when nothing is held.
     earliest: Option<Instant>,
     recent: VecDeque<(Instant, usize)>,
 }
@@ -37,7 +42,8 @@ pub(super) struct Decision {
 }
 
 impl Removals {
-    /// `percent`: more of the table than this vanishing at once is held back for `grace`. 100 never holds back.
+    /// `percent`: more of the table than this vanishing at once is held back for `grace`.
+    /// 100 never holds back.
     pub(super) fn new(percent: u8, grace: Duration) -> Self {
         Self {
             percent,
@@ -48,7 +54,8 @@ impl Removals {
         }
     }
 
-    /// Decides about `missing`: entries of a table of `table_len` entries that redis was just seen not to hold.
+    /// Decides about `missing`: entries of a table of `table_len` entries that redis was
+    /// just seen not to hold.
     pub(super) fn decide(
         &mut self,
         missing: Vec<Box<str>>,
@@ -99,8 +106,8 @@ impl Removals {
         }
     }
 
-    /// Held entries whose grace time is over. They stay held until [`Removals::decide`] hears that redis, asked again,
-    /// still does not hold them.
+    /// Held entries whose grace time is over. They stay held until [`Removals::decide`] hears that
+    /// redis, asked again, still does not hold them.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Box<str>> {
         if self.earliest.is_none_or(|earliest| earliest > now) {
             return Vec::new();
@@ -247,8 +254,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever vanishes, returns and in whichever order: nothing leaves twice, a held entry leaves only after its
-        /// grace time, and in the end, with redis empty and the grace time over, the table is empty.
+        /// Whatever vanishes, returns and in whichever order: nothing leaves twice, a held entry
+        /// leaves only after its grace time, and in the end, with redis empty and the grace time
+        /// over, the table is empty.
         #[test]
         fn everything_missing_leaves_in_the_end(
             percent in 0u8..=100,

@@ -1,5 +1,5 @@
-//! What `/status`, metrics and logs may know about the registry: plain counters, written by the control thread and read by
-//! anybody at any time. Decides nothing.
+//! What `/status`, metrics and logs may know about the registry: plain counters, written by the
+//! control thread and read by anybody at any time. Decides nothing.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub enum Source {
     /// Redis.
     Redis,
-    /// The snapshot on disk that was written at this time; redis has not been reached since the start.
+    /// The snapshot on disk that was written at this time; redis has not been
+    /// reached since the start.
     Snapshot(SystemTime),
 }
 
@@ -56,8 +57,8 @@ impl RegistryStatus {
         }
     }
 
-    /// When the table was last known to be what redis holds, give or take the changes of that moment; `None`: never since
-    /// the start. Its age is the age of the table.
+    /// When the table was last known to be what redis holds, give or take the changes of that
+    /// moment; `None`: never since the start. Its age is the age of the table.
     pub fn last_sync(&self) -> Option<SystemTime> {
         match self.last_sync.load(Relaxed) {
             0 => None,
@@ -65,12 +66,14 @@ impl RegistryStatus {
         }
     }
 
-    /// Tools that redis no longer holds and that are kept for the grace time of `registry.mass_removal`.
+    /// Tools that redis no longer holds and that are kept for the grace time of
+    /// `registry.mass_removal`.
     pub fn held_back(&self) -> u64 {
         self.held_back.load(Relaxed)
     }
 
-    /// Keys `prefix:*` and `redirect:*` at the last full look that name no possible tool (not UTF-8, upper case, too long).
+    /// Keys `prefix:*` and `redirect:*` at the last full look that name no possible tool (not
+    /// UTF-8, upper case, too long).
     pub fn bad_keys(&self) -> u64 {
         self.bad_keys.load(Relaxed)
     }

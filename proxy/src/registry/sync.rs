@@ -1,12 +1,13 @@
 //! Redis to table: a state machine that says what to read next and applies what was read.
 //!
-//! No socket, clock, task or logging: the driver in `mod.rs` carries out each [`Action`], hands the answer back with
-//! `now`, and logs the [`Event`]s. So the property test below runs the very code that runs in production against a
-//! pretended redis, in any order of writes, pushes and lost connections.
+//! No socket, clock, task or logging: the driver in `mod.rs` carries out each [`Action`], hands
+//! the answer back with `now`, and logs the [`Event`]s. So the property test below runs the
+//! very code that runs in production against a pretended redis, in any order of writes, pushes
+//! and lost connections.
 //!
-//! Invariants: an entry enters or leaves the table only after redis was asked for that very key (a push and a SCAN only say
-//! where to look); an entry is put in place only when it differs; a comparison that breaks off removes nothing; what
-//! vanishes goes through [`Removals`].
+//! Invariants: an entry enters or leaves the table only after redis was asked for that very key (a
+//! push and a SCAN only say where to look); an entry is put in place only when it differs; a
+//! comparison that breaks off removes nothing; what vanishes goes through [`Removals`].
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -29,7 +30,8 @@ pub(super) enum Action {
     Read(Purpose, Vec<Box<str>>),
     /// One step of a SCAN, handed to [`TableSync::scanned`].
     Scan(Keys, u64),
-    /// A round trip, handed to [`TableSync::ponged`]: every push that redis had for us before it has then arrived.
+    /// A round trip, handed to [`TableSync::ponged`]: every push that redis had for us before
+    /// it has then arrived.
     Ping,
     /// Nothing, until news arrive or [`TableSync::next_due`].
     Wait,
@@ -102,7 +104,8 @@ impl TableSync {
         }
     }
 
-    /// Begins to compare the whole table with redis, after the comparison under way if there is one.
+    /// Begins to compare the whole table with redis, after the comparison under
+    /// way if there is one.
     pub(super) fn compare(&mut self, why: Why) {
         if self.rescan.is_some() {
             self.again = Some(why);
@@ -140,8 +143,8 @@ impl TableSync {
         }
     }
 
-    /// What to do next. Each [`Action`] but `Wait` must be answered before the next call, or [`TableSync::disconnected`] be
-    /// called.
+    /// What to do next. Each [`Action`] but `Wait` must be answered before the next call, or
+    /// [`TableSync::disconnected`] be called.
     pub(super) fn next(&mut self, now: Instant) -> Action {
         if !(self.rescan_next && self.rescan.is_some())
             && let Some(tools) = self.next_pushed(now)
@@ -164,7 +167,8 @@ impl TableSync {
     fn next_of_rescan(&mut self, now: Instant) -> Action {
         loop {
             let Some(rescan) = &mut self.rescan else {
-                // Pushed tools may be waiting when it was the comparison's turn and that had nothing left to ask.
+                // Pushed tools may be waiting when it was the comparison's turn and that had
+                // nothing left to ask.
                 return match self.next_pushed(now) {
                     Some(tools) => Action::Read(Purpose::Pushed, tools),
                     None => Action::Wait,
@@ -358,8 +362,9 @@ impl TableSync {
         }
     }
 
-    /// After a first load from redis: what the snapshot of the last run held and redis does not is a removal like any
-    /// other, so that a redis that was restarted empty together with portico does not empty the table at once either.
+    /// After a first load from redis: what the snapshot of the last run held and redis does not is
+    /// a removal like any other, so that a redis that was restarted empty together with portico
+    /// does not empty the table at once either.
     pub(super) fn hold_vanished(&mut self, snapshot: Snapshot, now: Instant) {
         let of = snapshot.tools.len();
         let gone = snapshot
@@ -507,7 +512,8 @@ mod tests {
             } else {
                 "redirect:"
             };
-            // The cursor is a place in a fixed order of all possible tools, as redis' is one in its hash table.
+            // The cursor is a place in a fixed order of all possible tools, as redis' is
+            // one in its hash table.
             let order: Vec<String> = std::iter::once(ALWAYS.to_owned())
                 .chain((0..TOOLS).map(|n| format!("t{n}")))
                 .collect();
@@ -699,7 +705,8 @@ mod tests {
     }
 
     proptest! {
-        /// Any interleaving of writes, pushes, answers, lost connections and flushes ends in the table that redis holds.
+        /// Any interleaving of writes, pushes, answers, lost connections and flushes ends in the
+        /// table that redis holds.
         #[test]
         fn the_table_becomes_what_redis_holds(
             percent in prop_oneof![Just(50u8), Just(0), Just(100)],

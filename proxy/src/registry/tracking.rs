@@ -1,13 +1,17 @@
-//! One connection to redis: RESP3 client tracking in broadcast mode, and the few commands that read the table.
+//! One connection to redis: RESP3 client tracking in broadcast mode, and the few commands
+//! that read the table.
 //!
-//! Subscribes to the invalidations of `prefix:` and `redirect:` keys before anything is read, collects them without a
-//! bound on their rate but with one on their number, and reads keys in pipelined batches. Decides nothing about the table.
+//! Subscribes to the invalidations of `prefix:` and `redirect:` keys before anything is read,
+//! collects them without a bound on their rate but with one on their number, and reads keys in
+//! pipelined batches. Decides nothing about the table.
 //!
-//! What redis pushes (measured on 7.0): the keys written in any database, also when the value stays the same; a null for
-//! FLUSHALL, FLUSHDB of any database and a replica's full resync; nothing for SWAPDB. So a push says only "look again".
+//! What redis pushes (measured on 7.0): the keys written in any database, also when the value stays
+//! the same; a null for FLUSHALL, FLUSHDB of any database and a replica's full resync; nothing for
+//! SWAPDB. So a push says only "look again".
 //!
-//! Invariants: every wait for redis is bounded; no text from here holds the password; an answer that means "not now" (LOADING,
-//! MASTERDOWN, NOPERM) is an error and never looks like a missing key.
+//! Invariants: every wait for redis is bounded; no text from here holds the password;
+//! an answer that means "not now" (LOADING, MASTERDOWN, NOPERM) is an error and never
+//! looks like a missing key.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -56,7 +60,8 @@ pub(super) enum Keys {
     Redirect,
 }
 
-/// The tool that a key of redis is about; `None` when the key is none of ours or its tool can never be asked for.
+/// The tool that a key of redis is about; `None` when the key is none of ours or its tool
+/// can never be asked for.
 pub(super) fn tool_of(key: &[u8]) -> Option<&str> {
     let tool = key
         .strip_prefix(PREFIX.as_bytes())
@@ -93,7 +98,8 @@ impl Endpoint {
     /// Understands `redis://`, `rediss://` and `unix://` URLs. The error is the reason alone.
     pub(super) fn new(url: &SecretUrl) -> Result<Self, LinkError> {
         let bad = |error: RedisError| LinkError::Redis(sentence(&error, None));
-        // An error about the URL as a whole might quote it; those of the redis crate do not, and a test holds them to it.
+        // An error about the URL as a whole might quote it; those of the redis crate do not, and a
+        // test holds them to it.
         let info = url.expose().into_connection_info().map_err(bad)?;
         let settings = info
             .redis_settings()
@@ -157,7 +163,8 @@ pub(super) struct Link {
 impl Link {
     /// Connects and subscribes: whatever is read from it afterwards, a later change is told.
     ///
-    /// Needs a tokio runtime: the redis crate spawns the task that drives the socket; it ends with the `Link`.
+    /// Needs a tokio runtime: the redis crate spawns the task that drives the socket; it
+    /// ends with the `Link`.
     pub(super) async fn open(endpoint: &Endpoint) -> Result<Self, LinkError> {
         let pending = Arc::new(Pending::default());
         let sink = Arc::clone(&pending);
@@ -193,7 +200,8 @@ impl Link {
         }
     }
 
-    /// One step of a SCAN: the next cursor (0: the end) and some keys, a key perhaps more than once.
+    /// One step of a SCAN: the next cursor (0: the end) and some keys, a key
+    /// perhaps more than once.
     pub(super) async fn scan(
         &mut self,
         keys: Keys,
@@ -211,8 +219,8 @@ impl Link {
         scan_answer(answer)
     }
 
-    /// What redis holds for each of `tools`, in their order. The sizes of the hashes are asked first, so that a huge one is
-    /// not read.
+    /// What redis holds for each of `tools`, in their order. The sizes of the hashes are asked
+    /// first, so that a huge one is not read.
     pub(super) async fn read(&mut self, tools: &[Box<str>]) -> Result<Vec<Stored>, LinkError> {
         let mut pipeline = redis::pipe();
         for tool in tools {
@@ -242,7 +250,8 @@ impl Link {
         Ok(stored)
     }
 
-    /// Reads the hashes of those `tools` whose index and number of fields are in `wanted` into `stored`.
+    /// Reads the hashes of those `tools` whose index and number of fields are in
+    /// `wanted` into `stored`.
     async fn read_hashes(
         &mut self,
         tools: &[Box<str>],

@@ -50,7 +50,8 @@ pub enum CertificateError {
     /// The PEM armour is damaged, as in a file that is half written.
     #[error("{path}: broken PEM ({1}); write the file again, whole", path = .0.display())]
     BrokenPem(PathBuf, &'static str),
-    /// The chain file has no `BEGIN CERTIFICATE` section; the hint is what it seems to hold instead.
+    /// The chain file has no `BEGIN CERTIFICATE` section; the hint is what it
+    /// seems to hold instead.
     #[error("{path}: holds no PEM certificate{1}", path = .0.display())]
     NoCertificate(PathBuf, &'static str),
     /// A certificate of the chain (counted from 1) is not X.509, in the parser's words.

@@ -3,9 +3,10 @@
 //! Workers read one immutable set through an [`ArcSwap`]; the control thread builds the next one
 //! aside and swaps it. A handshake sees either set whole, and open connections are not touched.
 //!
-//! A change is taken up at the second call that finds the files the same, so that a file that is being
-//! written, or a chain whose key follows a moment later, is not judged half-way. What is broken then is
-//! reported once; the certificate that worked stays in use until the files are good again.
+//! A change is taken up at the second call that finds the files the same, so that a file that
+//! is being written, or a chain whose key follows a moment later, is not judged half-way.
+//! What is broken then is reported once; the certificate that worked stays in use until the
+//! files are good again.
 //!
 //! Not here: what makes a pair of files good (`certificate`), timers and threads.
 
@@ -27,8 +28,8 @@ use tracing::{error, info, warn};
 
 use super::certificate::{Certificate, CertificateError};
 
-/// How often to call [`CertificateStore::reload_changed`]: a change is in use after two calls, which
-/// keeps it under the promised 5 seconds with room for a busy machine.
+/// How often to call [`CertificateStore::reload_changed`]: a change is in use after two calls,
+/// which keeps it under the promised 5 seconds with room for a busy machine.
 pub const RELOAD_INTERVAL: Duration = Duration::from_millis(1500);
 
 /// All certificates of the process. Never empty.
@@ -47,7 +48,8 @@ pub struct ReloadOutcome {
     pub failed: usize,
     /// The files were broken and are good again (also counted in `replaced` if they differ).
     pub recovered: usize,
-    /// The files are broken, since this call or an earlier one: the last good certificate is in use.
+    /// The files are broken, since this call or an earlier one: the last good
+    /// certificate is in use.
     pub failing: usize,
 }
 
@@ -92,8 +94,8 @@ impl CertificateStore {
         }))
     }
 
-    /// Looks whether files changed and takes good ones up; call it every [`RELOAD_INTERVAL`]. Reads the
-    /// disk, so it belongs on the control thread. Logs what it does, each change once.
+    /// Looks whether files changed and takes good ones up; call it every [`RELOAD_INTERVAL`]. Reads
+    /// the disk, so it belongs on the control thread. Logs what it does, each change once.
     pub fn reload_changed(&self) -> ReloadOutcome {
         self.reload_changed_at(SystemTime::now())
     }
@@ -126,6 +128,12 @@ impl CertificateStore {
     /// How many changes on disk were broken and not taken up, since the start.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Whether a certificate names `host`, itself or by a wildcard; other hosts get
+    /// the first certificate.
+    pub fn covers(&self, host: &str) -> bool {
+        !self.serving.load().named(host).is_empty()
     }
 
     /// What works but should be mended, one sentence each, for the certificates in use. Nothing has
@@ -181,7 +189,8 @@ impl fmt::Debug for CertificateStore {
 struct Serving {
     /// In the order of the configuration.
     certificates: Vec<Arc<Certificate>>,
-    /// Name (`host` or `*.parent`, lower case) to places in `certificates`, ECDSA before the others.
+    /// Name (`host` or `*.parent`, lower case) to places in `certificates`,
+    /// ECDSA before the others.
     by_name: HashMap<Box<str>, Vec<usize>>,
 }
 
@@ -195,7 +204,8 @@ impl Serving {
             }
         }
         for places in by_name.values_mut() {
-            // Signing with ECDSA costs the server a small part of what RSA costs. The sort is stable.
+            // Signing with ECDSA costs the server a small part of what RSA
+            // costs. The sort is stable.
             places.sort_by_key(|place| {
                 certificates
                     .get(*place)
@@ -208,9 +218,9 @@ impl Serving {
         }
     }
 
-    /// The certificate for a host: by its name, else by the wildcard over it, else the first one; among
-    /// several the first whose key the client can verify. When it can verify none, the best by name:
-    /// rustls then ends the handshake with the right alert.
+    /// The certificate for a host: by its name, else by the wildcard over it, else the first one;
+    /// among several the first whose key the client can verify. When it can verify none, the best
+    /// by name: rustls then ends the handshake with the right alert.
     fn choose(&self, host: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         let named = host.map(|host| self.named(host)).unwrap_or_default();
         let candidates = || {
@@ -227,8 +237,8 @@ impl Serving {
             .map(|found| Arc::clone(&found.key))
     }
 
-    /// Certificates for exactly this name, then those for `*.parent`. A wildcard stands for one label
-    /// (RFC 9525, 6.3).
+    /// Certificates for exactly this name, then those for `*.parent`. A wildcard stands for one
+    /// label (RFC 9525, 6.3).
     fn named(&self, host: &str) -> Vec<&Arc<Certificate>> {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let wildcard = host
@@ -464,8 +474,8 @@ mod tests {
             serving.certificates[0].key.cert[0].to_vec()
         }
 
-        /// Calls `reload_changed` several times; together they must do `outcome` (`failing`: after the
-        /// last one), leave `shown` in use, and log as many lines of each level.
+        /// Calls `reload_changed` several times; together they must do `outcome` (`failing`: after
+        /// the last one), leave `shown` in use, and log as many lines of each level.
         #[track_caller]
         fn check_at(
             &self,

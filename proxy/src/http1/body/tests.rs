@@ -394,7 +394,8 @@ fn a_large_body_in_many_reads() {
     }
 }
 
-/// The naive twin of the strict decoder, for input that is there at once: None for anything it does not accept as whole.
+/// The naive twin of the strict decoder, for input that is there at once: None for anything it does
+/// not accept as whole.
 fn naive(raw: &[u8], limits: BodyLimits) -> Option<(Vec<u8>, String, bool, usize)> {
     let line = |at: usize| -> Option<(&[u8], usize)> {
         let lf = at + raw.get(at..)?.iter().position(|&byte| byte == b'\n')?;

@@ -76,7 +76,8 @@ fn every_cut(raw: &[u8]) -> Result<String, RequestError> {
     whole
 }
 
-/// `fields` are the lines after the request line; what is expected leaves out the fields and the length.
+/// `fields` are the lines after the request line; what is expected leaves out the
+/// fields and the length.
 #[track_caller]
 fn accepted(line: &str, fields: &str, want: &str) {
     let raw = format!("{line}\r\n{fields}\r\n");
@@ -691,7 +692,8 @@ fn one_parser_reads_pipelined_requests() {
     assert_eq!(start, raw.len());
 }
 
-/// A head that comes byte by byte is looked at once: were each call to look at the whole line, this would take minutes.
+/// A head that comes byte by byte is looked at once: were each call to look at the whole line,
+/// this would take minutes.
 #[test]
 fn slow_senders_cost_no_more() {
     let mut parser = RequestParser::new(HeadLimits {
@@ -758,8 +760,8 @@ fn every_error_has_a_status_and_names_its_source() {
     assert_eq!(statuses, [400, 405, 414, 417, 431, 505]);
 }
 
-/// The naive twin: reads a whole head that is there at once, with plain searches, and says the status or what it read.
-/// The input ends in an empty line, so there is always a verdict.
+/// The naive twin: reads a whole head that is there at once, with plain searches, and says the
+/// status or what it read. The input ends in an empty line, so there is always a verdict.
 fn naive(raw: &[u8], limits: HeadLimits) -> Result<String, u16> {
     let skipped = if raw.starts_with(b"\r\n") { 2 } else { 0 };
     let rest = &raw[skipped..];

@@ -1,4 +1,5 @@
-//! Each row of the mending table and each refusal with data, every cut of every sample, and a naive twin.
+//! Each row of the mending table and each refusal with data, every cut of every
+//! sample, and a naive twin.
 
 use proptest::prelude::*;
 
@@ -16,8 +17,8 @@ const GET: RequestKind = RequestKind {
     upgrade: false,
 };
 
-/// What the parser says after each of these lengths was there, up to the first verdict. Each read goes into the buffer
-/// that the parser has mended so far, as on a connection.
+/// What the parser says after each of these lengths was there, up to the first verdict. Each read
+/// goes into the buffer that the parser has mended so far, as on a connection.
 fn verdict(
     raw: &[u8],
     request: RequestKind,
@@ -471,7 +472,8 @@ fn one_parser_reads_interim_and_final_answers() {
     assert_eq!(parser.head().len, rest.len() - 1);
 }
 
-/// The naive twin for heads that are whole and hold lines only: `Err` stands for any refusal, of the same kind.
+/// The naive twin for heads that are whole and hold lines only: `Err` stands for any
+/// refusal, of the same kind.
 fn naive(raw: &[u8], request: RequestKind) -> Result<String, ResponseError> {
     let mut at = 0;
     let mut lines = Vec::new();
