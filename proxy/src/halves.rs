@@ -13,6 +13,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::connection::ClientStream;
+
 /// A stream that several futures of one task may use through shared references.
 #[derive(Debug)]
 pub struct Shared<'a, S>(RefCell<&'a mut S>);
@@ -21,6 +23,13 @@ impl<'a, S> Shared<'a, S> {
     /// Lends `stream` to the futures of one task.
     pub fn new(stream: &'a mut S) -> Self {
         Self(RefCell::new(stream))
+    }
+}
+
+impl<S: ClientStream> Shared<'_, S> {
+    /// See [`ClientStream::taken`].
+    pub fn taken(&self) -> u64 {
+        self.0.borrow().taken()
     }
 }
 
