@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::server::TlsStream;
 
 use crate::buffer::{Buffer, SMALL};
+use crate::counted::Counted;
 use crate::deadline::Deadline;
 use crate::worker::Worker;
 
@@ -44,17 +45,29 @@ pub struct ClientInfo {
 pub trait ClientStream: AsyncRead + AsyncWrite + Unpin {
     /// The TCP connection below.
     fn tcp(&self) -> &TcpStream;
+
+    /// Grows while a flush goes on: bytes that the kernel took. Constant where nothing is buffered
+    /// above the kernel.
+    fn taken(&self) -> u64;
 }
 
 impl ClientStream for TcpStream {
     fn tcp(&self) -> &TcpStream {
         self
     }
+
+    fn taken(&self) -> u64 {
+        0
+    }
 }
 
-impl ClientStream for TlsStream<TcpStream> {
+impl ClientStream for TlsStream<Counted> {
     fn tcp(&self) -> &TcpStream {
-        self.get_ref().0
+        self.get_ref().0.tcp()
+    }
+
+    fn taken(&self) -> u64 {
+        self.get_ref().0.written()
     }
 }
 

@@ -13,6 +13,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::connection::ClientStream;
+
 /// A stream that several futures of one task may use through shared references.
 #[derive(Debug)]
 pub struct Shared<'a, S>(RefCell<&'a mut S>);
@@ -26,6 +28,13 @@ impl<'a, S> Shared<'a, S> {
     /// Looks at the stream.
     pub fn with<T>(&self, look: impl FnOnce(&S) -> T) -> T {
         look(&**self.0.borrow())
+    }
+}
+
+impl<S: ClientStream> Shared<'_, S> {
+    /// See [`ClientStream::taken`].
+    pub fn taken(&self) -> u64 {
+        self.0.borrow().taken()
     }
 }
 

@@ -9,6 +9,7 @@ pub mod buffer;
 pub mod check;
 pub mod connection;
 pub mod context;
+pub mod counted;
 pub mod deadline;
 pub mod demo;
 pub mod driver;

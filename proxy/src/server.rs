@@ -23,6 +23,7 @@ use tracing::debug;
 
 use crate::buffer::LARGE;
 use crate::connection::{ClientInfo, refuse_plain_http};
+use crate::counted::Counted;
 use crate::driver;
 use crate::process::Process;
 use crate::worker::{Open, Phase, Worker};
@@ -199,7 +200,7 @@ fn start(
     });
 }
 
-type ServerStream = tokio_rustls::server::TlsStream<TcpStream>;
+type ServerStream = tokio_rustls::server::TlsStream<Counted>;
 
 async fn handshake(
     worker: &Worker,
@@ -207,7 +208,8 @@ async fn handshake(
     stream: TcpStream,
 ) -> Option<ServerStream> {
     let limit = worker.snapshot.load().config.timeouts.handshake;
-    match timeout(limit, acceptor.accept(stream).into_fallible()).await {
+    let accept = acceptor.accept(Counted::new(stream));
+    match timeout(limit, accept.into_fallible()).await {
         Ok(Ok(mut stream)) => {
             // A whole large buffer goes to the kernel in one write.
             stream.get_mut().1.set_buffer_limit(Some(LARGE + 16 * 1024));
@@ -216,7 +218,7 @@ async fn handshake(
         Ok(Err((error, stream))) => {
             debug!(%error, "a TLS handshake failed");
             if is_not_tls(&error) {
-                refuse_plain_http(stream).await;
+                refuse_plain_http(stream.into_tcp()).await;
             }
             None
         }

@@ -14,11 +14,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::destination::BackendFault;
-use super::link::{Awaited, Link, WriteError, chunked, write_all, write_pieces};
+use super::link::{Awaited, Link, WriteError, chunked, flush, write_all, write_pieces};
 use super::tunnel::tunnel;
 use crate::buffer::{Buffer, LARGE, SMALL};
 use crate::connection::{ClientInfo, ClientStream};
@@ -381,8 +381,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
     /// What TLS has buffered goes out, before anything is waited for.
     async fn flush(&mut self) -> Result<(), WriteError> {
         let limit = self.request.snapshot.config.timeouts.write;
-        let mut client = &self.link.client;
-        Ok(self.deadline.within(limit, client.flush()).await??)
+        flush(&self.link.client, self.deadline, limit).await
     }
 
     /// Reads from the backend, and watches the client meanwhile. Silence counts once the upload has

@@ -12,6 +12,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
 use crate::buffer::Buffer;
+use crate::connection::ClientStream;
 use crate::deadline::{Deadline, Elapsed};
 use crate::halves::Shared;
 use crate::http1::{LAST_CHUNK, chunk_head};
@@ -103,6 +104,24 @@ pub(super) async fn write_pieces<W: AsyncWrite + Unpin>(
     Ok(())
 }
 
+/// Sends what TLS has buffered, which may be much: a client that takes some of it within each
+/// `limit` is only slow.
+pub(super) async fn flush<S: ClientStream>(
+    client: &Shared<'_, S>,
+    deadline: &mut Deadline,
+    limit: Duration,
+) -> Result<(), WriteError> {
+    loop {
+        let taken = client.taken();
+        let mut io = client;
+        match deadline.within(limit, io.flush()).await {
+            Ok(flushed) => return Ok(flushed?),
+            Err(Elapsed) if client.taken() > taken => {}
+            Err(elapsed) => return Err(elapsed.into()),
+        }
+    }
+}
+
 /// Why bytes could not be written.
 #[derive(Debug)]
 pub(super) enum WriteError {
@@ -153,4 +172,102 @@ pub(super) fn chunked<'a>(
         end.unwrap_or_default(),
         after_trailers,
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, ready};
+    use tokio::io::{AsyncRead, ReadBuf};
+    use tokio::net::TcpStream;
+    use tokio::time::{Interval, interval};
+
+    /// Takes a byte of its buffer each second, until it stops at `stops_at`.
+    struct Slow {
+        tcp: TcpStream,
+        seconds: Interval,
+        buffered: u64,
+        taken: u64,
+        stops_at: u64,
+    }
+
+    impl AsyncRead for Slow {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Slow {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            while self.taken < self.buffered {
+                if self.taken == self.stops_at {
+                    return Poll::Pending;
+                }
+                ready!(self.seconds.poll_tick(cx));
+                self.taken += 1;
+            }
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl ClientStream for Slow {
+        fn tcp(&self) -> &TcpStream {
+            &self.tcp
+        }
+
+        fn taken(&self) -> u64 {
+            self.taken
+        }
+    }
+
+    /// Whether a client gets 60 bytes, when a flush may take nothing for 10 s, and after how long.
+    fn flushed(stops_at: u64) -> (bool, u64) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let start = Instant::now();
+            let mut slow = Slow {
+                tcp: TcpStream::connect(address).await.unwrap(),
+                seconds: interval(Duration::from_secs(1)),
+                buffered: 60,
+                taken: 0,
+                stops_at,
+            };
+            let limit = Duration::from_secs(10);
+            let mut deadline = Deadline::new(limit);
+            let flushed = flush(&Shared::new(&mut slow), &mut deadline, limit).await;
+            (flushed.is_ok(), start.elapsed().as_secs())
+        })
+    }
+
+    #[test]
+    fn a_client_that_takes_little_is_waited_for_and_one_that_takes_nothing_is_not() {
+        assert_eq!(flushed(u64::MAX), (true, 59));
+        assert_eq!(flushed(0), (false, 10));
+        let (done, seconds) = flushed(25);
+        assert!(!done && (30..=45).contains(&seconds), "{seconds}");
+    }
 }
