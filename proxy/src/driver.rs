@@ -31,11 +31,11 @@ pub async fn serve<S: ClientStream>(io: S, worker: Rc<Worker>, client: ClientInf
     let mut connection = Connection::new(io, Rc::clone(&worker), client);
     let mut close_idle = pin!(worker.close_idle.notified());
     loop {
-        if !wait_for_bytes(&mut connection, close_idle.as_mut()).await {
+        if connection.input.is_empty() && !idle(&mut connection, close_idle.as_mut()).await {
             break;
         }
         let mut parser = worker.request_parser();
-        let after = match read_head(&mut connection, &mut parser).await {
+        let after = match read_head(&mut connection, &mut parser, close_idle.as_mut()).await {
             Waited::Head => request::handle(&mut connection, &parser).await,
             Waited::Bad(error) => refuse(&mut connection, Failure::Malformed(error)).await,
             Waited::TooSlow => refuse(&mut connection, Failure::HeaderTimeout).await,
@@ -49,14 +49,11 @@ pub async fn serve<S: ClientStream>(io: S, worker: Rc<Worker>, client: ClientInf
     connection.end_idle().await;
 }
 
-/// Waits for the first bytes of a request. `false`: there will be none.
-async fn wait_for_bytes<S: ClientStream>(
+/// Waits for bytes while no request is under way. `false`: there will be none.
+async fn idle<S: ClientStream>(
     connection: &mut Connection<S>,
     mut close_idle: Pin<&mut Notified<'_>>,
 ) -> bool {
-    if !connection.input.is_empty() {
-        return true;
-    }
     if connection.input_ended || connection.worker.closes_idle() {
         return false;
     }
@@ -76,10 +73,12 @@ async fn wait_for_bytes<S: ClientStream>(
     connection.deadline.within(keep_alive, wait).await == Ok(true)
 }
 
-/// Reads until a head is complete, for at most `timeouts.header` in all.
+/// Reads until a head is complete, for at most `timeouts.header` from its first byte. The empty line
+/// that old clients send behind a body is no such byte: the connection is still idle.
 async fn read_head<S: ClientStream>(
     connection: &mut Connection<S>,
     parser: &mut RequestParser,
+    mut close_idle: Pin<&mut Notified<'_>>,
 ) -> Waited {
     let mut deadline = None;
     loop {
@@ -87,6 +86,12 @@ async fn read_head<S: ClientStream>(
             Ok(Parsed::Complete) => return Waited::Head,
             Ok(Parsed::Partial) => {}
             Err(error) => return Waited::Bad(error),
+        }
+        if parser.is_idle() {
+            if idle(connection, close_idle.as_mut()).await {
+                continue;
+            }
+            return Waited::Over;
         }
         let limit = connection.worker.snapshot.load().config.timeouts.header;
         let at = *deadline.get_or_insert_with(|| Instant::now() + limit);

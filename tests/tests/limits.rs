@@ -38,6 +38,18 @@ fn ending(client: &mut Client) -> Option<u16> {
 
 // --- timeouts
 
+/// Old clients send an empty line behind a body (RFC 9112, section 2.2): it begins no head.
+#[test]
+fn an_empty_line_behind_a_body_leaves_the_connection_idle() {
+    let (_origin, portico) = with("[timeouts]\nheader = '300ms'");
+    for mut client in [portico.tcp(), portico.tls()] {
+        client.send(format!("{}\r\n", post(HOST, "/", "a=b")));
+        assert_eq!(client.response().status, 200);
+        thread::sleep(Duration::from_millis(900));
+        assert_eq!(client.exchange(get(HOST, HEALTHZ)).status, 200);
+    }
+}
+
 /// Slowloris: each byte comes well within any per-read timeout.
 #[test]
 fn the_time_for_a_head_is_total() {
