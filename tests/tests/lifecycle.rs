@@ -73,7 +73,8 @@ fn sigterm_lets_requests_in_flight_finish() {
     assert!(portico.wait(SOON).success());
 }
 
-/// Clients that ask without a pause over kept and over new connections: no request that was sent before the signal is lost.
+/// Clients that ask without a pause over kept and over new connections: no request that was sent
+/// before the signal is lost.
 #[test]
 fn sigterm_under_load_loses_no_request() {
     let origin = Origin::echo("grid");
@@ -113,7 +114,8 @@ fn sigterm_under_load_loses_no_request() {
     );
 }
 
-/// One client's loop; notes each request that was written whole and not answered, with the time it was written.
+/// One client's loop; notes each request that was written whole and not answered, with the
+/// time it was written.
 fn load(
     portico: &Portico,
     tls: bool,

@@ -1,4 +1,5 @@
-//! HTTP/1.1 between a correct client and a correct tool: nothing lost, nothing added, nothing held back.
+//! HTTP/1.1 between a correct client and a correct tool: nothing lost, nothing
+//! added, nothing held back.
 
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -489,7 +490,8 @@ fn bodies_over_the_limit_are_413() {
     assert!(origin.take().is_empty(), "a complete request at the tool");
 }
 
-/// 1 MiB and 100 MiB, down and up, with a client that does not read for a while: what waits must not pile up in portico.
+/// 1 MiB and 100 MiB, down and up, with a client that does not read for a while: what waits must
+/// not pile up in portico.
 #[test]
 fn large_bodies_pass_in_bounded_memory() {
     let origin = Origin::scripted("large", |connection| {
@@ -683,7 +685,8 @@ fn the_client_gets_what_the_tool_said_and_what_the_site_wants() {
     );
 }
 
-/// 307 and not 200 for a tool that moved is in the vectors; here: what `http://` in a Location becomes.
+/// 307 and not 200 for a tool that moved is in the vectors; here: what `http://`
+/// in a Location becomes.
 #[test]
 fn location_of_the_own_host_follows_the_clients_scheme() {
     let (_origin, portico) = echo();
@@ -1016,7 +1019,8 @@ fn a_body_where_none_may_be_is_never_the_next_answer() {
     }
 }
 
-/// The tool answers at once and reads the upload afterwards: nothing is lost, and the connection goes on.
+/// The tool answers at once and reads the upload afterwards: nothing is lost, and
+/// the connection goes on.
 #[test]
 fn an_early_answer_does_not_cut_an_upload_that_the_tool_still_reads() {
     let origin = Origin::scripted("eager", |connection| {
@@ -1034,7 +1038,8 @@ fn an_early_answer_does_not_cut_an_upload_that_the_tool_still_reads() {
         ));
         let answer = client.response();
         assert_eq!(answer.text(), "early");
-        // The rest; a portico that says close may refuse it, one that does not must read it as body.
+        // The rest; a portico that says close may refuse it, one that does not
+        // must read it as body.
         let _ = client.wire.send("56789");
         if answer.says_close() {
             client.expect_closed();
@@ -1094,7 +1099,8 @@ fn requests_of_one_connection_may_be_for_different_tools() {
     }
 }
 
-/// Interim answers without end cost no more than a body without end: they wait for the client, and stop when it leaves.
+/// Interim answers without end cost no more than a body without end: they wait for the client, and
+/// stop when it leaves.
 #[test]
 fn interim_answers_without_end_end_with_the_client() {
     let stopped = Arc::new(Mutex::new(false));
@@ -1251,8 +1257,9 @@ fn methods_and_framing_arrive_as_they_were_sent() {
 
 // --- clients that leave
 
-/// A reset, before the tool has answered and after it has begun to: the tool's connection and the tool's place must not stay
-/// taken until a timeout of an hour. (A mere FIN is another thing: a half-closed client wants its answer.)
+/// A reset, before the tool has answered and after it has begun to: the tool's connection and the
+/// tool's place must not stay taken until a timeout of an hour. (A mere FIN is another thing: a
+/// half-closed client wants its answer.)
 #[test]
 fn a_client_that_leaves_frees_its_connection_to_the_tool() {
     let gone = Arc::new(Mutex::new(0));
