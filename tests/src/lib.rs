@@ -33,6 +33,9 @@ use std::time::{Duration, Instant};
 /// waits this long when all is well.
 pub const SOON: Duration = Duration::from_secs(20);
 
+/// A MiB, in bytes.
+pub const MIB: u64 = 1 << 20;
+
 /// A loopback port that nobody listens on and that no outgoing connection gets by chance.
 ///
 /// Below the ephemeral range (32768 and up), so that a connection of another test

@@ -342,6 +342,27 @@ impl Drop for Portico {
     }
 }
 
+/// [`Portico::before`] an echo.
+#[track_caller]
+pub fn echo() -> (Origin, Portico) {
+    let origin = Origin::echo("grid");
+    let portico = Portico::before(&origin);
+    (origin, portico)
+}
+
+/// [`Portico::before`] an origin that answers every request with these bytes and keeps the
+/// connection.
+#[track_caller]
+pub fn canned(answer: &'static [u8]) -> (Origin, Portico) {
+    let origin = Origin::scripted("canned", move |connection| {
+        while connection.read_request().is_some() {
+            connection.send(answer);
+        }
+    });
+    let portico = Portico::before(&origin);
+    (origin, portico)
+}
+
 /// What a command that ended left.
 #[derive(Debug)]
 pub struct Finished {
