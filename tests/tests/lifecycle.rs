@@ -327,6 +327,18 @@ fn check_finds_what_start_would() {
 }
 
 #[test]
+fn check_warns_of_hosts_that_no_certificate_names() {
+    let builder = Builder::new();
+    let named = builder.command("check", &[]);
+    named.expect(0, &[]);
+    assert!(!named.stderr.contains("no certificate"), "{named:#?}");
+    // The domain itself is not its tools.
+    let pair = builder.authority().issue(&["toolforge.org", "a.example"]);
+    let unnamed = builder.certificates(&[pair]).command("check", &[]);
+    unnamed.expect(0, &["names *.toolforge.org", "names tools.wmflabs.org"]);
+}
+
+#[test]
 fn all_mistakes_of_a_configuration_are_said_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("portico.toml");
