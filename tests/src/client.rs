@@ -1,4 +1,5 @@
-//! A raw HTTP/1 client: sends exact bytes, reads exactly one answer, notices what must not be on the wire.
+//! A raw HTTP/1 client: sends exact bytes, reads exactly one answer, notices what
+//! must not be on the wire.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};

@@ -1,8 +1,9 @@
-//! Harness of the black-box tests: starts the real `portico` binary, a real redis and real origins on loopback, and talks to
-//! them with blocking sockets.
+//! Harness of the black-box tests: starts the real `portico` binary, a real redis and real origins
+//! on loopback, and talks to them with blocking sockets.
 //!
-//! It shares no code with portico: what portico writes is read back by parsers of its own, strict ones, so that a mistake
-//! cannot hide on both sides. Nothing here is asynchronous and nothing is clever; a fixture that breaks panics.
+//! It shares no code with portico: what portico writes is read back by parsers of its own, strict
+//! ones, so that a mistake cannot hide on both sides. Nothing here is asynchronous and nothing is
+//! clever; a fixture that breaks panics.
 //!
 //! - [`portico`] the proxy under test: configuration, process, stderr, signals
 //! - [`origin`] web servers behind it: an echo, and scripts that misbehave on purpose
@@ -28,12 +29,17 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long anything may take that should happen "soon". Generous: CI machines stall, and nothing waits this long when all is well.
+/// How long anything may take that should happen "soon". Generous: CI machines stall, and nothing
+/// waits this long when all is well.
 pub const SOON: Duration = Duration::from_secs(20);
+
+/// A MiB, in bytes.
+pub const MIB: u64 = 1 << 20;
 
 /// A loopback port that nobody listens on and that no outgoing connection gets by chance.
 ///
-/// Below the ephemeral range (32768 and up), so that a connection of another test cannot take it in between.
+/// Below the ephemeral range (32768 and up), so that a connection of another test
+/// cannot take it in between.
 pub fn free_port() -> u16 {
     const FIRST: u32 = 10_000;
     const COUNT: u32 = 22_000;
@@ -78,7 +84,8 @@ pub fn signal(pid: u32, name: &str) {
     assert!(status.success(), "kill -{name} {pid}");
 }
 
-/// A checksum that notices lost, doubled and reordered bytes (FNV-1a, 64 bits). Start with [`CHECKSUM_START`].
+/// A checksum that notices lost, doubled and reordered bytes (FNV-1a, 64 bits). Start
+/// with [`CHECKSUM_START`].
 pub fn checksum(state: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(state, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
@@ -88,7 +95,8 @@ pub fn checksum(state: u64, bytes: &[u8]) -> u64 {
 /// The checksum of nothing.
 pub const CHECKSUM_START: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// `length` bytes that do not repeat with any power of two, so that a shifted block changes the checksum.
+/// `length` bytes that do not repeat with any power of two, so that a shifted block
+/// changes the checksum.
 pub fn body_bytes(length: usize) -> Vec<u8> {
     (0..length).map(|i| (i % 251) as u8).collect()
 }

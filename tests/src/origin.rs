@@ -1,7 +1,8 @@
-//! Web servers for portico to speak to: one that echoes, and any other as a script over its connections.
+//! Web servers for portico to speak to: one that echoes, and any other as a script
+//! over its connections.
 //!
-//! What arrives is parsed strictly. A request that breaks RFC 9112 is portico's fault, so it is noted and fails the test when
-//! the origin is dropped.
+//! What arrives is parsed strictly. A request that breaks RFC 9112 is portico's fault, so it is
+//! noted and fails the test when the origin is dropped.
 
 use std::fmt::Write as _;
 use std::io;
@@ -72,7 +73,8 @@ impl Origin {
         Origin::scripted(name, Connection::echo)
     }
 
-    /// Runs `script` on each connection, on a thread of its own; the connection closes when it returns.
+    /// Runs `script` on each connection, on a thread of its own; the connection
+    /// closes when it returns.
     pub fn scripted(
         name: &str,
         script: impl Fn(&mut Connection) + Send + Sync + 'static,
@@ -257,7 +259,8 @@ impl Connection {
         })
     }
 
-    /// Reads the body that the head promises and notes the request as received; false when it breaks off.
+    /// Reads the body that the head promises and notes the request as received;
+    /// false when it breaks off.
     pub fn read_body(&mut self, request: &mut Received) -> bool {
         let read = match wire::framing(&request.fields) {
             Ok(Framing::Unsaid) => Ok(()),
@@ -311,9 +314,10 @@ impl Connection {
 
     /// The echo: answers request after request.
     ///
-    /// The answer's body is a JSON object with what arrived. `/status/N` answers N, `/redir?to=URL` 302 with that Location,
-    /// `/json` and `/svg` 5,000 bytes of that type, `/bytes/N` N bytes, `/chunked/N` N bytes chunked, `/hdrs` headers that
-    /// portico replaces, `/sleep/MS` after that time; `robots.txt` and `favicon.ico` are 404.
+    /// The answer's body is a JSON object with what arrived. `/status/N` answers N, `/redir?to=URL`
+    /// 302 with that Location, `/json` and `/svg` 5,000 bytes of that type, `/bytes/N` N bytes,
+    /// `/chunked/N` N bytes chunked, `/hdrs` headers that portico replaces, `/sleep/MS` after that
+    /// time; `robots.txt` and `favicon.ico` are 404.
     pub fn echo(&mut self) {
         while let Some(request) = self.read_request() {
             let close = wire::field(&request.fields, "connection")
@@ -417,8 +421,8 @@ impl Connection {
     }
 
     fn fault(&self, error: &io::Error, head: &[u8]) {
-        // A connection that breaks off, or a handshake that portico ends, is for the test to judge; a malformed request never is
-        // right.
+        // A connection that breaks off, or a handshake that portico ends, is for the test to judge;
+        // a malformed request never is right.
         let tls = error
             .get_ref()
             .is_some_and(|inner| inner.is::<rustls::Error>());

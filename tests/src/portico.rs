@@ -48,8 +48,9 @@ pub struct Portico {
 }
 
 impl Builder {
-    /// Two loopback listeners, both serving (`redirect = false`); a certificate for `*.toolforge.org`, `toolforge.org` and
-    /// `tools.wmflabs.org`; the domains of the vectors; no registry; no ingress: a tool is a static route or nothing.
+    /// Two loopback listeners, both serving (`redirect = false`); a certificate for
+    /// `*.toolforge.org`, `toolforge.org` and `tools.wmflabs.org`; the domains of the vectors; no
+    /// registry; no ingress: a tool is a static route or nothing.
     pub fn new() -> Builder {
         let folder = TempDir::new().expect("a temporary folder");
         let authority = Authority::new();
@@ -118,7 +119,8 @@ impl Builder {
         ))
     }
 
-    /// Certificates to serve, in their order, in place of the usual one. Files are `0.crt`, `0.key`, `1.crt` and so on.
+    /// Certificates to serve, in their order, in place of the usual one. Files are `0.crt`,
+    /// `0.key`, `1.crt` and so on.
     #[track_caller]
     pub fn certificates(self, pairs: &[Pair]) -> Builder {
         let files: Vec<String> = pairs
@@ -338,6 +340,27 @@ impl Drop for Portico {
             );
         }
     }
+}
+
+/// [`Portico::before`] an echo.
+#[track_caller]
+pub fn echo() -> (Origin, Portico) {
+    let origin = Origin::echo("grid");
+    let portico = Portico::before(&origin);
+    (origin, portico)
+}
+
+/// [`Portico::before`] an origin that answers every request with these bytes and keeps the
+/// connection.
+#[track_caller]
+pub fn canned(answer: &'static [u8]) -> (Origin, Portico) {
+    let origin = Origin::scripted("canned", move |connection| {
+        while connection.read_request().is_some() {
+            connection.send(answer);
+        }
+    });
+    let portico = Portico::before(&origin);
+    (origin, portico)
 }
 
 /// What a command that ended left.

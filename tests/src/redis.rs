@@ -40,7 +40,8 @@ impl Redis {
         Redis::start_with(|_| Vec::new())
     }
 
-    /// Starts redis with a TLS port besides the plain one, serving this certificate; gives that port's number.
+    /// Starts redis with a TLS port besides the plain one, serving this certificate;
+    /// gives that port's number.
     pub fn start_tls(pair: &Pair) -> (Redis, u16) {
         let port = free_port();
         let redis = Redis::start_with(|folder| {

@@ -71,7 +71,8 @@ impl Default for Request {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Expect {
-    /// `gridA`, `gridB`, `ingress`, or `none` when no origin may see the request; unchecked when absent.
+    /// `gridA`, `gridB`, `ingress`, or `none` when no origin may see the request;
+    /// unchecked when absent.
     pub backend: Option<String>,
     /// Of the answer; 200 unless given.
     pub status: u16,

@@ -1,4 +1,5 @@
-//! WebSocket frames by hand (RFC 6455, section 5.2): enough to see that bytes pass unchanged in both directions.
+//! WebSocket frames by hand (RFC 6455, section 5.2): enough to see that bytes pass
+//! unchanged in both directions.
 //!
 //! No extensions, no fragments, no UTF-8 checks.
 

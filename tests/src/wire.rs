@@ -1,4 +1,5 @@
-//! HTTP/1 as it stands on the wire, read strictly: what both the origins and the client need to read what portico wrote.
+//! HTTP/1 as it stands on the wire, read strictly: what both the origins and the client need to
+//! read what portico wrote.
 //!
 //! Anything that RFC 9112 forbids a sender to write is an `InvalidData` error here.
 
@@ -77,7 +78,8 @@ impl Wire {
         Ok(std::mem::take(&mut self.ahead))
     }
 
-    /// The bytes of a head up to and with its empty line; `None` when the peer closed before the first byte.
+    /// The bytes of a head up to and with its empty line; `None` when the peer closed
+    /// before the first byte.
     pub fn read_head(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             if let Some(at) = find(&self.ahead, b"\r\n\r\n") {

@@ -14,7 +14,8 @@ fn site() -> (Origin, Portico) {
     (origin, portico)
 }
 
-/// Runs curl against the TLS listener, verifying the certificate, with these words and then the URL of this target.
+/// Runs curl against the TLS listener, verifying the certificate, with these words and then
+/// the URL of this target.
 #[track_caller]
 fn curl(portico: &Portico, words: &[&str], target: &str) -> String {
     let port = portico.https.port();

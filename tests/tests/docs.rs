@@ -1,6 +1,8 @@
-//! The documents keep their word: every command in them is run, every configuration in them is valid.
+//! The documents keep their word: every command in them is run, every
+//! configuration in them is valid.
 //!
-//! A command that is not in the list below fails the test, so that none is added without saying how it is run.
+//! A command that is not in the list below fails the test, so that none is added without
+//! saying how it is run.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,4 +1,5 @@
-//! The harness against itself: a client here, an origin there, no proxy in between. When these fail, look no further.
+//! The harness against itself: a client here, an origin there, no proxy in between. When these
+//! fail, look no further.
 
 use portico_tests::client::{Client, get};
 use portico_tests::origin::Origin;

@@ -1,5 +1,5 @@
-//! Tools and clients that mean harm: nothing that one of them does may reach the request or the answer of another, and nothing
-//! may go on for ever.
+//! Tools and clients that mean harm: nothing that one of them does may reach the request or the
+//! answer of another, and nothing may go on for ever.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -26,8 +26,8 @@ fn upload_head(length: usize) -> String {
     )
 }
 
-/// Sends body bytes through portico to a tool that reads none, until no more are taken. Says how many are at the tool or on
-/// their way to it.
+/// Sends body bytes through portico to a tool that reads none, until no more are taken. Says how
+/// many are at the tool or on their way to it.
 fn fill(client: &mut TcpStream, tool: &TcpStream) -> usize {
     let pause = Some(Duration::from_secs(1));
     client.set_write_timeout(pause).unwrap();
@@ -78,8 +78,9 @@ fn read_until_quiet(stream: &mut TcpStream) -> Vec<u8> {
     all
 }
 
-/// A tool answers before it has read the body, whose end portico has read but cannot write. If the connection were used again,
-/// the tool would take the next client's request for the rest of that body.
+/// A tool answers before it has read the body, whose end portico has read but cannot
+/// write. If the connection were used again, the tool would take the next client's request
+/// for the rest of that body.
 #[test]
 fn a_connection_with_half_a_body_in_it_carries_no_other_request() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -136,7 +137,8 @@ fn a_connection_with_half_a_body_in_it_carries_no_other_request() {
     }
 }
 
-/// A tool answers and resets before it has read the body: what it did not take is thrown away, and never read as a request.
+/// A tool answers and resets before it has read the body: what it did not take is thrown away, and
+/// never read as a request.
 #[test]
 fn a_body_that_the_tool_did_not_take_is_no_request() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -231,7 +233,8 @@ fn what_is_hidden_is_hidden_in_interim_answers_too() {
     assert_eq!(client.response().text(), "done");
 }
 
-/// An interim answer with a body: where the final one begins is a guess, so nobody else may use the connection.
+/// An interim answer with a body: where the final one begins is a guess, so nobody else
+/// may use the connection.
 #[test]
 fn a_faulty_interim_answer_spoils_the_connection() {
     let origin = Origin::scripted("two in one", |connection| {
@@ -276,7 +279,8 @@ fn a_reset_is_not_the_end_of_an_answer() {
     }
 }
 
-/// Programs behind lighttpd see no difference between `-` and any other byte that is neither letter nor digit.
+/// Programs behind lighttpd see no difference between `-` and any other byte that is
+/// neither letter nor digit.
 #[test]
 fn odd_names_do_not_speak_for_the_proxy() {
     let origin = Origin::echo("grid");
@@ -298,7 +302,8 @@ fn odd_names_do_not_speak_for_the_proxy() {
     assert_eq!(received.field("my.own"), Some("stays"));
 }
 
-/// One client that asks many tools in a row leaves an idle connection at each: they must not use the descriptors up.
+/// One client that asks many tools in a row leaves an idle connection at each: they must not
+/// use the descriptors up.
 #[test]
 fn idle_connections_make_room_for_requests() {
     let origin = Origin::echo_on("many", SocketAddr::from(([0, 0, 0, 0], free_port())));
@@ -345,8 +350,8 @@ fn the_pool_does_not_lend_what_a_route_may_not_have() {
     }
 }
 
-/// What a client pipelines fills the input, behind which its end cannot be read: it is noticed all the same, and its place among
-/// the tool's requests given back.
+/// What a client pipelines fills the input, behind which its end cannot be read: it is noticed all
+/// the same, and its place among the tool's requests given back.
 #[test]
 fn a_client_that_sent_too_much_ahead_and_left_is_noticed() {
     let origin = Origin::scripted("silent", |connection| {
@@ -377,7 +382,8 @@ fn a_client_that_sent_too_much_ahead_and_left_is_noticed() {
     });
 }
 
-/// Any bytes, both from clients and from tools: portico answers the next honest request, and nothing panicked.
+/// Any bytes, both from clients and from tools: portico answers the next honest request,
+/// and nothing panicked.
 #[test]
 fn random_bytes_break_nothing() {
     let stop = Arc::new(AtomicBool::new(false));
@@ -464,7 +470,8 @@ impl Random {
         usize::try_from(self.next() >> 33).expect("31 bits") % n
     }
 
-    /// One of `seeds`, with a few bytes changed, removed, repeated or added; or nothing of it at all.
+    /// One of `seeds`, with a few bytes changed, removed, repeated or added; or
+    /// nothing of it at all.
     fn message(&mut self, seeds: &[&str]) -> Vec<u8> {
         let mut bytes = seeds[self.below(seeds.len())].as_bytes().to_vec();
         for _ in 0..self.below(5) {

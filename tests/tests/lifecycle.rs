@@ -73,7 +73,8 @@ fn sigterm_lets_requests_in_flight_finish() {
     assert!(portico.wait(SOON).success());
 }
 
-/// Clients that ask without a pause over kept and over new connections: no request that was sent before the signal is lost.
+/// Clients that ask without a pause over kept and over new connections: no request that was sent
+/// before the signal is lost.
 #[test]
 fn sigterm_under_load_loses_no_request() {
     let origin = Origin::echo("grid");
@@ -113,7 +114,8 @@ fn sigterm_under_load_loses_no_request() {
     );
 }
 
-/// One client's loop; notes each request that was written whole and not answered, with the time it was written.
+/// One client's loop; notes each request that was written whole and not answered, with the
+/// time it was written.
 fn load(
     portico: &Portico,
     tls: bool,
@@ -322,6 +324,18 @@ fn check_finds_what_start_would() {
     let builder = Builder::new();
     let _taken = TcpListener::bind(builder.http()).unwrap();
     builder.command("check", &[]).expect(0, &[]);
+}
+
+#[test]
+fn check_warns_of_hosts_that_no_certificate_names() {
+    let builder = Builder::new();
+    let named = builder.command("check", &[]);
+    named.expect(0, &[]);
+    assert!(!named.stderr.contains("no certificate"), "{named:#?}");
+    // The domain itself is not its tools.
+    let pair = builder.authority().issue(&["toolforge.org", "a.example"]);
+    let unnamed = builder.certificates(&[pair]).command("check", &[]);
+    unnamed.expect(0, &["names *.toolforge.org", "names tools.wmflabs.org"]);
 }
 
 #[test]

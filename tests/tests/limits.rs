@@ -1,5 +1,5 @@
-//! Limits and timeouts of the configuration. Times here are lower bounds and generous upper ones: what is shown is that a limit
-//! ends things, and that slow but honest clients pass.
+//! Limits and timeouts of the configuration. Times here are lower bounds and generous upper ones:
+//! what is shown is that a limit ends things, and that slow but honest clients pass.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -436,7 +436,8 @@ fn silent_connections_do_not_block_others() {
     drop((silent, partial));
 }
 
-/// Out of descriptors: connections wait or are refused, the process neither spins nor floods its log, and it recovers.
+/// Out of descriptors: connections wait or are refused, the process neither spins nor floods its
+/// log, and it recovers.
 #[test]
 fn running_out_of_descriptors_passes() {
     let origin = Origin::echo("grid");

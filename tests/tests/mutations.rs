@@ -1,7 +1,8 @@
-//! Requests with random damage: portico may refuse them, but it may not hang, answer garbage, send garbage to the tool, or see
-//! a request where a strict reader sees none.
+//! Requests with random damage: portico may refuse them, but it may not hang, answer garbage, send
+//! garbage to the tool, or see a request where a strict reader sees none.
 //!
-//! The damage is pseudo-random with fixed seeds. `PORTICO_MUTATIONS` sets how many connections each seed tries.
+//! The damage is pseudo-random with fixed seeds. `PORTICO_MUTATIONS` sets how many
+//! connections each seed tries.
 
 use std::thread;
 
@@ -102,7 +103,8 @@ fn damaged(numbers: &mut Numbers, good: &str) -> Vec<u8> {
     bytes
 }
 
-/// The targets of the requests that a strict reader finds, until the first thing that it cannot read.
+/// The targets of the requests that a strict reader finds, until the first thing
+/// that it cannot read.
 fn strictly_read(mut bytes: &[u8]) -> Vec<String> {
     let mut targets = Vec::new();
     while let Some((target, rest)) = strict_request(bytes) {
@@ -194,7 +196,8 @@ fn outcome(portico: &Portico, origin: &Origin, bytes: &[u8], tls: bool) -> Resul
 #[test]
 fn damaged_requests_do_no_harm() {
     let count = std::env::var("PORTICO_MUTATIONS").map_or(150, |count| count.parse().unwrap());
-    // Every thread has an origin and a portico of its own, so that what arrives is known to be its own.
+    // Every thread has an origin and a portico of its own, so that what arrives is
+    // known to be its own.
     thread::scope(|scope| {
         for (index, good) in seeds().into_iter().enumerate() {
             scope.spawn(move || {

@@ -177,6 +177,7 @@ fn everybody_gets_the_own_answer() {
             .filter_map(|client| client.try_response(false).ok().flatten());
         (served.filter(|answer| answer.status == 200).count() == 64).then_some(())
     });
-    // A request that broke off is no malformed one, but its chunked twin may end in the middle at the tool.
+    // A request that broke off is no malformed one, but its chunked twin may end in
+    // the middle at the tool.
     let _ = origin.take();
 }

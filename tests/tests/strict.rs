@@ -1,7 +1,8 @@
-//! Requests that RFC 9112 forbids: the right status, the connection closed, and nothing of it at the tool.
+//! Requests that RFC 9112 forbids: the right status, the connection closed, and
+//! nothing of it at the tool.
 //!
-//! Each request is sent whole and then byte by byte, with a second, innocent request behind it on the same connection: whoever
-//! reads on after an error smuggles that one.
+//! Each request is sent whole and then byte by byte, with a second, innocent request behind it on
+//! the same connection: whoever reads on after an error smuggles that one.
 
 use portico_tests::SOON;
 use portico_tests::client::{Client, get};
@@ -65,7 +66,8 @@ impl Site {
         }
     }
 
-    /// Checks all of them and reports all that fail. `head_may_pass`: the mistake is in the body, which streams.
+    /// Checks all of them and reports all that fail. `head_may_pass`: the mistake is in the
+    /// body, which streams.
     #[track_caller]
     fn check_all(&self, cases: &[(&str, Vec<u8>, u16)], head_may_pass: bool) {
         let mut wrong = Vec::new();
@@ -466,7 +468,8 @@ fn a_body_that_looks_like_a_request_is_a_body() {
     assert_eq!(site.origin.take_one().target, "/last");
 }
 
-/// A refused upload: what follows the head is the body of a request that is over, and not a request.
+/// A refused upload: what follows the head is the body of a request that is
+/// over, and not a request.
 #[test]
 fn the_body_of_a_refused_request_is_not_the_next_request() {
     let site = Site::start();
@@ -489,7 +492,8 @@ fn the_body_of_a_refused_request_is_not_the_next_request() {
     assert!(!smuggled, "the tool got the body as a request");
 }
 
-/// Field names with `_` reach CGI programs as if they had `-`: they may not carry what portico itself says.
+/// Field names with `_` reach CGI programs as if they had `-`: they may not carry what
+/// portico itself says.
 #[test]
 fn names_that_alias_a_forwarded_field_are_removed() {
     let site = Site::start();

@@ -1,4 +1,5 @@
-//! Between portico and the tools: reuse, retries, timeouts, kinds of backends, the ingress, refused backends, loops.
+//! Between portico and the tools: reuse, retries, timeouts, kinds of backends, the ingress,
+//! refused backends, loops.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpStream};
@@ -82,8 +83,8 @@ fn a_pooled_connection_that_was_closed_meanwhile_costs_no_request() {
     assert_eq!(origin.take().len(), 10);
 }
 
-/// Answers the first request of a connection and closes when it has read the second: to the proxy, the pooled connection dies
-/// with the request on its way.
+/// Answers the first request of a connection and closes when it has read the second: to the proxy,
+/// the pooled connection dies with the request on its way.
 fn dies_on_second(name: &str) -> Origin {
     Origin::scripted(name, |connection| {
         if connection.read_request().is_some() {
@@ -536,7 +537,8 @@ fn routes_outside_the_allow_list_are_not_followed() {
     assert_eq!(went("allowed"), (200, 1, 0));
     assert_eq!(went("refused"), (200, 0, 1));
     assert_eq!(refused.heads(), 0);
-    // A name may only lead to what the list allows; whether it is followed or refused, never elsewhere.
+    // A name may only lead to what the list allows; whether it is followed or
+    // refused, never elsewhere.
     let _ = went("name");
 }
 

@@ -1,7 +1,7 @@
 //! Every case of `vectors.toml` over HTTP/1.1, against a real redis and real echo origins.
 //!
-//! Cases named in `expected-failures.toml` belong to features that are not built yet; they must fail, so that the list cannot go
-//! stale.
+//! Cases named in `expected-failures.toml` belong to features that are not built yet; they must
+//! fail, so that the list cannot go stale.
 
 use std::collections::BTreeMap;
 
@@ -212,7 +212,8 @@ fn all_vectors() {
     );
 }
 
-/// The trap for a harness that trusts any certificate: the vectors' client must refuse a stranger's.
+/// The trap for a harness that trusts any certificate: the vectors' client must
+/// refuse a stranger's.
 #[test]
 fn the_client_verifies_the_certificate() {
     let origin = Origin::echo("grid");

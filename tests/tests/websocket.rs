@@ -57,7 +57,8 @@ fn frames_pass_in_both_directions() {
 
 #[test]
 fn frames_that_come_with_the_handshake_are_not_lost() {
-    // The client's first frame stands in the same packet as its request, the tool's first one in that of its 101.
+    // The client's first frame stands in the same packet as its request, the tool's first
+    // one in that of its 101.
     let origin = Origin::scripted("eager", |connection| {
         if connection.read_request().is_none() {
             return;
@@ -147,7 +148,8 @@ fn a_tool_that_leaves_ends_the_clients_side() {
     }
 }
 
-/// Without the hop's own `Connection: Upgrade`, `Upgrade` is nothing; and only WebSocket is ever tunnelled.
+/// Without the hop's own `Connection: Upgrade`, `Upgrade` is nothing; and only
+/// WebSocket is ever tunnelled.
 #[test]
 fn other_upgrades_are_plain_requests() {
     let origin = Origin::echo("grid");
@@ -213,7 +215,8 @@ fn an_upgrade_that_the_tool_declines_is_an_ordinary_answer() {
     }
 }
 
-/// What follows a declined upgrade is a request for portico to judge, not bytes for the tool (request smuggling by upgrade).
+/// What follows a declined upgrade is a request for portico to judge, not bytes for the tool
+/// (request smuggling by upgrade).
 #[test]
 fn nothing_is_tunnelled_before_the_101() {
     let origin = Origin::echo("grid");

@@ -234,6 +234,28 @@ fn the_certificate_fits_name_and_client_in_both_versions() {
     }
 }
 
+#[test]
+fn hosts_that_a_certificate_names_are_covered() {
+    let server = server(
+        &[
+            (&["toolforge.org", "*.toolforge.org"], Kind::Ecdsa),
+            (&["Tools.Wmflabs.org"], Kind::Ecdsa),
+        ],
+        TlsVersion::V1_2,
+    );
+    for (host, expected) in [
+        ("toolforge.org", true),
+        ("tool.toolforge.org", true),
+        ("a.b.toolforge.org", false),
+        ("Tool.Toolforge.ORG", true),
+        ("tools.wmflabs.org", true),
+        ("any.tools.wmflabs.org", false),
+        ("evil.com", false),
+    ] {
+        assert_eq!(server.store.covers(host), expected, "{host}");
+    }
+}
+
 /// TLS 1.2 ties the suite to the key: an old client may know ECDSA signatures but no ECDSA suite.
 #[test]
 fn the_suites_of_tls_1_2_count_too() {
