@@ -62,12 +62,31 @@ const COMMANDS: &[(&str, How)] = &[
         How::Configured,
     ),
     (
+        "apt-get install python3 openssl redis-server wrk nginx haproxy",
+        How::Elsewhere("scripts/test installs what is missing"),
+    ),
+    (
+        "benches/memory --peers",
+        How::Elsewhere("benches/smoke, smaller"),
+    ),
+    ("benches/compare", How::Elsewhere("benches/smoke, smaller")),
+    (
+        "benches/compare --system-calls",
+        How::Elsewhere("by hand: it needs a kernel that allows perf"),
+    ),
+    ("benches/smoke", How::Elsewhere("scripts/test")),
+    (
         "UPDATE_DOCS=1 cargo test -p portico-config --test docs",
         How::Repository,
     ),
 ];
 
-const DOCUMENTS: &[&str] = &["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"];
+const DOCUMENTS: &[&str] = &[
+    "README.md",
+    "CONTRIBUTING.md",
+    "ARCHITECTURE.md",
+    "benches/README.md",
+];
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -124,6 +143,7 @@ fn every_command_is_run() {
     };
     for (document, block) in documents("sh") {
         for line in block.lines().filter(|line| !line.is_empty()) {
+            let line = line.split("  #").next().unwrap_or(line).trim_end();
             let known = COMMANDS.iter().find(|(known, _)| *known == line);
             let (_, how) = known.unwrap_or_else(|| panic!("{document}: who runs {line:?}?"));
             let mut command = match how {
@@ -187,7 +207,9 @@ fn every_link_leads_somewhere() {
             .filter_map(|rest| rest.split(')').next())
         {
             let local = !link.contains("://") && !link.starts_with('#');
-            assert!(!local || repository().join(link).exists(), "{name}: {link}");
+            let folder = repository().join(name);
+            let folder = folder.parent().unwrap();
+            assert!(!local || folder.join(link).exists(), "{name}: {link}");
         }
     }
 }
