@@ -63,7 +63,7 @@ const COMMANDS: &[(&str, How)] = &[
     ),
     (
         "apt-get install python3 openssl redis-server wrk nginx haproxy",
-        How::Elsewhere("scripts/test installs what is missing"),
+        How::Elsewhere("scripts/test installs what CI needs of these"),
     ),
     (
         "benches/memory --peers",
