@@ -222,6 +222,16 @@ fn warn_of_refused(config: &Config, policy: &BackendPolicy, warnings: &mut Vec<S
     }
 }
 
+/// Says again that the names of all routes and pools are wanted: the name of a tool that nobody asked
+/// for in a while must not be gone at its next request.
+pub fn keep_names(process: &Process) {
+    let resolver = &process.resolver;
+    want_names(&process.snapshot.load().config, resolver);
+    process
+        .table
+        .for_each(|_, entry| want_names_of(entry, resolver));
+}
+
 /// Has the names in the configuration resolved before the first request.
 fn want_names(config: &Config, resolver: &Resolver) {
     for entry in config.rules.routes.values() {
