@@ -126,6 +126,8 @@ async fn accept_loop(
                 debug!(%error, "a client gave up before it was accepted");
             }
             Err(error) => {
+                // Idle connections to backends are worth less than a client.
+                worker.idle.clear();
                 worker.say_accept_failed(&error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }

@@ -200,8 +200,6 @@ impl Worker {
 
     /// Says that the system refuses to accept connections.
     pub fn say_accept_failed(&self, error: &io::Error) {
-        // Idle connections to backends are worth less than a client.
-        self.idle.clear();
         let unsaid = self.repeats.borrow_mut().accept.occur(Instant::now());
         if let Some(unsaid) = unsaid {
             error!(%error, unsaid, "cannot accept connections; out of descriptors or memory? check LimitNOFILE");
