@@ -24,8 +24,9 @@ pub const LARGE: usize = 256 * 1024;
 const SMALL_KEPT: usize = 128;
 /// How many large buffers a worker keeps for reuse.
 const LARGE_KEPT: usize = 16;
-/// How many large buffers a worker lends at once. Clients that take a big answer slowly hold theirs for as long as they like;
-/// beyond this number reads are small, so that thousands of them cannot take all memory.
+/// How many large buffers a worker lends at once. Clients that take a big answer slowly hold theirs
+/// for as long as they like; beyond this number reads are small, so that thousands of them cannot
+/// take all memory.
 const LARGE_LENT: usize = 128;
 
 /// The buffers of one worker that are free at the moment.

@@ -135,8 +135,8 @@ async fn control(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(),
             name = unused.next() => {
                 warn!("{name} does nothing yet: restart portico to apply a changed configuration; certificates are reloaded by themselves");
             }
-            _ = ended.recv() => {
-                error!("a worker thread ended unexpectedly");
+            worker = ended.recv() => {
+                error!(?worker, "a worker thread ended unexpectedly");
                 return Err(RunError::WorkerEnded);
             }
         }
@@ -188,7 +188,7 @@ fn spawn_housekeeping(process: &Arc<Process>, certificates: Option<Arc<Certifica
     });
 }
 
-/// Starts a thread for each set of sockets. The receiver tells when one ends.
+/// Starts a thread for each set of sockets. The receiver tells which one ended.
 fn spawn_workers(
     prepared: &Prepared,
     sockets: Vec<Bound>,

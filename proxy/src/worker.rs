@@ -1,8 +1,8 @@
-//! What the tasks of one worker share: the way to the snapshot, idle connections to backends, and the
-//! buffers, parsers and heads that are used again and again.
+//! What the tasks of one worker share: the way to the snapshot, idle connections to backends, and
+//! the buffers, parsers and heads that are used again and again.
 //!
-//! Nothing here is locked or shared with other workers, but for what [`Process`] holds. The thread and its
-//! accept loops are in `server`.
+//! Nothing here is locked or shared with other workers, but for what [`Process`] holds. The thread
+//! and its accept loops are in `server`.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -77,6 +77,7 @@ const HEAD_KEPT: usize = 64 * 1024;
 const RESPONSE_HEAD: usize = 64 * 1024;
 /// Header fields that a head may have.
 const MAX_FIELDS: usize = 128;
+
 impl Worker {
     /// A worker that serves.
     pub fn new(process: Arc<Process>) -> Self {
@@ -172,6 +173,14 @@ impl Worker {
             .unwrap_or_else(|| Vec::with_capacity(2048))
     }
 
+    /// Takes a head buffer back.
+    pub fn put_head(&self, mut head: Vec<u8>) {
+        if head.capacity() <= HEAD_KEPT {
+            head.clear();
+            self.heads.put(head);
+        }
+    }
+
     /// The value of a Date field for this second.
     pub fn date(&self) -> Rc<str> {
         let now = SystemTime::now();
@@ -213,14 +222,6 @@ impl Worker {
             error!(%address, error, unsaid, "cannot connect to backends for want of descriptors, ports or memory; check LimitNOFILE and limits.connections");
         }
     }
-
-    /// Takes a head buffer back.
-    pub fn put_head(&self, mut head: Vec<u8>) {
-        if head.capacity() <= HEAD_KEPT {
-            head.clear();
-            self.heads.put(head);
-        }
-    }
 }
 
 /// Things of one kind that a worker keeps for reuse, at most [`KEPT`].
@@ -246,7 +247,8 @@ impl<T> Default for Spare<T> {
     }
 }
 
-/// Counts as open until it is dropped: a connection, or an accept loop, whose last connections are still to come.
+/// Counts as open until it is dropped: a connection, or an accept loop, whose last connections are
+/// still to come.
 #[derive(Debug)]
 pub struct Open(Rc<Worker>);
 

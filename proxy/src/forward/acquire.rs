@@ -80,7 +80,8 @@ async fn to_backend<S>(
     let mut fault = BackendFault::Unresolved;
     for ip in addresses.iter().take(MAX_ATTEMPTS) {
         let address = SocketAddr::new(*ip, backend.port);
-        // Before the pool is asked: it may hold connections that the ingress made, or another route.
+        // Before the pool is asked: it may hold connections that the ingress made, or another
+        // route.
         if let Err(refusal) = request.snapshot.backends.check(address) {
             debug!(%backend, %address, %refusal, "a route points where it may not");
             fault = BackendFault::Forbidden;
@@ -149,8 +150,8 @@ async fn to_node<S>(
         }
         match fresh(connection, request, address, None).await {
             Ok(acquired) => return Ok(acquired),
-            // Not the node's fault: it stays up. Ports run out for one address at a time, so another
-            // node may do.
+            // Not the node's fault: it stays up. Ports run out for one address at a time, so
+            // another node may do.
             Err(error) if is_exhausted(&error) => {
                 fault = exhausted(connection, address, &error);
             }
@@ -163,9 +164,10 @@ async fn to_node<S>(
     Err(fault)
 }
 
-/// A new connection. When this machine has no descriptor or memory left, idle connections make room:
-/// they may be many, one for each tool that was asked lately, and are worth less than a request. For
-/// want of a port they would go in vain: a port that is closed rests a while before it is free.
+/// A new connection. When this machine has no descriptor or memory left, idle connections make
+/// room: they may be many, one for each tool that was asked lately, and are worth less than a
+/// request. For want of a port they would go in vain: a port that is closed rests a while before it
+/// is free.
 async fn fresh<S>(
     connection: &mut Connection<S>,
     request: &Request,

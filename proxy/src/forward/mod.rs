@@ -186,8 +186,8 @@ impl Exchanged {
     };
 }
 
-/// Sends the rest of the body and fetches the answer, at the same time. Nothing follows a head that did not go out `whole`: the
-/// backend would take it for part of the head.
+/// Sends the rest of the body and fetches the answer, at the same time. Nothing follows a head that
+/// did not go out `whole`: the backend would take it for part of the head.
 async fn exchange<S: ClientStream>(
     connection: &mut Connection<S>,
     request: &mut Request,

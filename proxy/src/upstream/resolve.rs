@@ -22,15 +22,15 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 /// How long addresses count as fresh.
-pub const TTL: Duration = Duration::from_secs(30);
+const TTL: Duration = Duration::from_secs(30);
 /// How soon a failed name is tried again.
-pub const RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(5);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(10);
 /// How many names are kept.
-pub const MAX_NAMES: usize = 10_000;
-/// A name that nobody asked for this long is dropped; those of routes and pools are said to be wanted
-/// more often.
+const MAX_NAMES: usize = 10_000;
+/// A name that nobody asked for this long is dropped; those of routes and pools are said to be
+/// wanted more often.
 pub const FORGET_AFTER: Duration = Duration::from_secs(3600);
 /// Names resolved at the same time.
 const PARALLEL: usize = 16;
