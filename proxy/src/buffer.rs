@@ -24,8 +24,9 @@ pub const LARGE: usize = 256 * 1024;
 const SMALL_KEPT: usize = 128;
 /// How many large buffers a worker keeps for reuse.
 const LARGE_KEPT: usize = 16;
-/// How many large buffers a worker lends at once. Clients that take a big answer slowly hold theirs for as long as they like;
-/// beyond this number reads are small, so that thousands of them cannot take all memory.
+/// How many large buffers a worker lends at once. Clients that take a big answer slowly hold theirs
+/// for as long as they like; beyond this number reads are small, so that thousands of them cannot
+/// take all memory.
 const LARGE_LENT: usize = 128;
 
 /// The buffers of one worker that are free at the moment.
@@ -171,18 +172,11 @@ impl Buffer {
             self.start = 0;
         }
         let mut room = ReadBuf::new(self.storage.get_mut(self.end..).unwrap_or_default());
-        match Pin::new(io).poll_read(cx, &mut room) {
-            Poll::Pending => {
-                self.release(pool);
-                Poll::Pending
-            }
-            Poll::Ready(Ok(())) => {
-                let n = room.filled().len();
-                self.end += n;
-                Poll::Ready(Ok(n))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-        }
+        let read = Pin::new(io).poll_read(cx, &mut room);
+        let n = room.filled().len();
+        self.end += n;
+        self.release(pool);
+        read.map_ok(|()| n)
     }
 
     /// [`Buffer::poll_fill`] as a future.
@@ -225,6 +219,15 @@ mod tests {
                 .poll_fill(&mut cx, &mut reader, &pool, SMALL)
                 .is_pending()
         );
+        assert!(buffer.storage.is_empty());
+        assert_eq!(pool.small.borrow().len(), 1);
+    }
+
+    #[test]
+    fn an_end_holds_no_storage() {
+        let pool = BufferPool::default();
+        let mut buffer = Buffer::default();
+        assert_eq!(fill(&mut buffer, &pool, b""), Some(0));
         assert!(buffer.storage.is_empty());
         assert_eq!(pool.small.borrow().len(), 1);
     }

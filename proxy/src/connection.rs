@@ -27,7 +27,8 @@ use crate::worker::Worker;
 const LINGER: Duration = Duration::from_secs(10);
 /// The same without a byte from the client (nginx: lingering_timeout).
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
-/// How long a client may take no byte of TLS's closing alert. One that reads nothing would otherwise keep its place for ever.
+/// How long a client may take no byte of TLS's closing alert. One that reads nothing would
+/// otherwise keep its place for ever.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Who is at the other end.

@@ -6,9 +6,8 @@
 //! when it fires early it is armed again for the rest. In the steady state of a busy connection the
 //! wheel is touched once per idle period, not once per request.
 //!
-//! Invariants: `armed` is when the timer fires; a wait never ends later than its own
-//! deadline (to the wheel's millisecond), and a wait that is ready at once neither reads the
-//! clock nor touches the timer.
+//! Invariants: a wait never ends later than its own deadline (to the wheel's millisecond), and a
+//! wait that is ready at once neither reads the clock nor touches the timer.
 
 use std::future::Future;
 use std::pin::{Pin, pin};

@@ -2,8 +2,8 @@
 //!
 //! The way of a request: [`server`] accepts and [`tls`] decrypts, [`driver`] reads heads with
 //! [`http1`], [`request`] decides, [`forward`] moves bytes between client and [`upstream`],
-//! [`response`] edits what goes back. What a request sees is a [`snapshot`]; what changes beside it is
-//! in [`process`], kept fresh by [`registry`] on the control thread, which is [`run`].
+//! [`response`] edits what goes back. What a request sees is a [`snapshot`]; what changes beside it
+//! is in [`process`], kept fresh by [`registry`] on the control thread, which is [`run`].
 
 pub mod buffer;
 pub mod check;

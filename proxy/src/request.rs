@@ -1,6 +1,6 @@
 //! The life of a request, phase by phase.
 //!
-//! 1. The head was read within its limits: `connection`.
+//! 1. The head was read within its limits: `driver`.
 //! 2. Take the snapshot; start the [`Request`].
 //! 3. Answer health checks; send plain HTTP to HTTPS.
 //! 4. Refuse.

@@ -27,6 +27,7 @@ use crate::registry::{Registry, RegistryError};
 use crate::server::{self, Seed};
 use crate::start::{self, Prepared, StartError};
 use crate::tls::{CertificateStore, RELOAD_INTERVAL};
+use crate::upstream::resolve::FORGET_AFTER;
 use crate::worker::Phase;
 
 /// How long an idle connection stays open after the stop began: a request that the client has sent
@@ -34,6 +35,8 @@ use crate::worker::Phase;
 const IDLE_GRACE: Duration = Duration::from_secs(2);
 /// How often counters without a use are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the names of routes and pools are said to be wanted still.
+const NAMES_INTERVAL: Duration = Duration::from_secs(FORGET_AFTER.as_secs() / 4);
 
 /// Why the process ends other than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -132,8 +135,8 @@ async fn control(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(),
             name = unused.next() => {
                 warn!("{name} does nothing yet: restart portico to apply a changed configuration; certificates are reloaded by themselves");
             }
-            _ = ended.recv() => {
-                error!("a worker thread ended unexpectedly");
+            worker = ended.recv() => {
+                error!(?worker, "a worker thread ended unexpectedly");
                 return Err(RunError::WorkerEnded);
             }
         }
@@ -169,16 +172,23 @@ fn spawn_housekeeping(process: &Arc<Process>, certificates: Option<Arc<Certifica
             }
         });
     }
-    let process = Arc::clone(process);
+    let shared = Arc::clone(process);
     spawn_local(async move {
         loop {
             sleep(SWEEP_INTERVAL).await;
-            process.tools.sweep();
+            shared.tools.sweep();
+        }
+    });
+    let shared = Arc::clone(process);
+    spawn_local(async move {
+        loop {
+            sleep(NAMES_INTERVAL).await;
+            start::keep_names(&shared);
         }
     });
 }
 
-/// Starts a thread for each set of sockets. The receiver tells when one ends.
+/// Starts a thread for each set of sockets. The receiver tells which one ended.
 fn spawn_workers(
     prepared: &Prepared,
     sockets: Vec<Bound>,

@@ -1,8 +1,8 @@
 //! One worker thread: its runtime, its listening sockets, accepting, TLS handshakes, the end.
 //!
-//! Each worker accepts on its own sockets (SO_REUSEPORT), so the kernel spreads new connections, and a
-//! connection stays with its worker for life. What the tasks of a worker share is in `worker`; what
-//! becomes of an accepted connection in `driver`.
+//! Each worker accepts on its own sockets (SO_REUSEPORT), so the kernel spreads new connections,
+//! and a connection stays with its worker for life. What the tasks of a worker share is in
+//! `worker`; what becomes of an accepted connection in `driver`.
 //!
 //! Stopping has three phases, told by the control thread through a watch channel:
 //! [`Phase::Draining`] (no new connections, every answer says `Connection: close`),
@@ -126,6 +126,8 @@ async fn accept_loop(
                 debug!(%error, "a client gave up before it was accepted");
             }
             Err(error) => {
+                // Idle connections to backends are worth less than a client.
+                worker.idle.clear();
                 worker.say_accept_failed(&error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -134,8 +136,9 @@ async fn accept_loop(
     accept_rest(worker, socket, tls.as_ref(), port);
 }
 
-/// Clients whose connection the kernel has accepted already are not turned away. Asks the kernel itself: what the
-/// runtime knows of the socket is as old as its last look, and its budget for a task would end this half-way.
+/// Clients whose connection the kernel has accepted already are not turned away. Asks the kernel
+/// itself: what the runtime knows of the socket is as old as its last look, and its budget for a
+/// task would end this half-way.
 fn accept_rest(worker: &Rc<Worker>, socket: TcpListener, tls: Option<&TlsAcceptor>, port: u16) {
     let Ok(socket) = socket.into_std() else {
         return;
@@ -158,7 +161,8 @@ fn accept_rest(worker: &Rc<Worker>, socket: TcpListener, tls: Option<&TlsAccepto
     }
 }
 
-/// Waits for a place among the client connections of the process. Meanwhile new ones wait in the kernel.
+/// Waits for a place among the client connections of the process. Meanwhile new ones wait in the
+/// kernel.
 async fn place_for(worker: &Worker) -> OwnedSemaphorePermit {
     let places = &worker.process.connections;
     loop {

@@ -176,8 +176,8 @@ fn registry_addresses(config: &portico_config::Registry) -> Vec<SocketAddr> {
         .map_or_else(Vec::new, Iterator::collect)
 }
 
-/// That the routes cannot be kept would otherwise be known when they are needed, or from the log of a
-/// running portico at the earliest.
+/// That the routes cannot be kept would otherwise be known when they are needed, or from the log of
+/// a running portico at the earliest.
 fn warn_of_snapshot(config: &Config, warnings: &mut Vec<String>) {
     let Some(path) = config.registry.as_ref().map(|registry| &registry.snapshot) else {
         return;
@@ -220,6 +220,16 @@ fn warn_of_refused(config: &Config, policy: &BackendPolicy, warnings: &mut Vec<S
             }
         }
     }
+}
+
+/// Says again that the names of all routes and pools are wanted: the name of a tool that nobody
+/// asked for in a while must not be gone at its next request.
+pub fn keep_names(process: &Process) {
+    let resolver = &process.resolver;
+    want_names(&process.snapshot.load().config, resolver);
+    process
+        .table
+        .for_each(|_, entry| want_names_of(entry, resolver));
 }
 
 /// Has the names in the configuration resolved before the first request.

@@ -1,8 +1,8 @@
-//! What the tasks of one worker share: the way to the snapshot, idle connections to backends, and the
-//! buffers, parsers and heads that are used again and again.
+//! What the tasks of one worker share: the way to the snapshot, idle connections to backends, and
+//! the buffers, parsers and heads that are used again and again.
 //!
-//! Nothing here is locked or shared with other workers, but for what [`Process`] holds. The thread and its
-//! accept loops are in `server`.
+//! Nothing here is locked or shared with other workers, but for what [`Process`] holds. The thread
+//! and its accept loops are in `server`.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -77,6 +77,7 @@ const HEAD_KEPT: usize = 64 * 1024;
 const RESPONSE_HEAD: usize = 64 * 1024;
 /// Header fields that a head may have.
 const MAX_FIELDS: usize = 128;
+
 impl Worker {
     /// A worker that serves.
     pub fn new(process: Arc<Process>) -> Self {
@@ -172,6 +173,14 @@ impl Worker {
             .unwrap_or_else(|| Vec::with_capacity(2048))
     }
 
+    /// Takes a head buffer back.
+    pub fn put_head(&self, mut head: Vec<u8>) {
+        if head.capacity() <= HEAD_KEPT {
+            head.clear();
+            self.heads.put(head);
+        }
+    }
+
     /// The value of a Date field for this second.
     pub fn date(&self) -> Rc<str> {
         let now = SystemTime::now();
@@ -200,8 +209,6 @@ impl Worker {
 
     /// Says that the system refuses to accept connections.
     pub fn say_accept_failed(&self, error: &io::Error) {
-        // Idle connections to backends are worth less than a client.
-        self.idle.clear();
         let unsaid = self.repeats.borrow_mut().accept.occur(Instant::now());
         if let Some(unsaid) = unsaid {
             error!(%error, unsaid, "cannot accept connections; out of descriptors or memory? check LimitNOFILE");
@@ -213,14 +220,6 @@ impl Worker {
         let unsaid = self.repeats.borrow_mut().exhausted.occur(Instant::now());
         if let Some(unsaid) = unsaid {
             error!(%address, error, unsaid, "cannot connect to backends for want of descriptors, ports or memory; check LimitNOFILE and limits.connections");
-        }
-    }
-
-    /// Takes a head buffer back.
-    pub fn put_head(&self, mut head: Vec<u8>) {
-        if head.capacity() <= HEAD_KEPT {
-            head.clear();
-            self.heads.put(head);
         }
     }
 }
@@ -248,7 +247,8 @@ impl<T> Default for Spare<T> {
     }
 }
 
-/// Counts as open until it is dropped: a connection, or an accept loop, whose last connections are still to come.
+/// Counts as open until it is dropped: a connection, or an accept loop, whose last connections are
+/// still to come.
 #[derive(Debug)]
 pub struct Open(Rc<Worker>);
 

@@ -80,7 +80,8 @@ async fn to_backend<S>(
     let mut fault = BackendFault::Unresolved;
     for ip in addresses.iter().take(MAX_ATTEMPTS) {
         let address = SocketAddr::new(*ip, backend.port);
-        // Before the pool is asked: it may hold connections that the ingress made, or another route.
+        // Before the pool is asked: it may hold connections that the ingress made, or another
+        // route.
         if let Err(refusal) = request.snapshot.backends.check(address) {
             debug!(%backend, %address, %refusal, "a route points where it may not");
             fault = BackendFault::Forbidden;
@@ -149,8 +150,8 @@ async fn to_node<S>(
         }
         match fresh(connection, request, address, None).await {
             Ok(acquired) => return Ok(acquired),
-            // Not the node's fault: it stays up. Ports run out for one address at a time, so another
-            // node may do.
+            // Not the node's fault: it stays up. Ports run out for one address at a time, so
+            // another node may do.
             Err(error) if is_exhausted(&error) => {
                 fault = exhausted(connection, address, &error);
             }
@@ -163,8 +164,10 @@ async fn to_node<S>(
     Err(fault)
 }
 
-/// A new connection. When this machine has no descriptor or port left, idle connections make room:
-/// they may be many, one for each tool that was asked lately, and are worth less than a request.
+/// A new connection. When this machine has no descriptor or memory left, idle connections make
+/// room: they may be many, one for each tool that was asked lately, and are worth less than a
+/// request. For want of a port they would go in vain: a port that is closed rests a while before it
+/// is free.
 async fn fresh<S>(
     connection: &mut Connection<S>,
     request: &Request,
@@ -172,7 +175,7 @@ async fn fresh<S>(
     tls: Option<&TlsTarget>,
 ) -> Result<Acquired, ConnectError> {
     match attempt(connection, request, address, tls).await {
-        Err(error) if is_exhausted(&error) && connection.worker.idle.clear() => {
+        Err(error) if is_full(&error) && connection.worker.idle.clear() => {
             attempt(connection, request, address, tls).await
         }
         result => result,
@@ -211,17 +214,22 @@ fn fault_of(error: &ConnectError) -> BackendFault {
 
 /// Whether this machine is out of descriptors, ports or memory: nobody else's fault.
 fn is_exhausted(error: &ConnectError) -> bool {
-    const OWN: [Errno; 5] = [
-        Errno::MFILE,
-        Errno::NFILE,
-        Errno::ADDRNOTAVAIL,
-        Errno::NOBUFS,
-        Errno::NOMEM,
-    ];
+    is_full(error) || is_any_of(error, &[Errno::ADDRNOTAVAIL])
+}
+
+/// Whether it is out of what a closed connection gives back at once.
+fn is_full(error: &ConnectError) -> bool {
+    is_any_of(
+        error,
+        &[Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM],
+    )
+}
+
+fn is_any_of(error: &ConnectError, errnos: &[Errno]) -> bool {
     match error {
-        ConnectError::Connect(error) => OWN
+        ConnectError::Connect(error) => errnos
             .iter()
-            .any(|own| error.raw_os_error() == Some(own.raw_os_error())),
+            .any(|errno| error.raw_os_error() == Some(errno.raw_os_error())),
         ConnectError::Handshake(_) => false,
     }
 }

@@ -182,11 +182,10 @@ impl<S: ClientStream> Download<'_, '_, S> {
         let mut body = BodyDecoder::new(head.framing, BodyLimits::RESPONSE);
         let begun = self.first(&mut out, &mut body, answer, sending).await;
         self.worker.put_head(out);
-        let done = match begun {
-            Ok(()) => self.rest(&mut body, head.framing, answer, sending).await,
-            Err(()) => false,
-        };
-        if !done {
+        if let Err(downloaded) = begun {
+            return downloaded;
+        }
+        if !self.rest(&mut body, head.framing, answer, sending).await {
             return Downloaded::Broken;
         }
         Downloaded::Complete {
@@ -254,9 +253,11 @@ impl<S: ClientStream> Download<'_, '_, S> {
         body: &mut BodyDecoder,
         answer: &mut Buffer,
         sending: Sending,
-    ) -> Result<(), ()> {
+    ) -> Result<(), Downloaded> {
         if !answer.is_empty() && !body.is_done() {
-            let piece = body.decode(answer.filled_mut()).map_err(drop)?;
+            let piece = body
+                .decode(answer.filled_mut())
+                .map_err(|_| Downloaded::Fault(BackendFault::Malformed))?;
             let data = answer.filled().get(..piece.data).unwrap_or_default();
             if sending == Sending::Chunked {
                 let mut digits = [0; 18];
@@ -270,7 +271,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
             answer.consume(piece.consumed);
         }
         self.link.answer_begun.set(true);
-        self.write(out).await.map_err(drop)
+        self.write(out).await.map_err(|_| Downloaded::Broken)
     }
 
     /// Sends what is left of the body. `false`: it broke off.
@@ -354,17 +355,18 @@ impl<S: ClientStream> Download<'_, '_, S> {
         self.link.answer_begun.set(true);
         let sent = self.write(&out).await;
         self.worker.put_head(out);
-        if sent.is_ok() {
-            let limit = self.request.snapshot.config.timeouts.tunnel;
-            tunnel(
-                self.link,
-                &self.worker.buffers,
-                self.deadline,
-                limit,
-                answer,
-            )
-            .await;
+        if sent.is_err() {
+            return Downloaded::Broken;
         }
+        let limit = self.request.snapshot.config.timeouts.tunnel;
+        tunnel(
+            self.link,
+            &self.worker.buffers,
+            self.deadline,
+            limit,
+            answer,
+        )
+        .await;
         Downloaded::Complete {
             reusable: false,
             close: true,

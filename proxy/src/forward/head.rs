@@ -6,6 +6,8 @@
 //! added only where `[headers]` says so. Few fields on purpose: small header buffers of tools
 //! have overflowed (T428159).
 
+use std::io::Write;
+
 use portico_config::ClientAddress;
 use portico_routing::field::Field;
 use portico_routing::host::Host;
@@ -69,11 +71,8 @@ pub(super) fn write(
     if headers.client_address == ClientAddress::Forwarded
         || tool.is_some_and(|tool| headers.client_address_for.contains(tool))
     {
-        write_field(
-            out,
-            b"X-Forwarded-For",
-            client.address.to_string().as_bytes(),
-        );
+        // Into the head itself, which cannot fail.
+        let _ = write!(out, "X-Forwarded-For: {}\r\n", client.address);
     }
     if let Some(name) = &headers.via {
         out.extend_from_slice(match head.version {

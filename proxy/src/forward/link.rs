@@ -26,7 +26,7 @@ pub(super) struct Link<'a, S> {
     pub(super) input: RefCell<&'a mut Buffer>,
     /// The client has closed its side.
     pub(super) input_ended: Cell<bool>,
-    /// The body went to the backend to its end; from now on the download watches the client.
+    /// The body was read to its end; from now on the download watches the client.
     pub(super) uploaded: Cell<bool>,
     /// Whose silence counts.
     pub(super) awaited: Cell<Awaited>,

@@ -178,8 +178,16 @@ enum Exchanged {
     Ended { reusable: bool, after: After },
 }
 
-/// Sends the rest of the body and fetches the answer, at the same time. Nothing follows a head that did not go out `whole`: the
-/// backend would take it for part of the head.
+impl Exchanged {
+    /// The answer broke off, or the client is gone.
+    const RESET: Self = Self::Ended {
+        reusable: false,
+        after: After::Reset,
+    };
+}
+
+/// Sends the rest of the body and fetches the answer, at the same time. Nothing follows a head that
+/// did not go out `whole`: the backend would take it for part of the head.
 async fn exchange<S: ClientStream>(
     connection: &mut Connection<S>,
     request: &mut Request,
@@ -193,12 +201,10 @@ async fn exchange<S: ClientStream>(
     if request.expect_continue && whole && !upload.is_done() {
         request.expect_continue = false;
         if connection.input.is_empty() && !say_continue(connection, request).await {
-            return Exchanged::Ended {
-                reusable: false,
-                after: After::Reset,
-            };
+            return Exchanged::RESET;
         }
     }
+    let uploads = whole && !upload.is_done();
     let Connection {
         io,
         input,
@@ -214,10 +220,10 @@ async fn exchange<S: ClientStream>(
         input: RefCell::new(input),
         input_ended: Cell::new(*input_ended),
         uploaded: Cell::new(upload.is_done()),
-        awaited: Cell::new(if upload.is_done() {
-            Awaited::Backend
-        } else {
+        awaited: Cell::new(if uploads {
             Awaited::Client
+        } else {
+            Awaited::Backend
         }),
         answer_begun: Cell::new(false),
     };
@@ -229,26 +235,20 @@ async fn exchange<S: ClientStream>(
         deadline,
         trusted: true,
     };
-    let ended = if upload.is_done() || !whole {
-        Ok(download.run().await)
-    } else {
+    let ended = if uploads {
         let timeouts = &request.snapshot.config.timeouts;
         let upload_deadline =
             upload_deadline.get_or_insert_with(|| Deadline::new(timeouts.body_idle));
         let uploading = upload.run(&link, &worker.buffers, timeouts, upload_deadline);
         both(uploading, download.run()).await
+    } else {
+        Ok(download.run().await)
     };
     let answer_begun = link.answer_begun.get();
     *input_ended = link.input_ended.get();
     match ended {
-        Err(_) if answer_begun => Exchanged::Ended {
-            reusable: false,
-            after: After::Reset,
-        },
-        Err(UploadError::ClientGone) => Exchanged::Ended {
-            reusable: false,
-            after: After::Reset,
-        },
+        Err(_) if answer_begun => Exchanged::RESET,
+        Err(UploadError::ClientGone) => Exchanged::RESET,
         Err(error) => Exchanged::Client(error.into()),
         Ok(downloaded) => conclude(downloaded, upload.is_done()),
     }
@@ -258,10 +258,7 @@ fn conclude(downloaded: Downloaded, uploaded: bool) -> Exchanged {
     match downloaded {
         Downloaded::Dead => Exchanged::Dead,
         Downloaded::Fault(fault) => Exchanged::Fault(fault),
-        Downloaded::Broken => Exchanged::Ended {
-            reusable: false,
-            after: After::Reset,
-        },
+        Downloaded::Broken => Exchanged::RESET,
         Downloaded::Complete { reusable, close } => Exchanged::Ended {
             reusable,
             after: match (uploaded, close) {

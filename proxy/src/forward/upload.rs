@@ -54,14 +54,16 @@ impl Upload {
         }
     }
 
-    /// Whether all of the body was read from the client, and what came behind it is at hand. If the download ends first, what
-    /// the upload holds is lost, perhaps with the beginning of another request.
+    /// Whether all of the body was read from the client, and what came behind it is at hand. If the
+    /// download ends first, what the upload holds is lost, perhaps with the beginning of another
+    /// request.
     pub(super) fn is_done(&self) -> bool {
         self.decoder.is_done() && !self.running
     }
 
-    /// Whether all of the request is with the backend. What was read may still wait to be written, and a backend that answers
-    /// early leaves it there: on such a connection the next request would be taken for the rest of this body.
+    /// Whether all of the request is with the backend. What was read may still wait to be written,
+    /// and a backend that answers early leaves it there: on such a connection the next request
+    /// would be taken for the rest of this body.
     pub(super) fn is_sent(&self) -> bool {
         self.sent
     }
@@ -144,7 +146,8 @@ impl Upload {
                 Ok(()) => deadline.within(limit, upstream.flush()).await,
                 Err(_) => Err(Elapsed),
             };
-            // Whether it was written or not: what is left of a body must never be read as the next request.
+            // Whether it was written or not: what is left of a body must never be read as the next
+            // request.
             input.consume(piece.consumed);
             if !matches!(flushed, Ok(Ok(()))) {
                 // The backend stopped reading. It may have answered: the download will see.

@@ -1,11 +1,11 @@
 //! Policy: which addresses portico connects to on behalf of a route.
 //!
-//! Whoever can write a route could otherwise make portico speak to itself (a loop), to its admin
-//! address, to the registry, or to the metadata service of a cloud. Refused always: portico's own
-//! listeners, the registry's address, link-local, multicast, broadcast and unspecified addresses.
-//! With `registry.backends` set, everything outside of its networks too. Checked when a route joins
-//! the table (so that a bad one is skipped and shown) and again for each new connection (so that a
-//! name cannot change its mind between check and use).
+//! Whoever can write a route could otherwise make portico speak to itself (a loop), to the
+//! registry, or to the metadata service of a cloud. Refused always: portico's own listeners, the
+//! registry's address, link-local, multicast, broadcast and unspecified addresses. With
+//! `registry.backends` set, everything outside of its networks too. Checked when a route joins the
+//! table (so that a bad one is skipped and shown) and again for each request (so that a name cannot
+//! change its mind between check and use).
 //!
 //! Not checked here: nodes of `[pools]`, which the administrator wrote, beyond the addresses
 //! that can never be meant.
@@ -21,7 +21,7 @@ use portico_routing::backend::{Backend, BackendHost};
 pub struct BackendPolicy {
     /// Networks that routes may point at; empty: any.
     pub allowed: Vec<IpNet>,
-    /// portico's own listeners, the admin address among them.
+    /// portico's own listeners.
     pub own: Vec<SocketAddr>,
     /// Addresses of the registry.
     pub registry: Vec<SocketAddr>,
@@ -123,8 +123,9 @@ fn same_endpoint(bound: SocketAddr, target: SocketAddr) -> bool {
         && (ip == target.ip() || (ip.is_unspecified() && is_local(target.ip())))
 }
 
-/// Whether a connection to `target` reaches the server that portico itself reaches at `known`. One on this machine listens on more
-/// addresses than the one that portico was told: Debian's redis on 127.0.0.1 and on [::1].
+/// Whether a connection to `target` reaches the server that portico itself reaches at `known`. One
+/// on this machine listens on more addresses than the one that portico was told: Debian's redis on
+/// 127.0.0.1 and on [::1].
 fn same_server(known: SocketAddr, target: SocketAddr) -> bool {
     let ip = known.ip().to_canonical();
     known.port() == target.port() && (ip == target.ip() || (is_local(ip) && is_local(target.ip())))

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use dashmap::DashMap;
 
 /// Names that are counted one by one.
-pub const MAX_TOOLS: usize = 100_000;
+const MAX_TOOLS: usize = 100_000;
 
 /// The requests in flight of every tool.
 #[derive(Debug, Default)]

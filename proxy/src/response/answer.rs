@@ -17,13 +17,13 @@ use super::headers::{ClientView, ResponseEditor};
 use crate::http1::{BodyError, RequestError, reason_phrase, write_field, write_status_line};
 
 /// Methods that portico forwards, for Allow fields.
-pub const ALLOW: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
+const ALLOW: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
 
 /// The default `robots.txt`, for tools without one (T251628).
 const ROBOTS: &[u8] = b"User-agent: *\nDisallow: /\n";
 /// The default icon, for tools without one (T251628).
 const FAVICON: &[u8] = include_bytes!("favicon.ico");
-/// Seconds after which a client may try again what was refused for load or during a start.
+/// Seconds after which a client may try again what was refused for want of room.
 const RETRY_AFTER: &str = "5";
 
 /// Whose fault a failure is.
@@ -115,7 +115,7 @@ impl Failure {
 
     /// Whether trying again soon may help.
     fn is_passing(&self) -> bool {
-        matches!(self.status_and_side().0, 503)
+        self.status_and_side().0 == 503
     }
 
     /// Whether the connection can go on. After bytes that break the rules it cannot: what follows
@@ -185,11 +185,11 @@ impl fmt::Display for Failure {
             Self::PlatformTimeout => f.write_str(
                 "The platform's ingress did not answer in time. The tool may be slow, or the platform may have a problem.",
             ),
-            Self::Exhausted => f.write_str(
-                "The proxy has no room for another connection. Try again in a moment; its administrators can give it more.",
-            ),
             Self::PlatformMalformed => f.write_str(
                 "The platform's ingress sent an answer that is not valid HTTP. Its administrators can mend it.",
+            ),
+            Self::Exhausted => f.write_str(
+                "The proxy has no room for another connection. Try again in a moment; its administrators can give it more.",
             ),
         }
     }

@@ -3,10 +3,10 @@
 //! Removed: fields of one connection, fields that a Connection field names, `headers.hide`, on
 //! legacy hosts `headers.hide_on_legacy`, and the tool's own copy of every field in `headers.set`.
 //! Changed: a Location that points at the request's own host over plain HTTP, when the client came
-//! over TLS. Added: `headers.set` (Strict-Transport-Security over TLS only: RFC 6797 section 7.2),
-//! Connection where it is needed.
+//! over TLS. Added: `headers.set` (Strict-Transport-Security over TLS only: RFC 6797 section 7.2).
 //!
-//! Framing fields are not decided here: the caller knows how the body will be sent.
+//! Framing fields, Date and Connection are not decided here: the caller knows how the body will be
+//! sent, and whether the connection goes on.
 
 use portico_config::{HeaderTemplate, Headers, TemplatePart};
 use portico_routing::field::Field;
@@ -81,8 +81,8 @@ impl ResponseEditor {
         self.write_set(out, client);
     }
 
-    /// The same for an interim answer (103): what is hidden stays hidden, and nothing is added, since that comes with the final
-    /// answer.
+    /// The same for an interim answer (103): what is hidden stays hidden, and nothing is added,
+    /// since that comes with the final answer.
     pub fn write_interim_fields(
         &self,
         out: &mut Vec<u8>,

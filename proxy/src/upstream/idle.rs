@@ -19,9 +19,9 @@ use tokio::time::Instant;
 use super::stream::UpstreamStream;
 
 /// Idle connections that a worker keeps to one address.
-pub const MAX_PER_ADDRESS: usize = 128;
+const MAX_PER_ADDRESS: usize = 128;
 /// Idle connections that a worker keeps in all.
-pub const MAX_TOTAL: usize = 4096;
+const MAX_TOTAL: usize = 4096;
 
 #[derive(Debug)]
 struct Idle {

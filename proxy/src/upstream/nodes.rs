@@ -156,18 +156,24 @@ impl Node {
     }
 }
 
-/// Checks of one node with the same outcome in a row.
+/// Checks of one node with the same outcome in a row, since it went up or down.
 #[derive(Debug, Default)]
 struct Streak {
     good: bool,
+    was_up: bool,
     length: u32,
 }
 
 impl Streak {
     /// Counts an outcome; says when it is time for the node to go up or down.
     fn count(&mut self, good: bool, was_up: bool, check: &config::Check) -> Option<bool> {
-        if good != self.good {
-            *self = Self { good, length: 0 };
+        // A worker may have taken the node down meanwhile: good checks from before count no more.
+        if (good, was_up) != (self.good, self.was_up) {
+            *self = Self {
+                good,
+                was_up,
+                length: 0,
+            };
         }
         self.length = self.length.saturating_add(1);
         let needed = if good { check.rise } else { check.fall };
@@ -245,6 +251,11 @@ mod tests {
         assert_eq!(streak.count(false, false, &check), None, "the streak broke");
         assert_eq!(streak.count(true, false, &check), None);
         assert_eq!(streak.count(true, false, &check), Some(true));
-        assert_eq!(streak.count(true, true, &check), None, "up already");
+        for _ in 0..5 {
+            assert_eq!(streak.count(true, true, &check), None, "up already");
+        }
+        // A worker could not connect.
+        assert_eq!(streak.count(true, false, &check), None);
+        assert_eq!(streak.count(true, false, &check), Some(true));
     }
 }

@@ -3,11 +3,12 @@
 //! A request never waits for DNS: it looks the name up here, in memory. The control thread resolves
 //! each wanted name through the system's resolver (so `/etc/hosts` and the rest of nsswitch count),
 //! again every [`TTL`], and keeps the last good addresses when a later attempt fails: a DNS outage
-//! must not become an outage of the tools. A name is wanted when a route or pool names it, or at
-//! the latest by the first request for it.
+//! must not become an outage of the tools. A name is wanted as long as a route or pool names it, or
+//! at the latest by the first request for it.
 //!
 //! The system's resolver does not tell a record's own TTL, hence the fixed one.
-//! Bounds: [`MAX_NAMES`]; a name that nobody looked up for [`FORGET_AFTER`] is dropped.
+//! Bounds: [`MAX_NAMES`]; a name that nobody looked up or wanted for [`FORGET_AFTER`] is
+//! dropped.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,14 +22,15 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 /// How long addresses count as fresh.
-pub const TTL: Duration = Duration::from_secs(30);
+const TTL: Duration = Duration::from_secs(30);
 /// How soon a failed name is tried again.
-pub const RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(5);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(10);
 /// How many names are kept.
-pub const MAX_NAMES: usize = 10_000;
-/// A name that nobody asked for this long is dropped.
+const MAX_NAMES: usize = 10_000;
+/// A name that nobody asked for this long is dropped; those of routes and pools are said to be
+/// wanted more often.
 pub const FORGET_AFTER: Duration = Duration::from_secs(3600);
 /// Names resolved at the same time.
 const PARALLEL: usize = 16;
@@ -76,10 +78,14 @@ impl Resolver {
         Arc::default()
     }
 
-    /// Has `name` resolved soon, so that the first request finds it ready.
+    /// Has `name` resolved soon, and kept, so that the next request finds it ready.
     pub fn want(&self, name: &str) {
         let names = self.names.pin();
-        if names.contains_key(name) || names.len() >= MAX_NAMES {
+        if let Some(known) = names.get(name) {
+            known.asked.store(self.now(), Ordering::Relaxed);
+            return;
+        }
+        if names.len() >= MAX_NAMES {
             return;
         }
         let fresh = Arc::new(Name {
@@ -225,6 +231,26 @@ mod tests {
             resolver.learn(&name, &known, Err("SERVFAIL".into()));
             resolver.learn(&name, &known, Ok(Vec::new()));
             assert_eq!(*resolver.lookup("a.example"), [address]);
+        });
+    }
+
+    #[test]
+    fn only_names_that_nobody_wants_any_more_are_forgotten() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let resolver = Resolver::default();
+            resolver.want("wanted.example");
+            resolver.want("gone.example");
+            tokio::time::advance(FORGET_AFTER).await;
+            resolver.want("wanted.example");
+            tokio::time::advance(Duration::from_secs(1)).await;
+            resolver.due(0);
+            let names = resolver.names.pin();
+            assert!(names.contains_key("wanted.example") && names.len() == 1);
         });
     }
 
