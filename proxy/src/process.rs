@@ -37,6 +37,6 @@ impl Process {
     /// Whether client connections are so many that idle ones should not be kept: nine tenths of
     /// the places are taken.
     pub fn is_crowded(&self) -> bool {
-        self.connections.available_permits() < self.max_connections / 10
+        self.connections.available_permits() < self.max_connections.div_ceil(10)
     }
 }

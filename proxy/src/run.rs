@@ -17,7 +17,7 @@ use std::time::Duration;
 use portico_config::LogLevel;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::task::spawn_local;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
@@ -53,6 +53,11 @@ pub enum RunError {
     /// The system refuses what every process needs.
     #[error("the system refuses to let portico start")]
     System(#[from] io::Error),
+    /// What keeps routes, names, checks or certificates fresh ended on its own.
+    #[error(
+        "a task of the control thread ended, which is a defect of portico: see the log above; the process stops, after a drain, so that it is restarted whole"
+    )]
+    UpkeepEnded,
     /// A worker ended on its own.
     #[error(
         "a worker thread ended, which is a defect of portico: see the log above; the process stops so that it is restarted whole"
@@ -116,10 +121,10 @@ async fn control(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(),
         started = start_registry(&prepared) => started?,
         () = stop.next() => return Ok(()),
     };
+    let mut upkeep = spawn_upkeep(&prepared.process, prepared.certificates.clone());
     if let Some(registry) = started {
-        spawn_local(registry.run());
+        upkeep.spawn_local(registry.run());
     }
-    spawn_housekeeping(&prepared.process, prepared.certificates.clone());
     let (phase, mut ended) = spawn_workers(&prepared, sockets)?;
     info!(
         workers,
@@ -129,9 +134,13 @@ async fn control(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(),
         "portico serves"
     );
     ready(&prepared.process);
-    loop {
+    let done = loop {
         tokio::select! {
-            () = stop.next() => break,
+            () = stop.next() => break Ok(()),
+            Some(task) = upkeep.join_next() => {
+                error!(panicked = task.is_err(), "a task of the control thread ended unexpectedly");
+                break Err(RunError::UpkeepEnded);
+            }
             name = unused.next() => {
                 warn!("{name} does nothing yet: restart portico to apply a changed configuration; certificates are reloaded by themselves");
             }
@@ -140,9 +149,9 @@ async fn control(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(),
                 return Err(RunError::WorkerEnded);
             }
         }
-    }
+    };
     drain(config.server.drain, &phase, &mut ended, workers, &mut stop).await;
-    Ok(())
+    done
 }
 
 async fn start_registry(prepared: &Prepared) -> Result<Option<Registry>, RegistryError> {
@@ -155,15 +164,19 @@ async fn start_registry(prepared: &Prepared) -> Result<Option<Registry>, Registr
     Ok(Some(registry))
 }
 
-/// Starts what repeats for ever on the control thread.
-fn spawn_housekeeping(process: &Arc<Process>, certificates: Option<Arc<CertificateStore>>) {
+/// Starts what repeats for ever on the control thread. None of it ends, but by a defect.
+fn spawn_upkeep(
+    process: &Arc<Process>,
+    certificates: Option<Arc<CertificateStore>>,
+) -> JoinSet<()> {
+    let mut upkeep = JoinSet::new();
     let resolver = Arc::clone(&process.resolver);
-    spawn_local(async move { resolver.run().await });
+    upkeep.spawn_local(async move { resolver.run().await });
     if let Some(pool) = &process.snapshot.load().ingress {
-        spawn_local(Arc::clone(pool).run_checks(Arc::clone(&process.resolver)));
+        upkeep.spawn_local(Arc::clone(pool).run_checks(Arc::clone(&process.resolver)));
     }
     if let Some(certificates) = certificates {
-        spawn_local(async move {
+        upkeep.spawn_local(async move {
             loop {
                 sleep(RELOAD_INTERVAL).await;
                 let certificates = Arc::clone(&certificates);
@@ -173,19 +186,20 @@ fn spawn_housekeeping(process: &Arc<Process>, certificates: Option<Arc<Certifica
         });
     }
     let shared = Arc::clone(process);
-    spawn_local(async move {
+    upkeep.spawn_local(async move {
         loop {
             sleep(SWEEP_INTERVAL).await;
             shared.tools.sweep();
         }
     });
     let shared = Arc::clone(process);
-    spawn_local(async move {
+    upkeep.spawn_local(async move {
         loop {
             sleep(NAMES_INTERVAL).await;
             start::keep_names(&shared);
         }
     });
+    upkeep
 }
 
 /// Starts a thread for each set of sockets. The receiver tells which one ended.

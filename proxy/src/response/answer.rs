@@ -16,7 +16,8 @@ use portico_routing::path::PathError;
 use super::headers::{ClientView, ResponseEditor};
 use crate::http1::{BodyError, RequestError, reason_phrase, write_field, write_status_line};
 
-/// Methods that portico forwards, for Allow fields.
+/// Methods named in Allow fields: the common ones. Others are forwarded as well, but for TRACE and
+/// CONNECT.
 const ALLOW: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
 
 /// The default `robots.txt`, for tools without one (T251628).
@@ -216,7 +217,8 @@ pub enum DefaultFile {
 }
 
 impl DefaultFile {
-    /// The default for this path, if there is one.
+    /// The default for this path, if there is one. On a legacy host that is the host's own file: a
+    /// tool's `/<tool>/robots.txt` means nothing to crawlers.
     pub fn for_path(path: &[u8]) -> Option<Self> {
         match path {
             b"/robots.txt" => Some(Self::Robots),
