@@ -20,6 +20,8 @@ use crate::worker::Worker;
 /// What came out of the wait for a request.
 enum Waited {
     Head,
+    /// Only the empty line that old clients send behind a body: the connection is still idle.
+    Nothing,
     /// The client closed, or was idle for too long, or portico stops: nothing to answer.
     Over,
     Bad(RequestError),
@@ -35,10 +37,11 @@ pub async fn serve<S: ClientStream>(io: S, worker: Rc<Worker>, client: ClientInf
             break;
         }
         let mut parser = worker.request_parser();
-        let after = match read_head(&mut connection, &mut parser, close_idle.as_mut()).await {
+        let after = match read_head(&mut connection, &mut parser).await {
             Waited::Head => request::handle(&mut connection, &parser).await,
             Waited::Bad(error) => refuse(&mut connection, Failure::Malformed(error)).await,
             Waited::TooSlow => refuse(&mut connection, Failure::HeaderTimeout).await,
+            Waited::Nothing => After::KeepAlive,
             Waited::Over => After::Close,
         };
         worker.put_request_parser(parser);
@@ -73,12 +76,10 @@ async fn idle<S: ClientStream>(
     connection.deadline.within(keep_alive, wait).await == Ok(true)
 }
 
-/// Reads until a head is complete, for at most `timeouts.header` from its first byte. The empty line
-/// that old clients send behind a body is no such byte: the connection is still idle.
+/// Reads until a head is complete, for at most `timeouts.header` in all.
 async fn read_head<S: ClientStream>(
     connection: &mut Connection<S>,
     parser: &mut RequestParser,
-    mut close_idle: Pin<&mut Notified<'_>>,
 ) -> Waited {
     let mut deadline = None;
     loop {
@@ -87,11 +88,9 @@ async fn read_head<S: ClientStream>(
             Ok(Parsed::Partial) => {}
             Err(error) => return Waited::Bad(error),
         }
-        if parser.is_idle() {
-            if idle(connection, close_idle.as_mut()).await {
-                continue;
-            }
-            return Waited::Over;
+        if connection.input.filled() == b"\r\n" {
+            connection.input.discard(&connection.worker.buffers);
+            return Waited::Nothing;
         }
         let limit = connection.worker.snapshot.load().config.timeouts.header;
         let at = *deadline.get_or_insert_with(|| Instant::now() + limit);

@@ -35,8 +35,8 @@ pub struct Process {
 
 impl Process {
     /// Whether client connections are so many that idle ones should not be kept: nine tenths of
-    /// the places are taken.
+    /// the places are taken. Never with fewer than ten places.
     pub fn is_crowded(&self) -> bool {
-        self.connections.available_permits() < self.max_connections.div_ceil(10)
+        self.connections.available_permits() < self.max_connections / 10
     }
 }

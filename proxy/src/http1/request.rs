@@ -200,13 +200,6 @@ impl RequestParser {
         &self.head
     }
 
-    /// Whether nothing but part of a leading empty line has been seen: a connection that
-    /// closes here was just idle.
-    pub fn is_idle(&self) -> bool {
-        matches!(self.phase, Phase::LeadingLine)
-            || (matches!(self.phase, Phase::Method) && self.cursor == self.start)
-    }
-
     /// One empty line before the request is skipped: old clients send it after a body
     /// (RFC 9112, section 2.2).
     fn leading_line(&mut self, buf: &[u8]) -> Result<Step, RequestError> {

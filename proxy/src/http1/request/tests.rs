@@ -711,21 +711,6 @@ fn slow_senders_cost_no_more() {
 }
 
 #[test]
-fn idle_until_the_first_byte_of_a_request() {
-    let mut parser = RequestParser::new(LIMITS);
-    for (buf, idle) in [
-        ("", true),
-        ("\r", true),
-        ("\r\n", true),
-        ("\r\nG", false),
-        ("\r\nGET ", false),
-    ] {
-        assert_eq!(parser.parse(buf.as_bytes()), Ok(Parsed::Partial));
-        assert_eq!(parser.is_idle(), idle, "{buf:?}");
-    }
-}
-
-#[test]
 fn a_buffer_that_shrinks_is_no_panic() {
     let raw = b"GET / HTTP/1.1\r\nHost: abcdef\r\nX: y\r\n\r\n";
     for cut in 0..raw.len() {
