@@ -63,13 +63,13 @@ table! {
         timeouts: TimeoutsFile = Default("{}"),
         /// How much portico takes.
         limits: LimitsFile = Default("{}"),
-        /// How often one client may ask.
+        /// How often one client may ask. Not built yet: while it is off, the other keys have no effect.
         rate: RateFile = Default("{}"),
         /// Requests that are refused whatever they ask for.
         refuse: RefuseFile = Default("{}"),
         /// What portico does to the headers of requests and answers.
         headers: HeadersFile = Default("{}"),
-        /// Compression of answers.
+        /// Compression of answers. Not built yet: while it is off, the other keys have no effect.
         compression: CompressionFile = Default("{}"),
         /// What is written where.
         log: LogFile = Default("{}"),
@@ -506,7 +506,8 @@ table! {
     LogFile {
         /// The access log: `"off"`, `"stderr"`, or a file, which is opened again on SIGUSR1.
         access: LogTarget = Default("\"off\""),
-        /// A line of the access log: `"vhosts"`, as the legacy system wrote it, or `"json"`.
+        /// A line of the access log: `"vhosts"`, as the legacy system wrote it, or `"json"`. Without
+        /// effect until the access log is built.
         format: FormatWord = Default("\"vhosts\""),
         /// Client addresses in every log: `"full"`, `"masked"` (/24 and /48), or `"hashed"` with a
         /// key that is thrown away daily.
