@@ -14,8 +14,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::config::{
-    CertificateFiles, Config, Fallback, HeaderTemplate, Headers, Limits, Listen, Log, MassRemoval,
-    Refuse, Registry, Server, Timeouts, Tls,
+    CertificateFiles, Config, Fallback, HeaderTemplate, Headers, Http2, Limits, Listen, Log,
+    MassRemoval, Refuse, Registry, Server, Timeouts, Tls,
 };
 use crate::file::{
     File, HEADERS_SET, HeadersFile, LimitsFile, ListenFile, RefuseFile, RegistryFile, ServerFile,
@@ -84,6 +84,9 @@ pub(crate) fn check(reader: &mut Reader<'_>, file: File) -> Option<Config> {
         },
         timeouts: timeouts(&file.timeouts.value?)?,
         limits: limits??,
+        http2: Http2 {
+            websocket: file.http2.value?.websocket.value?,
+        },
         refuse: refuse(&file.refuse.value?)?,
         headers: headers??,
         log: Log {

@@ -39,6 +39,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// `[limits]`.
     pub limits: Limits,
+    /// `[http2]`.
+    pub http2: Http2,
     /// `[refuse]`: requests that are refused outright.
     pub refuse: Refuse,
     /// `[headers]` and `[headers.set]`.
@@ -313,6 +315,13 @@ pub struct Limits {
     pub streams: u32,
     /// Requests of one tool in flight: 503 above.
     pub in_flight_per_tool: u32,
+}
+
+/// `[http2]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http2 {
+    /// WebSockets over HTTP/2 (RFC 8441).
+    pub websocket: bool,
 }
 
 /// `[refuse]`

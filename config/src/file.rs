@@ -63,6 +63,8 @@ table! {
         timeouts: TimeoutsFile = Default("{}"),
         /// How much portico takes.
         limits: LimitsFile = Default("{}"),
+        /// What is special to HTTP/2, which HTTPS clients choose by ALPN.
+        http2: Http2File = Default("{}"),
         /// How often one client may ask. Not built yet: while it is off, the other keys have no effect.
         rate: RateFile = Default("{}"),
         /// Requests that are refused whatever they ask for.
@@ -395,10 +397,17 @@ table! {
         /// Client connections of the whole process. Lowered, with a warning, to
         /// what descriptors allow.
         connections: Number<1, 10_000_000> = Default("65536"),
-        /// Concurrent HTTP/2 streams of one connection. Without effect until HTTP/2 is built.
+        /// Concurrent HTTP/2 streams of one connection; more are refused, and clients wait.
         streams: Number<1, 10_000> = Default("100"),
         /// Requests of one tool in flight: 503 above. One slow tool cannot take everything.
         in_flight_per_tool: Number<1, 10_000_000> = Default("250"),
+    }
+}
+
+table! {
+    Http2File {
+        /// WebSockets over HTTP/2 (RFC 8441). Off: browsers open a connection of HTTP/1.1 for each.
+        websocket: bool = Default("true"),
     }
 }
 

@@ -138,6 +138,19 @@ impl Buffer {
         self.end = n;
     }
 
+    /// Puts bytes behind what waits, as if they had been read.
+    pub fn append(&mut self, pool: &BufferPool, bytes: &[u8]) {
+        let end = self.len() + bytes.len();
+        self.grow(pool, end.max(SMALL));
+        self.storage.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        if let Some(room) = self.storage.get_mut(self.end..end) {
+            room.copy_from_slice(bytes);
+            self.end = end;
+        }
+    }
+
     /// Gives the storage back if nothing waits in it.
     pub fn release(&mut self, pool: &BufferPool) {
         if self.is_empty() && !self.storage.is_empty() {

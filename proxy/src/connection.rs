@@ -10,16 +10,19 @@
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::server::TlsStream;
 
-use crate::buffer::{Buffer, SMALL};
+use crate::buffer::{Buffer, BufferPool, SMALL};
 use crate::counted::Counted;
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, Elapsed};
+use crate::halves::Shared;
+use crate::outgoing::Outgoing;
 use crate::worker::Worker;
 
 /// After an early answer, how long the client may go on sending what nobody reads
@@ -42,17 +45,69 @@ pub struct ClientInfo {
     pub port: u16,
 }
 
-/// A stream to a client: TCP, with or without TLS around it.
+/// A stream to a client: a connection that speaks HTTP/1, or one stream of HTTP/2.
+///
+/// Reading gives the bytes of HTTP/1, or the data of the request's body; writing sends bytes as
+/// they are, which only tunnels do. Answers go through [`ClientStream::poll_send`].
 pub trait ClientStream: AsyncRead + AsyncWrite + Unpin {
-    /// The TCP connection below.
-    fn tcp(&self) -> &TcpStream;
+    /// Bodies are framed as RFC 9112 says and requests may follow each other. Without it the end
+    /// of the stream is the end of the one body.
+    const FRAMED: bool;
+
+    /// Sends some of an answer; it is sent when [`Outgoing`] says so.
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: &mut Outgoing<'_>,
+    ) -> Poll<io::Result<()>>;
 
     /// Grows while a flush goes on: bytes that the kernel took. Constant where nothing is buffered
     /// above the kernel.
     fn taken(&self) -> u64;
+
+    /// Watches for the client's end while an answer is awaited. `uploaded`: its body was read to
+    /// the end, and what comes now is kept in `input` for the next request.
+    fn poll_watch(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &mut Buffer,
+        pool: &BufferPool,
+        uploaded: bool,
+    ) -> Poll<Watched>;
+
+    /// Whether the client has closed or reset its side, as far as the runtime has heard; what it
+    /// sent may still be unread.
+    fn has_left(&self) -> bool;
+
+    /// The trailers that came at the end of the body: `name: value` lines and an empty one. None
+    /// where bodies are framed.
+    fn take_trailers(&mut self) -> Option<Vec<u8>>;
+
+    /// Ends it so that the client sees that something is missing.
+    fn reset(&mut self);
 }
 
-impl ClientStream for TcpStream {
+/// What a watched client did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watched {
+    /// It sent so much ahead that its end cannot be seen.
+    Full,
+    /// It closed its side, and may still read.
+    Closed,
+    /// It is gone.
+    Gone,
+}
+
+/// A connection that speaks HTTP/1: TCP, with or without TLS around it.
+pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {
+    /// The TCP connection below.
+    fn tcp(&self) -> &TcpStream;
+
+    /// See [`ClientStream::taken`].
+    fn taken(&self) -> u64;
+}
+
+impl ByteStream for TcpStream {
     fn tcp(&self) -> &TcpStream {
         self
     }
@@ -62,13 +117,68 @@ impl ClientStream for TcpStream {
     }
 }
 
-impl ClientStream for TlsStream<Counted> {
+impl ByteStream for TlsStream<Counted> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().0.tcp()
     }
 
     fn taken(&self) -> u64 {
         self.get_ref().0.written()
+    }
+}
+
+impl<S: ByteStream> ClientStream for S {
+    const FRAMED: bool = true;
+
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: &mut Outgoing<'_>,
+    ) -> Poll<io::Result<()>> {
+        message.poll_write(cx, self)
+    }
+
+    fn taken(&self) -> u64 {
+        ByteStream::taken(self)
+    }
+
+    fn poll_watch(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &mut Buffer,
+        pool: &BufferPool,
+        uploaded: bool,
+    ) -> Poll<Watched> {
+        if !uploaded {
+            return Poll::Pending;
+        }
+        loop {
+            if input.is_full() {
+                return Poll::Ready(Watched::Full);
+            }
+            match ready!(input.poll_fill(cx, self, pool, SMALL)) {
+                Ok(n) if n > 0 => {}
+                Ok(_) => return Poll::Ready(Watched::Closed),
+                Err(_) => return Poll::Ready(Watched::Gone),
+            }
+        }
+    }
+
+    fn has_left(&self) -> bool {
+        let ready = std::pin::pin!(self.tcp().ready(Interest::READABLE));
+        match ready.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(ready)) => ready.is_read_closed(),
+            Poll::Ready(Err(_)) => true,
+            Poll::Pending => false,
+        }
+    }
+
+    fn take_trailers(&mut self) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn reset(&mut self) {
+        let _ = socket2::SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
     }
 }
 
@@ -106,19 +216,89 @@ pub enum After {
     Reset,
 }
 
+/// Sends a message to the client, and what TLS has buffered of it, before anything is waited for.
+/// Each step may take `limit`: a client that takes nothing is given up.
+///
+/// # Errors
+/// [`WriteError`]
+pub async fn send<S: ClientStream>(
+    client: &Shared<'_, S>,
+    deadline: &mut Deadline,
+    limit: Duration,
+    message: &mut Outgoing<'_>,
+) -> Result<(), WriteError> {
+    while !message.sent {
+        let step = std::future::poll_fn(|cx| client.with(|io| io.poll_send(cx, message)));
+        deadline.within(limit, step).await??;
+    }
+    flush(client, deadline, limit).await
+}
+
+/// Sends what TLS has buffered, which may be much: a client that takes some of it within each
+/// `limit` is only slow.
+async fn flush<S: ClientStream>(
+    client: &Shared<'_, S>,
+    deadline: &mut Deadline,
+    limit: Duration,
+) -> Result<(), WriteError> {
+    loop {
+        let taken = client.with(|io| io.taken());
+        let mut io = client;
+        match deadline.within(limit, io.flush()).await {
+            Ok(flushed) => return Ok(flushed?),
+            Err(Elapsed) if client.with(|io| io.taken()) > taken => {}
+            Err(elapsed) => return Err(elapsed.into()),
+        }
+    }
+}
+
+/// Why bytes could not be written.
+#[derive(Debug)]
+pub enum WriteError {
+    /// The peer closed or broke the connection.
+    Closed,
+    /// It took nothing for too long.
+    Stalled,
+}
+
+impl From<std::io::Error> for WriteError {
+    fn from(_: std::io::Error) -> Self {
+        Self::Closed
+    }
+}
+
+impl From<Elapsed> for WriteError {
+    fn from(_: Elapsed) -> Self {
+        Self::Stalled
+    }
+}
+
 impl<S: ClientStream> Connection<S> {
     /// A connection that nothing was read from yet.
     pub fn new(io: S, worker: Rc<Worker>, client: ClientInfo) -> Self {
-        let keep_alive = worker.snapshot.load().config.timeouts.keep_alive;
+        let deadline = worker.deadline();
         Self {
             io,
             input: Buffer::default(),
             input_ended: false,
-            deadline: Deadline::new(keep_alive),
+            deadline,
             upload_deadline: None,
             worker,
             client,
         }
+    }
+
+    /// Sends a message: see [`send`].
+    ///
+    /// # Errors
+    /// [`WriteError`]
+    pub async fn send(
+        &mut self,
+        limit: Duration,
+        message: &mut Outgoing<'_>,
+    ) -> Result<(), WriteError> {
+        let client = Shared::new(&mut self.io);
+        send(&client, &mut self.deadline, limit, message).await
     }
 
     /// Ends the connection after an answer of portico's or a backend's.
@@ -157,8 +337,8 @@ impl<S: ClientStream> Connection<S> {
     }
 
     /// Ends the connection so that the client sees that something is missing.
-    fn reset(self) {
-        let _ = socket2::SockRef::from(self.io.tcp()).set_linger(Some(Duration::ZERO));
+    fn reset(mut self) {
+        self.io.reset();
     }
 }
 
@@ -178,4 +358,101 @@ pub async fn refuse_plain_http(mut stream: TcpStream) {
         io::Result::Ok(())
     };
     let _ = timeout(LINGER_SILENCE, farewell).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::Pin;
+    use std::task::{Context, ready};
+    use tokio::io::{AsyncRead, ReadBuf};
+    use tokio::net::TcpStream;
+    use tokio::time::{Interval, interval};
+
+    /// Takes a byte of its buffer each second, until it stops at `stops_at`.
+    struct Slow {
+        tcp: TcpStream,
+        seconds: Interval,
+        buffered: u64,
+        taken: u64,
+        stops_at: u64,
+    }
+
+    impl AsyncRead for Slow {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Slow {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            while self.taken < self.buffered {
+                if self.taken == self.stops_at {
+                    return Poll::Pending;
+                }
+                ready!(self.seconds.poll_tick(cx));
+                self.taken += 1;
+            }
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl ByteStream for Slow {
+        fn tcp(&self) -> &TcpStream {
+            &self.tcp
+        }
+
+        fn taken(&self) -> u64 {
+            self.taken
+        }
+    }
+
+    /// Whether a client gets 60 bytes, when a flush may take nothing for 10 s, and after how long.
+    fn flushed(stops_at: u64) -> (bool, u64) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let start = Instant::now();
+            let mut slow = Slow {
+                tcp: TcpStream::connect(address).await.unwrap(),
+                seconds: interval(Duration::from_secs(1)),
+                buffered: 60,
+                taken: 0,
+                stops_at,
+            };
+            let limit = Duration::from_secs(10);
+            let mut deadline = Deadline::new(limit);
+            let flushed = flush(&Shared::new(&mut slow), &mut deadline, limit).await;
+            (flushed.is_ok(), start.elapsed().as_secs())
+        })
+    }
+
+    #[test]
+    fn a_client_that_takes_little_is_waited_for_and_one_that_takes_nothing_is_not() {
+        assert_eq!(flushed(u64::MAX), (true, 59));
+        assert_eq!(flushed(0), (false, 10));
+        let (done, seconds) = flushed(25);
+        assert!(!done && (30..=45).contains(&seconds), "{seconds}");
+    }
 }

@@ -7,6 +7,7 @@ use portico_routing::table::ToolName;
 
 use crate::connection::ClientInfo;
 use crate::http1::{Framing, Method, RequestHead, Version};
+use crate::http2::websocket;
 use crate::policy::tool_cap;
 use crate::response::answer::DefaultFile;
 use crate::response::headers::ClientView;
@@ -29,6 +30,8 @@ pub struct Request {
     pub expect_continue: bool,
     /// A WebSocket handshake.
     pub upgrade: bool,
+    /// The `Sec-WebSocket-Accept` that the backend has to give, where portico made the key.
+    pub websocket_accept: Option<String>,
     /// The canonical host: for matching, forwarding, limits and logs alike.
     pub host: Option<Host>,
     /// The tool, registered or not.
@@ -43,15 +46,27 @@ pub struct Request {
 
 impl Request {
     /// A request of which only the head is known.
-    pub fn new(snapshot: CurrentSnapshot, head: &RequestHead) -> Self {
+    /// `version`: the client's; that of the head is the one it was written in.
+    pub fn new(
+        snapshot: CurrentSnapshot,
+        head: &RequestHead,
+        buf: &[u8],
+        version: Version,
+    ) -> Self {
+        let made_key = version == Version::Http2 && head.upgrade_websocket;
         Self {
             snapshot,
             method: head.method,
-            version: head.version,
+            version,
             keep_alive: head.keep_alive,
             framing: head.framing,
             expect_continue: head.expect_continue,
             upgrade: head.upgrade_websocket,
+            websocket_accept: if made_key {
+                expected_accept(head, buf)
+            } else {
+                None
+            },
             host: None,
             tool: None,
             shared_host: false,
@@ -68,4 +83,13 @@ impl Request {
             shared_host: self.shared_host,
         }
     }
+}
+
+fn expected_accept(head: &RequestHead, buf: &[u8]) -> Option<String> {
+    let is_key = |name: &[u8]| name.eq_ignore_ascii_case(b"sec-websocket-key");
+    let key = head
+        .fields
+        .iter()
+        .find(|field| is_key(field.name.of(buf)))?;
+    Some(websocket::accept(key.value.of(buf)))
 }

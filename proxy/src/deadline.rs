@@ -11,7 +11,7 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -54,6 +54,20 @@ impl Deadline {
     /// [`Elapsed`] when `at` passed first; the future is dropped.
     pub async fn until<F: Future>(&mut self, at: Instant, future: F) -> Result<F::Output, Elapsed> {
         self.wait(Some(at), Duration::ZERO, future).await
+    }
+
+    /// Ready once `at` has passed; else the task is woken then, or earlier.
+    pub fn poll_until(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()> {
+        if at < self.sleep.deadline() {
+            self.sleep.as_mut().reset(at);
+        }
+        while self.sleep.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= at {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(at);
+        }
+        Poll::Pending
     }
 
     async fn wait<F: Future>(

@@ -13,8 +13,6 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::connection::ClientStream;
-
 /// A stream that several futures of one task may use through shared references.
 #[derive(Debug)]
 pub struct Shared<'a, S>(RefCell<&'a mut S>);
@@ -25,16 +23,9 @@ impl<'a, S> Shared<'a, S> {
         Self(RefCell::new(stream))
     }
 
-    /// Looks at the stream.
-    pub fn with<T>(&self, look: impl FnOnce(&S) -> T) -> T {
-        look(&**self.0.borrow())
-    }
-}
-
-impl<S: ClientStream> Shared<'_, S> {
-    /// See [`ClientStream::taken`].
-    pub fn taken(&self) -> u64 {
-        self.0.borrow().taken()
+    /// Uses the stream. `work` must not use this very reference to it.
+    pub fn with<T>(&self, work: impl FnOnce(&mut S) -> T) -> T {
+        work(&mut **self.0.borrow_mut())
     }
 }
 

@@ -21,13 +21,13 @@ use portico_routing::host::{Host, Place};
 use portico_routing::path::split_target;
 use portico_routing::rewrite;
 use portico_routing::table::ToolName;
-use tokio::io::AsyncWriteExt;
 use tracing::debug;
 
 use crate::connection::{After, ClientInfo, ClientStream, Connection};
 use crate::context::Request;
 use crate::forward::{self, Destination, Outcome};
 use crate::http1::{Framing, Method, RequestHead, RequestParser, TargetForm, Version};
+use crate::outgoing::Outgoing;
 use crate::policy::tool_cap;
 use crate::process::Process;
 use crate::response::answer::{Answer, DefaultFile, Failure, Shape};
@@ -78,7 +78,12 @@ pub async fn handle<S: ClientStream>(
     parser: &RequestParser,
 ) -> After {
     let head = parser.head();
-    let mut request = Request::new(connection.worker.snapshot.load(), head);
+    let version = match S::FRAMED {
+        true => head.version,
+        false => Version::Http2,
+    };
+    let snapshot = connection.worker.snapshot.load();
+    let mut request = Request::new(snapshot, head, connection.input.filled(), version);
     let plan = plan(
         &mut request,
         &connection.worker.process,
@@ -334,14 +339,11 @@ async fn write<S: ClientStream>(
     snapshot: &Snapshot,
     out: Vec<u8>,
 ) -> bool {
-    let write = async {
-        connection.io.write_all(&out).await?;
-        connection.io.flush().await
-    };
     let limit = snapshot.config.timeouts.write;
-    let written = connection.deadline.within(limit, write).await;
+    let mut message = Outgoing::whole(&out);
+    let sent = connection.send(limit, &mut message).await;
     connection.worker.put_head(out);
-    matches!(written, Ok(Ok(())))
+    sent.is_ok()
 }
 
 #[cfg(test)]

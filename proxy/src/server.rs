@@ -25,7 +25,9 @@ use crate::buffer::LARGE;
 use crate::connection::{ClientInfo, refuse_plain_http};
 use crate::counted::Counted;
 use crate::driver;
+use crate::http2;
 use crate::process::Process;
+use crate::tls;
 use crate::worker::{Open, Phase, Worker};
 
 /// A listening socket of one worker.
@@ -197,7 +199,10 @@ fn start(
             None => driver::serve(stream, worker, client).await,
             Some(acceptor) => {
                 if let Some(stream) = handshake(&worker, &acceptor, stream).await {
-                    driver::serve(stream, worker, client).await;
+                    match stream.get_ref().1.alpn_protocol() {
+                        Some(tls::HTTP2) => http2::serve(stream, worker, client).await,
+                        _ => driver::serve(stream, worker, client).await,
+                    }
                 }
             }
         }

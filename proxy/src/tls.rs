@@ -30,8 +30,11 @@ pub use certificate::CertificateError;
 pub use store::{CertificateExpiry, CertificateStore, RELOAD_INTERVAL, ReloadOutcome};
 
 /// What the listeners offer by ALPN (RFC 7301), best first; `curl --http1.0` offers nothing but the
-/// last. HTTP/2 joins here when it is built.
-pub const SERVER_PROTOCOLS: &[&[u8]] = &[b"http/1.1", b"http/1.0"];
+/// last.
+pub const SERVER_PROTOCOLS: &[&[u8]] = &[HTTP2, b"http/1.1", b"http/1.0"];
+
+/// The name of HTTP/2 in ALPN (RFC 9113, section 3.2).
+pub const HTTP2: &[u8] = b"h2";
 
 /// What connections to `https://` backends offer by ALPN.
 pub const CLIENT_PROTOCOLS: &[&[u8]] = &[b"http/1.1"];

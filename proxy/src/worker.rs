@@ -14,7 +14,8 @@ use std::time::{Instant, SystemTime};
 use tokio::sync::Notify;
 use tracing::{error, warn};
 
-use crate::buffer::BufferPool;
+use crate::buffer::{BufferPool, SMALL};
+use crate::deadline::Deadline;
 use crate::http1::{HeadLimits, RequestParser, ResponseParser};
 use crate::process::Process;
 use crate::repeats::Repeats;
@@ -46,6 +47,8 @@ pub struct Worker {
     pub idle: IdlePool,
     /// The place in the rotation of the ingress pool.
     pub turn: RefCell<Turn>,
+    /// Wakes connections of HTTP/2 when they are to say GOAWAY.
+    pub draining: Notify,
     /// Wakes idle connections when they are to close.
     pub close_idle: Notify,
     phase: Cell<Phase>,
@@ -55,6 +58,8 @@ pub struct Worker {
     request_parsers: Spare<Box<RequestParser>>,
     response_parsers: Spare<Box<ResponseParser>>,
     heads: Spare<Vec<u8>>,
+    frames: Spare<Vec<u8>>,
+    deadlines: Spare<Deadline>,
     /// Keep messages that every connection could cause from filling the log.
     repeats: RefCell<WorkerRepeats>,
     /// The second and its text, for the Date field.
@@ -73,6 +78,8 @@ struct WorkerRepeats {
 const KEPT: usize = 128;
 /// A head buffer that grew beyond this many bytes is not kept.
 const HEAD_KEPT: usize = 64 * 1024;
+/// A buffer for frames that grew beyond this many bytes is not kept.
+const FRAMES_KEPT: usize = 128 * 1024;
 /// Bytes of an answer's head that a tool may send.
 const RESPONSE_HEAD: usize = 64 * 1024;
 /// Header fields that a head may have.
@@ -87,6 +94,7 @@ impl Worker {
             buffers: BufferPool::default(),
             idle: IdlePool::default(),
             turn: RefCell::default(),
+            draining: Notify::new(),
             close_idle: Notify::new(),
             phase: Cell::new(Phase::Serving),
             open: Cell::new(0),
@@ -94,6 +102,8 @@ impl Worker {
             request_parsers: Spare::default(),
             response_parsers: Spare::default(),
             heads: Spare::default(),
+            frames: Spare::default(),
+            deadlines: Spare::default(),
             repeats: RefCell::default(),
             date: RefCell::new((0, Rc::from(""))),
         }
@@ -105,6 +115,7 @@ impl Worker {
             return false;
         }
         self.phase.set(phase);
+        self.draining.notify_waiters();
         if self.closes_idle() {
             self.close_idle.notify_waiters();
         }
@@ -179,6 +190,33 @@ impl Worker {
             head.clear();
             self.heads.put(head);
         }
+    }
+
+    /// An empty buffer for frames of HTTP/2; give it back with [`Worker::put_frames`].
+    pub fn frames(&self) -> Vec<u8> {
+        self.frames
+            .take()
+            .unwrap_or_else(|| Vec::with_capacity(SMALL))
+    }
+
+    /// Takes a buffer for frames back.
+    pub fn put_frames(&self, mut frames: Vec<u8>) {
+        if frames.capacity() <= FRAMES_KEPT {
+            frames.clear();
+            self.frames.put(frames);
+        }
+    }
+
+    /// A timer; give it back with [`Worker::put_deadline`] where it would be made often.
+    pub fn deadline(&self) -> Deadline {
+        self.deadlines
+            .take()
+            .unwrap_or_else(|| Deadline::new(self.snapshot.load().config.timeouts.keep_alive))
+    }
+
+    /// Takes a timer back, armed or not.
+    pub fn put_deadline(&self, deadline: Deadline) {
+        self.deadlines.put(deadline);
     }
 
     /// The value of a Date field for this second.

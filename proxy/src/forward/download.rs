@@ -11,23 +11,21 @@
 
 use std::io::ErrorKind;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::Interest;
-use tokio::net::TcpStream;
-
 use super::destination::BackendFault;
-use super::link::{Awaited, Link, WriteError, chunked, flush, write_all, write_pieces};
+use super::link::{Awaited, Link};
 use super::tunnel::tunnel;
 use crate::buffer::{Buffer, LARGE, SMALL};
-use crate::connection::{ClientInfo, ClientStream};
+use crate::connection::{ClientInfo, ClientStream, Watched, WriteError, send};
 use crate::context::Request;
 use crate::deadline::Deadline;
 use crate::http1::{
     BodyDecoder, BodyLimits, Framing, Method, Parsed, RequestKind, ResponseHead, ResponseParser,
     Version, write_field, write_status_line,
 };
+use crate::outgoing::{Coding, Outgoing, chunked};
 use crate::response::answer::{Answer, Shape};
 use crate::worker::Worker;
 use portico_routing::field::Field;
@@ -86,6 +84,17 @@ enum Sending {
     Length,
     Chunked,
     UntilClose,
+    /// In frames, of which the last says so.
+    Frames,
+}
+
+impl Sending {
+    fn coding(self) -> Coding {
+        match self {
+            Self::Chunked => Coding::Chunked,
+            Self::Nothing | Self::Length | Self::UntilClose | Self::Frames => Coding::Raw,
+        }
+    }
 }
 
 impl<S: ClientStream> Download<'_, '_, S> {
@@ -93,7 +102,10 @@ impl<S: ClientStream> Download<'_, '_, S> {
         let mut parser = self.worker.response_parser();
         let mut answer = Buffer::default();
         let downloaded = match self.read_head(&mut parser, &mut answer).await {
-            Ok(()) if parser.head().status == 101 => self.switch(parser.head(), &mut answer).await,
+            Ok(()) if parser.head().status == 101 => match self.accepted(parser.head(), &answer) {
+                true => self.switch(parser.head(), &mut answer).await,
+                false => Downloaded::Fault(BackendFault::Malformed),
+            },
             Ok(()) => self.relay(parser.head(), &mut answer).await,
             Err(downloaded) => downloaded,
         };
@@ -127,7 +139,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
                         return Err(Downloaded::Fault(BackendFault::Malformed));
                     }
                     self.trusted &= head.reusable;
-                    if head.status != 100 && self.request.version == Version::Http11 {
+                    if head.status != 100 && self.request.version != Version::Http10 {
                         self.send_interim(head, answer).await?;
                     }
                     answer.consume(head.len);
@@ -164,7 +176,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
         let editor = &self.request.snapshot.response;
         editor.write_interim_fields(&mut out, buf, head, &view);
         out.extend_from_slice(b"\r\n");
-        let sent = self.write(&out).await;
+        let sent = self.send(&mut Outgoing::head(&out, out.len(), None)).await;
         self.worker.put_head(out);
         sent.map_err(|_| Downloaded::Broken)
     }
@@ -200,6 +212,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
 
     fn sending(&self, head: &ResponseHead) -> Sending {
         match (head.framing, self.request.version) {
+            (_, Version::Http2) => Sending::Frames,
             (Framing::None, _) => Sending::Nothing,
             (Framing::Length(_), _) => Sending::Length,
             (Framing::Chunked | Framing::UntilClose, Version::Http11) => Sending::Chunked,
@@ -254,24 +267,28 @@ impl<S: ClientStream> Download<'_, '_, S> {
         answer: &mut Buffer,
         sending: Sending,
     ) -> Result<(), Downloaded> {
+        let head_len = out.len();
         if !answer.is_empty() && !body.is_done() {
             let piece = body
                 .decode(answer.filled_mut())
                 .map_err(|_| Downloaded::Fault(BackendFault::Malformed))?;
             let data = answer.filled().get(..piece.data).unwrap_or_default();
-            if sending == Sending::Chunked {
-                let mut digits = [0; 18];
-                let end = piece.done.then(|| body.trailers());
-                for part in chunked(&mut digits, data, end) {
-                    out.extend_from_slice(part);
+            match sending.coding() {
+                Coding::Chunked => {
+                    let mut digits = [0; 18];
+                    let end = piece.done.then(|| body.trailers());
+                    for part in chunked(&mut digits, data, end) {
+                        out.extend_from_slice(part);
+                    }
                 }
-            } else {
-                out.extend_from_slice(data);
+                Coding::Raw => out.extend_from_slice(data),
             }
             answer.consume(piece.consumed);
         }
         self.link.answer_begun.set(true);
-        self.write(out).await.map_err(|_| Downloaded::Broken)
+        let end = body.is_done().then(|| body.trailers());
+        let sent = self.send(&mut Outgoing::head(out, head_len, end)).await;
+        sent.map_err(|_| Downloaded::Broken)
     }
 
     /// Sends what is left of the body. `false`: it broke off.
@@ -291,28 +308,29 @@ impl<S: ClientStream> Download<'_, '_, S> {
             match self.read(answer, size).await {
                 Read::Bytes(n) if n >= SMALL => size = LARGE,
                 Read::Bytes(_) => {}
-                Read::Ended if body.eof().is_ok() => {}
+                Read::Ended if self.ends(body) => {}
                 Read::Ended | Read::Failed | Read::TimedOut | Read::ClientGone => return false,
             }
             let Ok(piece) = body.decode(answer.filled_mut()) else {
                 return false;
             };
             let data = answer.filled().get(..piece.data).unwrap_or_default();
-            let limit = self.request.snapshot.config.timeouts.write;
-            let mut client = &self.link.client;
-            let written = if sending == Sending::Chunked {
-                let mut digits = [0; 18];
-                let pieces = chunked(&mut digits, data, piece.done.then(|| body.trailers()));
-                write_pieces(&mut client, self.deadline, limit, pieces).await
-            } else {
-                write_all(&mut client, self.deadline, limit, data).await
-            };
-            if written.is_err() || self.flush().await.is_err() {
+            let mut digits = [0; 18];
+            let end = piece.done.then(|| body.trailers());
+            let mut message = Outgoing::data(&mut digits, data, end, sending.coding());
+            if self.send(&mut message).await.is_err() {
                 return false;
             }
             answer.consume(piece.consumed);
         }
         true
+    }
+
+    /// Whether the body may end with the backend's stream.
+    fn ends(&self, body: &mut BodyDecoder) -> bool {
+        let trailers = self.link.upstream.with(|upstream| upstream.take_trailers());
+        body.end_of_stream(&mut trailers.unwrap_or_default())
+            .is_ok()
     }
 
     /// Answers with the default for a file that the tool lacks; the tool's own answer is thrown
@@ -331,7 +349,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
         let view = self.request.client_view(self.client_info);
         Answer::File(file).write(&mut out, shape, &view, &self.request.snapshot.response);
         self.link.answer_begun.set(true);
-        let sent = self.write(&out).await;
+        let sent = self.send(&mut Outgoing::whole(&out)).await;
         self.worker.put_head(out);
         match sent {
             Ok(()) => Downloaded::Complete {
@@ -340,6 +358,21 @@ impl<S: ClientStream> Download<'_, '_, S> {
             },
             Err(_) => Downloaded::Broken,
         }
+    }
+
+    /// Whether a 101 proves that the backend has understood the handshake. Clients of HTTP/1 see
+    /// for themselves; those of HTTP/2 have sent no key (RFC 8441, section 5).
+    fn accepted(&self, head: &ResponseHead, answer: &Buffer) -> bool {
+        let Some(expected) = &self.request.websocket_accept else {
+            return true;
+        };
+        let buf = answer.filled();
+        let name = b"sec-websocket-accept";
+        let mut accepts = head
+            .fields
+            .iter()
+            .filter(|field| field.name.of(buf).eq_ignore_ascii_case(name));
+        accepts.any(|field| field.value.of(buf) == expected.as_bytes())
     }
 
     /// Passes a 101 on and moves bytes both ways until one side ends.
@@ -353,7 +386,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
         answer.consume(head.len);
         self.link.answer_begun.set(true);
-        let sent = self.write(&out).await;
+        let sent = self.send(&mut Outgoing::head(&out, out.len(), None)).await;
         self.worker.put_head(out);
         if sent.is_err() {
             return Downloaded::Broken;
@@ -373,17 +406,9 @@ impl<S: ClientStream> Download<'_, '_, S> {
         }
     }
 
-    async fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+    async fn send(&mut self, message: &mut Outgoing<'_>) -> Result<(), WriteError> {
         let limit = self.request.snapshot.config.timeouts.write;
-        let mut client = &self.link.client;
-        write_all(&mut client, self.deadline, limit, bytes).await?;
-        self.flush().await
-    }
-
-    /// What TLS has buffered goes out, before anything is waited for.
-    async fn flush(&mut self) -> Result<(), WriteError> {
-        let limit = self.request.snapshot.config.timeouts.write;
-        flush(&self.link.client, self.deadline, limit).await
+        send(&self.link.client, self.deadline, limit, message).await
     }
 
     /// Reads from the backend, and watches the client meanwhile. Silence counts once the upload has
@@ -401,7 +426,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
             }
             let look = if full { limit.min(HALF_CLOSED) } else { limit };
             let (link, pool) = (self.link, &self.worker.buffers);
-            let (mut upstream, mut client) = (&link.upstream, &link.client);
+            let mut upstream = &link.upstream;
             let wait = std::future::poll_fn(|cx| {
                 if let Poll::Ready(read) = answer.poll_fill(cx, &mut upstream, pool, size) {
                     return Poll::Ready(Some(match read {
@@ -412,32 +437,31 @@ impl<S: ClientStream> Download<'_, '_, S> {
                         Err(_) => Read::Failed,
                     }));
                 }
-                while link.uploaded.get() && !link.input_ended.get() {
-                    let mut input = link.input.borrow_mut();
-                    if input.is_full() {
-                        if full {
-                            break;
-                        }
-                        return Poll::Ready(None);
-                    }
-                    match input.poll_fill(cx, &mut client, pool, SMALL) {
-                        Poll::Pending => break,
-                        Poll::Ready(Ok(n)) if n > 0 => {}
-                        Poll::Ready(Ok(_)) => {
-                            link.input_ended.set(true);
-                            return Poll::Ready(None);
-                        }
-                        Poll::Ready(Err(_)) => return Poll::Ready(Some(Read::ClientGone)),
-                    }
+                if link.input_ended.get() {
+                    return Poll::Pending;
                 }
-                Poll::Pending
+                let mut input = link.input.borrow_mut();
+                let uploaded = link.uploaded.get();
+                let watched = link
+                    .client
+                    .with(|io| io.poll_watch(cx, &mut input, pool, uploaded));
+                match watched {
+                    Poll::Pending => Poll::Pending,
+                    Poll::Ready(Watched::Full) if full => Poll::Pending,
+                    Poll::Ready(Watched::Full) => Poll::Ready(None),
+                    Poll::Ready(Watched::Closed) => {
+                        link.input_ended.set(true);
+                        Poll::Ready(None)
+                    }
+                    Poll::Ready(Watched::Gone) => Poll::Ready(Some(Read::ClientGone)),
+                }
             });
             match self.deadline.within(look, wait).await {
                 Ok(Some(read)) => return read,
                 // The client closed its side, or sent too much ahead: wait on, for less long.
                 Ok(None) => full = !self.link.input_ended.get(),
                 Err(_) if half_closed => return Read::ClientGone,
-                Err(_) if full && self.link.client.with(|io| has_left(io.tcp())) => {
+                Err(_) if full && self.link.client.with(|io| io.has_left()) => {
                     return Read::ClientGone;
                 }
                 Err(_) if look < limit => limit -= look,
@@ -452,16 +476,5 @@ impl<S: ClientStream> Download<'_, '_, S> {
                 },
             }
         }
-    }
-}
-
-/// Whether the client has closed or reset its side, as far as the runtime has heard; what it sent
-/// may still be unread.
-fn has_left(tcp: &TcpStream) -> bool {
-    let ready = std::pin::pin!(tcp.ready(Interest::READABLE));
-    match ready.poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Ok(ready)) => ready.is_read_closed(),
-        Poll::Ready(Err(_)) => true,
-        Poll::Pending => false,
     }
 }

@@ -75,9 +75,10 @@ pub(super) fn write(
         let _ = write!(out, "X-Forwarded-For: {}\r\n", client.address);
     }
     if let Some(name) = &headers.via {
-        out.extend_from_slice(match head.version {
+        out.extend_from_slice(match request.version {
             Version::Http10 => b"Via: 1.0 ",
             Version::Http11 => b"Via: 1.1 ",
+            Version::Http2 => b"Via: 2.0 ",
         });
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(b"\r\n");

@@ -26,6 +26,7 @@ use crate::context::Request;
 use crate::deadline::Deadline;
 use crate::halves::Shared;
 use crate::http1::RequestHead;
+use crate::outgoing::Outgoing;
 use crate::response::answer::Failure;
 use crate::upstream::stream::UpstreamStream;
 use acquire::Acquired;
@@ -65,6 +66,7 @@ pub async fn run<S: ClientStream>(
         &destination,
     );
     connection.input.consume(head.len);
+    connection.input.release(&connection.worker.buffers);
     let outcome = send(connection, request, &destination, &mut out).await;
     connection.worker.put_head(out);
     outcome
@@ -77,13 +79,14 @@ async fn send<S: ClientStream>(
     destination: &Destination,
     out: &mut Vec<u8>,
 ) -> Outcome {
-    let mut upload = Upload::new(request.framing, request.snapshot.config.limits.body);
+    let limit = request.snapshot.config.limits.body;
+    let mut upload = Upload::new(request.framing, S::FRAMED, limit);
     let failed = |failure, upload: &Upload| Outcome::Failed {
         failure,
         body_is_read: upload.is_done(),
     };
     // What of the body is here already goes out with the head: one write, and at hand for a retry.
-    if let Err(error) = upload.encode(&mut connection.input, out) {
+    if let Err(error) = upload.encode(connection, out).await {
         return failed(error.into(), &upload);
     }
     let complete = upload.is_done();
@@ -273,13 +276,8 @@ fn conclude(downloaded: Downloaded, uploaded: bool) -> Exchanged {
 /// Tells the client to send its body, now that routing and limits have said yes.
 /// `false`: it is gone.
 async fn say_continue<S: ClientStream>(connection: &mut Connection<S>, request: &Request) -> bool {
-    let write = async {
-        connection
-            .io
-            .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
-            .await?;
-        connection.io.flush().await
-    };
+    let text = b"HTTP/1.1 100 Continue\r\n\r\n";
     let limit = request.snapshot.config.timeouts.write;
-    matches!(connection.deadline.within(limit, write).await, Ok(Ok(())))
+    let mut message = Outgoing::head(text, text.len(), None);
+    connection.send(limit, &mut message).await.is_ok()
 }

@@ -7,21 +7,23 @@
 //! A backend that stops reading does not end the exchange: it may have answered already (413, for
 //! instance), and the download will find out.
 
+use std::task::Poll;
+
 use portico_config::Timeouts;
-use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
-use super::link::{Awaited, Link, chunked, write_pieces};
+use super::link::{Awaited, Link, send};
 use crate::buffer::{Buffer, BufferPool, LARGE, SMALL};
-use crate::connection::ClientStream;
-use crate::deadline::{Deadline, Elapsed};
+use crate::connection::{ClientStream, Connection};
+use crate::deadline::Deadline;
 use crate::http1::{BodyDecoder, BodyError, BodyLimits, Decoded, Framing};
+use crate::outgoing::{Coding, Outgoing, chunked};
 use crate::response::answer::Failure;
 
 /// A body on its way.
 pub(super) struct Upload {
     decoder: BodyDecoder,
-    chunked: bool,
+    coding: Coding,
     /// Bytes of data that may still come: `limits.body` less what came.
     allowance: u64,
     /// See [`Upload::is_sent`].
@@ -44,10 +46,18 @@ pub(super) enum UploadError {
 }
 
 impl Upload {
-    pub(super) fn new(framing: Framing, limit: u64) -> Self {
+    /// `framed`: the client frames bodies as HTTP/1 does; else its stream ends with the body.
+    pub(super) fn new(framing: Framing, framed: bool, limit: u64) -> Self {
+        let coded = match framing {
+            Framing::Chunked if !framed => Framing::UntilClose,
+            other => other,
+        };
         Self {
-            decoder: BodyDecoder::new(framing, BodyLimits::REQUEST),
-            chunked: framing == Framing::Chunked,
+            decoder: BodyDecoder::new(coded, BodyLimits::REQUEST),
+            coding: match framing {
+                Framing::Chunked => Coding::Chunked,
+                Framing::None | Framing::Length(_) | Framing::UntilClose => Coding::Raw,
+            },
             allowance: limit,
             sent: false,
             running: false,
@@ -73,19 +83,34 @@ impl Upload {
         self.sent = self.is_done();
     }
 
-    /// Appends to `out` what `input` holds of the body, framed for the backend.
-    pub(super) fn encode(
+    /// Appends to `out` what is here of the body, framed for the backend. Waits for nothing.
+    pub(super) async fn encode<S: ClientStream>(
         &mut self,
-        input: &mut Buffer,
+        connection: &mut Connection<S>,
         out: &mut Vec<u8>,
     ) -> Result<(), UploadError> {
-        if self.is_done() || input.is_empty() {
+        if self.is_done() {
             return Ok(());
         }
-        let piece = self.decode(input)?;
+        let mut end = None;
+        if !S::FRAMED && read_ahead(connection).await? {
+            end = Some(connection.io.take_trailers().unwrap_or_default());
+        }
+        let input = &mut connection.input;
+        if input.is_empty() && end.is_none() {
+            return Ok(());
+        }
+        let piece = self.decode(input, end)?;
         let mut digits = [0; 18];
-        for part in self.framed(&mut digits, input.filled(), piece) {
-            out.extend_from_slice(part);
+        let data = input.filled().get(..piece.data).unwrap_or_default();
+        match self.coding {
+            Coding::Raw => out.extend_from_slice(data),
+            Coding::Chunked => {
+                let end = piece.done.then(|| self.decoder.trailers());
+                for part in chunked(&mut digits, data, end) {
+                    out.extend_from_slice(part);
+                }
+            }
         }
         input.consume(piece.consumed);
         Ok(())
@@ -126,7 +151,13 @@ impl Upload {
         while !self.decoder.is_done() {
             let mut client = &link.client;
             let fill = input.fill(&mut client, pool, size);
+            let mut end = None;
             let n = match deadline.within(timeouts.body_idle, fill).await {
+                Ok(Ok(0)) if !S::FRAMED => {
+                    let trailers = link.client.with(|io| io.take_trailers());
+                    end = Some(trailers.unwrap_or_default());
+                    0
+                }
                 Ok(Ok(n)) if n > 0 => n,
                 Ok(_) => {
                     link.input_ended.set(true);
@@ -136,20 +167,16 @@ impl Upload {
             };
             // A client that fills a buffer has more to send: fewer, larger reads.
             size = if n >= SMALL { LARGE } else { SMALL };
-            let piece = self.decode(input)?;
+            let piece = self.decode(input, end)?;
             let mut digits = [0; 18];
-            let pieces = self.framed(&mut digits, input.filled(), piece);
-            let mut upstream = &link.upstream;
-            let limit = timeouts.response;
-            let written = write_pieces(&mut upstream, deadline, limit, pieces).await;
-            let flushed = match written {
-                Ok(()) => deadline.within(limit, upstream.flush()).await,
-                Err(_) => Err(Elapsed),
-            };
+            let data = input.filled().get(..piece.data).unwrap_or_default();
+            let end = piece.done.then(|| self.decoder.trailers());
+            let mut message = Outgoing::data(&mut digits, data, end, self.coding);
+            let taken = send(&link.upstream, deadline, timeouts.response, &mut message).await;
             // Whether it was written or not: what is left of a body must never be read as the next
             // request.
             input.consume(piece.consumed);
-            if !matches!(flushed, Ok(Ok(()))) {
+            if taken.is_err() {
                 // The backend stopped reading. It may have answered: the download will see.
                 return Ok(());
             }
@@ -161,8 +188,9 @@ impl Upload {
         Ok(())
     }
 
-    fn decode(&mut self, input: &mut Buffer) -> Result<Decoded, UploadError> {
-        let piece = self
+    /// Decodes what `input` holds. `end`: the client's stream ended behind it, with these trailers.
+    fn decode(&mut self, input: &mut Buffer, end: Option<Vec<u8>>) -> Result<Decoded, UploadError> {
+        let mut piece = self
             .decoder
             .decode(input.filled_mut())
             .map_err(UploadError::Malformed)?;
@@ -170,23 +198,32 @@ impl Upload {
             .allowance
             .checked_sub(piece.data as u64)
             .ok_or(UploadError::TooLarge)?;
+        if let Some(mut trailers) = end {
+            self.decoder
+                .end_of_stream(&mut trailers)
+                .map_err(UploadError::Malformed)?;
+            piece.done = true;
+        }
         Ok(piece)
     }
+}
 
-    /// The pieces to write for what was just decoded at the front of `buf`.
-    fn framed<'a>(
-        &'a self,
-        digits: &'a mut [u8; 18],
-        buf: &'a [u8],
-        piece: Decoded,
-    ) -> [&'a [u8]; 5] {
-        let data = buf.get(..piece.data).unwrap_or_default();
-        if self.chunked {
-            chunked(digits, data, piece.done.then(|| self.decoder.trailers()))
-        } else {
-            [data, b"", b"", b"", b""]
+/// Reads what a stream of HTTP/2 has brought already, up to one buffer. Says whether it has ended.
+async fn read_ahead<S: ClientStream>(connection: &mut Connection<S>) -> Result<bool, UploadError> {
+    let (io, input) = (&mut connection.io, &mut connection.input);
+    let pool = &connection.worker.buffers;
+    std::future::poll_fn(|cx| {
+        while !input.is_full() {
+            match input.poll_fill(cx, io, pool, SMALL) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(true)),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(UploadError::ClientGone)),
+                Poll::Pending => break,
+            }
         }
-    }
+        Poll::Ready(Ok(false))
+    })
+    .await
 }
 
 impl From<UploadError> for Failure {

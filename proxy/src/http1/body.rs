@@ -181,6 +181,19 @@ impl BodyDecoder {
         }
     }
 
+    /// The stream that carries the body has ended (HTTP/2 ends bodies so), and these trailers came
+    /// with its end: lines as HTTP/1 writes them, with the empty one. They are checked like others.
+    pub fn end_of_stream(&mut self, trailers: &mut [u8]) -> Result<(), BodyError> {
+        if self.state == State::UntilClose && !trailers.is_empty() {
+            self.state = State::Trailer;
+            if let Err(error) = self.chunks(trailers) {
+                self.state = State::Failed(error);
+                return Err(error);
+            }
+        }
+        self.eof()
+    }
+
     /// The trailers seen so far, as `name: value` lines ready to be written; empty without any.
     /// What may not stand in trailers (RFC 9110, section 6.5.1) is left out.
     pub fn trailers(&self) -> &[u8] {

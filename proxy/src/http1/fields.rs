@@ -108,7 +108,7 @@ impl Connection {
     /// Whether the connection stays open after a message of this version (RFC 9112, section 9.3).
     pub(super) fn persists(&self, version: super::Version) -> bool {
         match version {
-            super::Version::Http11 => !self.close,
+            super::Version::Http11 | super::Version::Http2 => !self.close,
             super::Version::Http10 => self.keep_alive && !self.close,
         }
     }

@@ -49,6 +49,8 @@ pub enum Version {
     /// HTTP/1.1, and any later minor version, which is to be treated like it
     /// (RFC 9110, section 2.5).
     Http11,
+    /// HTTP/2, whose heads are translated into those of this codec; never read by its parsers.
+    Http2,
 }
 
 /// How the end of a body is found (RFC 9112, section 6.3).

@@ -46,7 +46,12 @@ fn planned(process: &Process, over_tls: bool, raw: &str) -> (Plan, Request) {
         "{raw:?}"
     );
     let reader = crate::snapshot::SnapshotReader::new(std::sync::Arc::clone(&process.snapshot));
-    let mut request = Request::new(reader.load(), parser.head());
+    let mut request = Request::new(
+        reader.load(),
+        parser.head(),
+        raw.as_bytes(),
+        parser.head().version,
+    );
     let client = ClientInfo {
         address: "192.0.2.9".parse().unwrap(),
         over_tls,

@@ -341,8 +341,9 @@ fn application_protocols() {
     for (offered, expected) in [
         (&[][..], Ok(None)),
         (&["http/1.1"], Ok(Some("http/1.1"))),
-        (&["h2", "http/1.1"], Ok(Some("http/1.1"))),
-        (&["h2"], Err(())),
+        (&["http/1.1", "h2"], Ok(Some("h2"))),
+        (&["h2"], Ok(Some("h2"))),
+        (&["h3"], Err(())),
     ] {
         let mut client = client(&VERSIONS, BOTH);
         client.alpn_protocols = offered

@@ -9,6 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::outgoing::Outgoing;
+
 /// A connection to a backend.
 #[derive(Debug)]
 pub struct UpstreamStream {
@@ -65,6 +67,23 @@ impl UpstreamStream {
                     .is_pending()
             }
         }
+    }
+}
+
+impl UpstreamStream {
+    /// Sends some of a message; it is sent when [`Outgoing`] says so.
+    pub fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: &mut Outgoing<'_>,
+    ) -> Poll<io::Result<()>> {
+        message.poll_write(cx, self)
+    }
+
+    /// The trailers that came at the end of the body: `name: value` lines and an empty one. None
+    /// where bodies are framed as HTTP/1 does.
+    pub fn take_trailers(&mut self) -> Option<Vec<u8>> {
+        None
     }
 }
 
