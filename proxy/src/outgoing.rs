@@ -150,3 +150,78 @@ pub fn chunked<'a>(
         after_trailers,
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    /// Takes a few bytes with each write.
+    struct Slow(Vec<u8>, usize);
+
+    impl AsyncWrite for Slow {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let n = bytes.len().min(self.1);
+            self.0.extend_from_slice(&bytes[..n]);
+            Poll::Ready(Ok(n))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[track_caller]
+    fn check(data: &str, end: Option<&str>, coding: Coding, expected: &str) {
+        for step in 1..12 {
+            let mut digits = [0; 18];
+            let end = end.map(str::as_bytes);
+            let mut message = Outgoing::data(&mut digits, data.as_bytes(), end, coding);
+            let mut io = Slow(Vec::new(), step);
+            let mut cx = Context::from_waker(Waker::noop());
+            while !message.sent {
+                assert!(matches!(
+                    message.poll_write(&mut cx, &mut io),
+                    Poll::Ready(Ok(()))
+                ));
+            }
+            assert_eq!(String::from_utf8(io.0).unwrap(), expected, "{step} at once");
+        }
+    }
+
+    #[test]
+    fn pieces_of_a_body() {
+        check("abc", None, Coding::Raw, "abc");
+        check("abc", Some(""), Coding::Raw, "abc");
+        check("", Some(""), Coding::Raw, "");
+        check("", None, Coding::Chunked, "");
+        check("abc", None, Coding::Chunked, "3\r\nabc\r\n");
+        check("abc", Some(""), Coding::Chunked, "3\r\nabc\r\n0\r\n\r\n");
+        check("", Some(""), Coding::Chunked, "0\r\n\r\n");
+        check("", Some("A: b\r\n"), Coding::Chunked, "0\r\nA: b\r\n\r\n");
+    }
+
+    #[test]
+    fn a_whole_answer_is_head_and_data() {
+        let message = Outgoing::whole(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nbody\r\n\r\nmore");
+        assert_eq!(message.frames.head, b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n");
+        assert_eq!(message.frames.data, b"body\r\n\r\nmore");
+        assert_eq!(message.frames.end, Some(&b""[..]));
+    }
+
+    #[test]
+    fn a_peer_that_takes_nothing_is_an_error() {
+        let mut message = Outgoing::whole(b"x");
+        let mut cx = Context::from_waker(Waker::noop());
+        let written = message.poll_write(&mut cx, &mut Slow(Vec::new(), 0));
+        assert!(matches!(written, Poll::Ready(Err(_))));
+    }
+}

@@ -26,6 +26,8 @@ fn curl(portico: &Portico, words: &[&str], target: &str) -> String {
         "--show-error",
         "--max-time",
         "60",
+        // HTTP/2 has tests of its own.
+        "--http1.1",
         "--resolve",
         &resolve,
         "--cacert",

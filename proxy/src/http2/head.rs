@@ -170,3 +170,197 @@ pub fn write_trailers(trailers: &HeaderMap) -> Vec<u8> {
     out.extend_from_slice(b"\r\n");
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::{HeadLimits, Parsed, RequestError, RequestParser};
+    use http::Request;
+    use proptest::prelude::*;
+
+    /// A request as the crate hands it over; a path that begins with `//` is an authority and path.
+    fn parts(method: &str, uri: &str, fields: &[(&str, &str)]) -> request::Parts {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn written(parts: &request::Parts, body: Body) -> Result<String, Malformed> {
+        let mut out = Vec::new();
+        write_request(&mut out, parts, body, None)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[track_caller]
+    fn check(method: &str, uri: &str, fields: &[(&str, &str)], body: Body, expected: &str) {
+        let text = written(&parts(method, uri, fields), body);
+        assert_eq!(text.as_deref(), Ok(expected));
+    }
+
+    fn parsed(text: &str) -> Result<Parsed, RequestError> {
+        let limits = HeadLimits {
+            head: 1024,
+            target: 256,
+            fields: 16,
+        };
+        RequestParser::new(limits).parse(text.as_bytes())
+    }
+
+    #[test]
+    fn pseudo_fields_become_request_line_and_host() {
+        check(
+            "GET",
+            "https://a.org/x?y",
+            &[("accept", "*/*")],
+            Body::None,
+            "GET /x?y HTTP/1.1\r\nHost: a.org\r\naccept: */*\r\n\r\n",
+        );
+        // A gateway that had no authority, only Host.
+        check(
+            "GET",
+            "/",
+            &[("host", "a.org")],
+            Body::None,
+            "GET / HTTP/1.1\r\nhost: a.org\r\n\r\n",
+        );
+        // The same twice is said once.
+        check(
+            "OPTIONS",
+            "https://a.org/",
+            &[("host", "A.org")],
+            Body::None,
+            "OPTIONS / HTTP/1.1\r\nHost: a.org\r\n\r\n",
+        );
+    }
+
+    #[test]
+    fn a_second_host_is_refused_as_in_http1() {
+        let two = written(
+            &parts("GET", "https://a.org/", &[("host", "b.org")]),
+            Body::None,
+        );
+        assert!(parsed(&two.unwrap()).is_err());
+        let none = written(&parts("GET", "/", &[]), Body::None);
+        assert!(parsed(&none.unwrap()).is_err());
+    }
+
+    #[test]
+    fn bodies_without_a_length_become_chunked() {
+        check(
+            "POST",
+            "https://a.org/",
+            &[],
+            Body::Streamed,
+            "POST / HTTP/1.1\r\nHost: a.org\r\nTransfer-Encoding: chunked\r\n\r\n",
+        );
+        check(
+            "POST",
+            "https://a.org/",
+            &[("content-length", "5")],
+            Body::Streamed,
+            "POST / HTTP/1.1\r\nHost: a.org\r\ncontent-length: 5\r\n\r\n",
+        );
+    }
+
+    #[test]
+    fn cookie_crumbs_are_joined() {
+        check(
+            "GET",
+            "https://a.org/",
+            &[
+                ("cookie", "a=b"),
+                ("x", "1"),
+                ("cookie", "c=d"),
+                ("cookie", "e"),
+            ],
+            Body::None,
+            "GET / HTTP/1.1\r\nHost: a.org\r\nx: 1\r\ncookie: a=b; c=d; e\r\n\r\n",
+        );
+    }
+
+    #[test]
+    fn values_with_space_around_them_are_malformed() {
+        for value in [" a", "a ", "\ta", " "] {
+            let parts = parts("GET", "https://a.org/", &[("x", value)]);
+            assert_eq!(written(&parts, Body::None), Err(Malformed), "{value:?}");
+        }
+        assert!(written(&parts("GET", "https://a.org/", &[("x", "")]), Body::None).is_ok());
+    }
+
+    #[test]
+    fn connect_is_refused_by_the_parser_and_a_websocket_is_a_handshake() {
+        let parts = parts("CONNECT", "a.org:443", &[]);
+        let text = written(&parts, Body::Streamed).unwrap();
+        assert_eq!(parsed(&text), Err(RequestError::MethodNotAllowed));
+
+        let mut parts = self::parts("CONNECT", "https://a.org/chat", &[]);
+        assert_eq!(Key::for_request(&parts), None);
+        parts
+            .extensions
+            .insert(h2::ext::Protocol::from_static("websocket"));
+        let key = Key::for_request(&parts).unwrap();
+        let mut out = Vec::new();
+        write_request(&mut out, &parts, Body::Streamed, Some(&key)).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let expected = format!(
+            "GET /chat HTTP/1.1\r\nHost: a.org\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Key: {}\r\n\r\n",
+            str::from_utf8(key.as_bytes()).unwrap()
+        );
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn answers_lose_what_is_about_a_connection() {
+        let text = b"HTTP/1.1 404 Not Found\r\nA: b\r\nTransfer-Encoding: chunked\r\n\
+            Connection: close\r\nEmpty: \r\nSet-Cookie: x\r\nSet-Cookie: y\r\n\r\n";
+        let answer = read_answer(text);
+        assert_eq!(answer.status(), 404);
+        let fields: Vec<_> = answer
+            .headers()
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+            .collect();
+        let expected: [(&str, &[u8]); 4] = [
+            ("a", b"b"),
+            ("empty", b""),
+            ("set-cookie", b"x"),
+            ("set-cookie", b"y"),
+        ];
+        assert_eq!(fields, expected);
+        let switching =
+            read_answer(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n");
+        assert_eq!(
+            (switching.status().as_u16(), switching.headers().len()),
+            (200, 0)
+        );
+    }
+
+    proptest! {
+        /// Fields that a parser of ours lets through come out as they went in.
+        #[test]
+        fn fields_keep_name_and_value(
+            fields in prop::collection::vec(("x-[a-z]{1,8}", "[!-~]([ -~]{0,20}[!-~])?"), 0..12)
+        ) {
+            let mut text = Vec::new();
+            for (name, value) in &fields {
+                write_field(&mut text, name.as_bytes(), value.as_bytes());
+            }
+            text.extend_from_slice(b"\r\n");
+            let map = read_fields(&text);
+            prop_assert_eq!(map.len(), fields.len());
+            for (name, _) in &fields {
+                let all: Vec<&str> = map.get_all(name.as_str()).iter().map(|v| v.to_str().unwrap()).collect();
+                let expected: Vec<&str> =
+                    fields.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect();
+                prop_assert_eq!(all, expected);
+            }
+            let mut again = write_trailers(&map);
+            prop_assert!(again.ends_with(b"\r\n"));
+            again.truncate(again.len() - 2);
+            prop_assert_eq!(read_fields(&again), map);
+        }
+    }
+}
