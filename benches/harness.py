@@ -276,6 +276,7 @@ http {{
   access_log off;
   sendfile on; tcp_nopush on; tcp_nodelay on; server_tokens off;
   keepalive_timeout {idle}s; keepalive_requests 100000000;
+  gzip on; gzip_comp_level 5; gzip_min_length 1024; gzip_proxied any; gzip_vary on; gzip_types application/json;
   client_max_body_size 128m; proxy_request_buffering off;
   client_body_temp_path {directory}/nginx-body; proxy_temp_path {directory}/nginx-proxy;
   ssl_certificate {directory}/certificate.pem; ssl_certificate_key {directory}/key.pem;
@@ -306,7 +307,7 @@ http {{
   map $host $backend {{ default ""; include {directory}/nginx.map; }}
   server {{
     listen 127.0.0.1:{http} backlog=4096 default_server;
-    listen 127.0.0.1:{https} ssl backlog=4096 default_server;
+    listen 127.0.0.1:{https} ssl http2 backlog=4096 default_server;
     if ($http_user_agent = "") {{ return 403; }}
     if ($backend = "") {{ return 404; }}
     location / {{ proxy_pass http://$backend; }}
@@ -333,7 +334,7 @@ defaults
   timeout http-keep-alive {idle}s
 frontend front
   bind 127.0.0.1:{http} backlog 4096
-  bind 127.0.0.1:{https} backlog 4096 ssl crt {directory}/both.pem alpn http/1.1
+  bind 127.0.0.1:{https} backlog 4096 ssl crt {directory}/both.pem alpn h2,http/1.1
   http-request deny deny_status 403 unless {{ req.hdr(user-agent) -m found }}
   http-request set-var(txn.backend) req.hdr(host),field(1,:),lower,map_str({directory}/haproxy.map)
   http-request deny deny_status 404 unless {{ var(txn.backend) -m found }}
@@ -422,10 +423,11 @@ def version(name, setting):
 # --- checks before a figure is believed ---------------------------------------------------------------------------------
 
 
-def fetch(port, path, *, host=HOST, tls=False):
+def fetch(port, path, *, host=HOST, tls=False, more=()):
     """(status, {lower-case header: value}, body) of one request on a connection of its own."""
     # X-Forwarded-For is there to see that a proxy does not pass it on.
-    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {USER_AGENT}\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"
+    fields = [f"Host: {host}", f"User-Agent: {USER_AGENT}", "X-Forwarded-For: 192.0.2.1", *more]
+    request = f"GET {path} HTTP/1.1\r\n" + "".join(f"{field}\r\n" for field in fields) + "\r\n"
     try:
         with contextlib.ExitStack() as stack:
             sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
@@ -466,6 +468,9 @@ def check(proxy, setting):
         names = {line.split(b":")[0].decode().lower() for line in body.split(b"\r\n")[1:] if line}
         want(TO_BACKEND <= names, f"the backend did not get {TO_BACKEND - names}")
         want(not names & NOT_TO_BACKEND, f"the backend got {names & NOT_TO_BACKEND}")
+        if proxy.name != "haproxy":
+            encoding = fetch(port, "/json", tls=tls, more=["Accept-Encoding: gzip"])[1].get("content-encoding")
+            want(encoding == "gzip", "JSON was not compressed")
         want(fetch(port, "/1k", host=UNKNOWN_HOST, tls=tls)[0] != 200, "a host without a route was answered with 200")
     status, _, body = fetch(setting.origin_port, "/1k")
     if status != 200 or len(body) != 1024:

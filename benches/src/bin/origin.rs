@@ -3,6 +3,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `/1k`, `/1m` | 1 KiB, 1 MiB |
+//! | `/json` | 100 kB of JSON, as a web service might list its pages |
 //! | `/up` | 1 KiB, after the whole request body was read |
 //! | `/head` | the head of the request as it arrived, to check what a proxy did to it |
 //! | `/count` | `{"connections":N,"requests":N}` since the start, to check that a proxy reuses connections and caches nothing |
@@ -34,6 +35,7 @@ struct Arguments {
 struct Origin {
     answer_1k: Vec<u8>,
     answer_1m: Vec<u8>,
+    answer_json: Vec<u8>,
     connections: Cell<u64>,
     requests: Cell<u64>,
 }
@@ -48,8 +50,9 @@ fn main() -> anyhow::Result<()> {
 
 async fn serve(address: SocketAddr) -> anyhow::Result<()> {
     let origin = Rc::new(Origin {
-        answer_1k: answer(&[b'x'; 1 << 10]),
-        answer_1m: answer(&vec![b'x'; 1 << 20]),
+        answer_1k: answer(&[b'x'; 1 << 10], "text/plain"),
+        answer_1m: answer(&vec![b'x'; 1 << 20], "text/plain"),
+        answer_json: answer(&json(100_000), "application/json"),
         connections: Cell::new(0),
         requests: Cell::new(0),
     });
@@ -95,9 +98,10 @@ impl Connection {
             origin.requests.set(origin.requests.get() + 1);
             match request.path {
                 b"/1k" | b"/up" => self.stream.write_all(&origin.answer_1k).await?,
+                b"/json" => self.stream.write_all(&origin.answer_json).await?,
                 b"/1m" => self.stream.write_all(&origin.answer_1m).await?,
-                b"/head" => self.stream.write_all(&answer(&head)).await?,
-                b"/count" => self.stream.write_all(&answer(&counts(origin))).await?,
+                b"/head" => self.stream.write_all(&answer(&head, "text/plain")).await?,
+                b"/count" => self.stream.write_all(&answer(&counts(origin), "application/json")).await?,
                 _ => self.stream.write_all(NOT_FOUND).await?,
             }
             if request.close {
@@ -208,15 +212,41 @@ fn chunk_size(line: &[u8]) -> io::Result<u64> {
 }
 
 /// The fields that a small web application sends: a proxy has to carry these too.
-fn answer(body: &[u8]) -> Vec<u8> {
+fn answer(body: &[u8], content_type: &str) -> Vec<u8> {
     let mut answer = format!(
-        "HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Thu, 20 Nov 2025 08:00:00 GMT\r\nContent-Type: text/plain\r\n\
+        "HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Thu, 20 Nov 2025 08:00:00 GMT\r\nContent-Type: {content_type}\r\n\
          Content-Length: {}\r\nCache-Control: no-cache\r\nETag: \"abc-123\"\r\n\r\n",
         body.len()
     )
     .into_bytes();
     answer.extend_from_slice(body);
     answer
+}
+
+/// A list of pages, of at least `size` bytes: neither random nor one line again and again.
+fn json(size: usize) -> Vec<u8> {
+    let mut json = b"[".to_vec();
+    let mut seed = 1u32;
+    for id in 0.. {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let (length, user) = (seed >> 16, seed % 977);
+        json.extend_from_slice(
+            format!(
+                "{{\"pageid\":{id},\"title\":\"Page {seed:x}\",\"length\":{length},\"user\":\"User{user}\",\
+                 \"timestamp\":\"2026-11-{:02}T{:02}:{:02}:00Z\"}}",
+                seed % 28 + 1,
+                seed / 28 % 24,
+                seed / 672 % 60
+            )
+            .as_bytes(),
+        );
+        if json.len() >= size {
+            break;
+        }
+        json.push(b',');
+    }
+    json.push(b']');
+    json
 }
 
 const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
