@@ -5,6 +5,7 @@
 //! `cargo +nightly fuzz run path --features fuzzer` searches on.
 
 pub mod http1;
+pub mod http2;
 pub mod routing;
 
 /// Runs `check` on every seed, on pieces of seeds put together and mutated, and on random bytes:

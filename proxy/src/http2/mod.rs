@@ -11,6 +11,7 @@
 //! Ends: GOAWAY and the end of the last stream when portico drains, is crowded, or the client was
 //! idle; GOAWAY(ENHANCE_YOUR_CALM) at once for abuse; a close for a client that does not react.
 
+pub mod budget;
 pub mod coalesce;
 pub mod head;
 pub mod stream;
