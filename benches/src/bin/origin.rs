@@ -101,7 +101,11 @@ impl Connection {
                 b"/json" => self.stream.write_all(&origin.answer_json).await?,
                 b"/1m" => self.stream.write_all(&origin.answer_1m).await?,
                 b"/head" => self.stream.write_all(&answer(&head, "text/plain")).await?,
-                b"/count" => self.stream.write_all(&answer(&counts(origin), "application/json")).await?,
+                b"/count" => {
+                    self.stream
+                        .write_all(&answer(&counts(origin), "application/json"))
+                        .await?
+                }
                 _ => self.stream.write_all(NOT_FOUND).await?,
             }
             if request.close {

@@ -38,6 +38,7 @@ use crate::request;
 use crate::response::answer::Failure;
 use crate::snapshot::CurrentSnapshot;
 use crate::worker::Worker;
+use budget::Peer;
 use coalesce::Coalesce;
 use head::Body;
 use stream::RequestStream;
@@ -58,10 +59,15 @@ const HEADER_LIST: usize = 64 * 1024;
 /// PING, so that no request of its is lost.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// How long what a client still sends is read and thrown away, so that it can read the last GOAWAY.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long h2 remembers a stream that was reset, to forgive what was on its way.
+const RESET_MEMORY: Duration = Duration::from_secs(5);
+
 /// Serves a client until the connection ends.
 pub async fn serve<S: ByteStream + 'static>(io: S, worker: Rc<Worker>, client: ClientInfo) {
     let snapshot = worker.snapshot.load();
-    let io = Coalesce::new(io, Rc::clone(&worker));
+    let io = Coalesce::new(io, Rc::clone(&worker), Peer::Client);
     let handshake = shake_hands(&io, &snapshot);
     let limit = snapshot.config.timeouts.header;
     let h2 = match tokio::time::timeout(limit, handshake).await {
@@ -74,7 +80,9 @@ pub async fn serve<S: ByteStream + 'static>(io: S, worker: Rc<Worker>, client: C
         io,
         streams: Rc::default(),
         going: false,
+        told_off: None,
         idle: Since::default(),
+        in_block: Since::default(),
         blocked: Since::default(),
         taken: 0,
         deadline: worker.deadline(),
@@ -83,6 +91,8 @@ pub async fn serve<S: ByteStream + 'static>(io: S, worker: Rc<Worker>, client: C
         client,
     };
     driver.run().await;
+    let discard = std::future::poll_fn(|cx| driver.io.poll_discard(cx));
+    let _ = tokio::time::timeout(LINGER, discard).await;
 }
 
 type H2<S> = server::Connection<Coalesce<S>, Bytes>;
@@ -100,7 +110,11 @@ async fn shake_hands<S: ByteStream>(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(u32::try_from(header_list).unwrap_or(u32::MAX))
-        .max_send_buffer_size(SEND_BUFFER);
+        .max_send_buffer_size(SEND_BUFFER)
+        // See `budget` for these.
+        .max_concurrent_reset_streams(limits.streams as usize)
+        .max_pending_accept_reset_streams(limits.streams as usize)
+        .reset_stream_duration(RESET_MEMORY);
     if snapshot.config.http2.websocket {
         builder.enable_connect_protocol();
     }
@@ -121,7 +135,10 @@ struct Driver<S> {
     streams: Rc<Streams>,
     /// GOAWAY was sent: no new streams.
     going: bool,
+    /// When the client was told to calm down.
+    told_off: Option<Instant>,
     idle: Since,
+    in_block: Since,
     blocked: Since,
     /// What the client had taken when `blocked` began.
     taken: u64,
@@ -142,8 +159,19 @@ enum Event {
     Failed(String),
     /// It has to end; streams under way may finish.
     GoAway,
+    /// The client is told to calm down, and the connection ends.
+    Abuse(String),
     /// It has to end now.
     Close(&'static str),
+}
+
+/// A wait that has lasted too long.
+#[derive(Debug, Clone, Copy)]
+enum Late {
+    ToldOff,
+    Idle,
+    Blocked,
+    InBlock,
 }
 
 impl<S: ByteStream + 'static> Driver<S> {
@@ -160,6 +188,12 @@ impl<S: ByteStream + 'static> Driver<S> {
                     }
                 }
                 Err(Event::GoAway) => self.go_away(),
+                Err(Event::Abuse(why)) => {
+                    debug!(client = %self.client.address, why, "ended an HTTP/2 connection: ENHANCE_YOUR_CALM");
+                    self.going = true;
+                    self.told_off = Some(Instant::now());
+                    self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                }
                 Err(Event::Ended) => return,
                 Err(Event::Failed(error)) => {
                     return debug!(client = %self.client.address, error, "an HTTP/2 connection failed");
@@ -185,6 +219,11 @@ impl<S: ByteStream + 'static> Driver<S> {
             if let Poll::Ready(Err(error)) = self.io.poll_drain(cx) {
                 return Poll::Ready(Err(Event::Failed(error.to_string())));
             }
+            if self.told_off.is_none()
+                && let Some(abuse) = self.io.abuse()
+            {
+                return Poll::Ready(Err(Event::Abuse(abuse.to_string())));
+            }
             if !self.going && (self.worker.is_draining() || draining.as_mut().poll(cx).is_ready()) {
                 return Poll::Ready(Err(Event::GoAway));
             }
@@ -197,29 +236,44 @@ impl<S: ByteStream + 'static> Driver<S> {
     /// Looks whether a wait has lasted too long.
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let timeouts = &self.snapshot.config.timeouts;
-        let (idle_limit, idle_event) = match self.going {
-            false => (timeouts.keep_alive, Event::GoAway),
-            true => (FAREWELL, Event::Close("it did not answer GOAWAY")),
-        };
-        let idle = self.idle.track(self.streams.count() == 0);
         let taken = self.io.taken();
         if taken != self.taken {
             self.taken = taken;
             self.blocked = Since::default();
         }
+        let idle = self.idle.track(self.streams.count() == 0);
+        let idle_limit = if self.going {
+            FAREWELL
+        } else {
+            timeouts.keep_alive
+        };
         let blocked = self.blocked.track(self.io.is_blocked());
-        let waits = [
-            (idle, idle_limit, idle_event),
-            (blocked, timeouts.write, Event::Close("it took nothing")),
-        ];
-        for (since, limit, event) in waits {
+        let in_block = self.told_off.is_none() && self.io.in_header_block();
+        let in_block = self.in_block.track(in_block);
+        for (since, limit, late) in [
+            (self.told_off, FAREWELL, Late::ToldOff),
+            (idle, idle_limit, Late::Idle),
+            (blocked, timeouts.write, Late::Blocked),
+            (in_block, timeouts.header, Late::InBlock),
+        ] {
             if let Some(since) = since
                 && self.deadline.poll_until(cx, since + limit).is_ready()
             {
-                return Poll::Ready(event);
+                return Poll::Ready(self.late(late));
             }
         }
         Poll::Pending
+    }
+
+    fn late(&self, late: Late) -> Event {
+        match late {
+            Late::Idle if !self.going => Event::GoAway,
+            Late::Idle | Late::ToldOff => Event::Close("it did not react to GOAWAY"),
+            Late::Blocked => Event::Close("it took nothing for timeouts.write"),
+            Late::InBlock => {
+                Event::Abuse("header fields took longer than timeouts.header".to_owned())
+            }
+        }
     }
 
     /// Tells the client that no new streams are taken. Those that it has opened meanwhile are.
