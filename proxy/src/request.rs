@@ -291,7 +291,8 @@ pub async fn answer_failure<S: ClientStream>(
 ) -> After {
     let snapshot = connection.worker.snapshot.load();
     let request_id = connection.worker.request_ids.next();
-    let format = Format::of_broken_head(connection.input.filled());
+    let read = connection.input.filled();
+    let (format, is_head) = (Format::of_broken_head(read), read.starts_with(b"HEAD "));
     connection.input.discard(&connection.worker.buffers);
     debug!(id = %request_id, client = %connection.client.address, %failure, "refused before routing");
     let page = Answer::Failure {
@@ -307,7 +308,7 @@ pub async fn answer_failure<S: ClientStream>(
         shared_host: false,
     };
     let shape = Shape {
-        head_only: false,
+        head_only: is_head,
         close: true,
         say_keep_alive: false,
     };

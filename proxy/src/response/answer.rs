@@ -164,7 +164,7 @@ impl fmt::Display for Failure {
                 "The tool is overloaded: too many requests to it are in flight.",
             ),
             Self::ToolUnreachable => f.write_str(
-                "The tool's web service cannot be reached: it does not run, or refuses connections.",
+                "The tool's web service does not run, or refuses connections.",
             ),
             Self::ToolClosed => f.write_str(
                 "The tool's web service closed the connection without an answer.",
@@ -182,10 +182,10 @@ impl fmt::Display for Failure {
                 "The tool's route points at a name that does not resolve.",
             ),
             Self::PlatformUnreachable => f.write_str(
-                "The platform has a problem: none of its ingress nodes can be reached.",
+                "None of the platform's ingress nodes can be reached.",
             ),
             Self::PlatformClosed => f.write_str(
-                "The platform has a problem: its ingress closed the connection without an answer.",
+                "The platform's ingress closed the connection without an answer.",
             ),
             Self::PlatformTimeout => f.write_str(
                 "The platform's ingress did not answer in time. The tool may be slow, or the platform may have a problem.",
@@ -509,7 +509,7 @@ mod tests {
             Failure::ToolUnreachable,
             502,
             Side::Tool,
-            "web service cannot be reached",
+            "This tool cannot be reached",
         );
         check(
             Failure::PlatformUnreachable,

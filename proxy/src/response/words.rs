@@ -199,7 +199,7 @@ impl Words {
             maintainers: CLIENT,
             remedy: match status {
                 400 => {
-                    "Mend the rule that is named above. What could be read in two ways is refused."
+                    "Keep to the rule that is named above: what could be read in two ways is refused."
                 }
                 _ => "",
             },
@@ -210,9 +210,9 @@ impl Words {
 /// Whose problem it is, as a sentence.
 pub fn blame(side: Side) -> &'static str {
     match side {
-        Side::Client => "The problem is the request.",
-        Side::Tool => "The problem is the tool, not you and not the platform.",
-        Side::Platform => "The problem is behind this proxy, on the platform. It is not you.",
-        Side::Proxy => "The problem is this proxy, not you and not the tool.",
+        Side::Client => "The problem lies with the request.",
+        Side::Tool => "The problem lies with the tool; this proxy and the platform work.",
+        Side::Platform => "The problem lies with the platform, not with you.",
+        Side::Proxy => "The problem lies with this proxy, not with you.",
     }
 }
