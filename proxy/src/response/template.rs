@@ -4,7 +4,7 @@
 //! `{{^name}}...{{/name}}` where it is. That is all there is; it is a subset of Mustache.
 //!
 //! The page's Content-Security-Policy is made with it: nothing but the template's own `<style>`
-//! elements, by their hashes, and inline (`data:`) images and fonts. Placeholders inside of styles
+//! elements, by their hashes, and inline (`data:`) images and fonts where there are any. Placeholders inside of styles
 //! would change the hash, and scripts would not run, so both are mistakes. Reading files is up to
 //! `pages`.
 

@@ -325,3 +325,19 @@ fn templates_with_mistakes_are_refused() {
         ],
     );
 }
+
+#[test]
+fn the_documents_keep_their_word() {
+    let text = include_str!("../../../../docs/pages.md");
+    let (_, rest) = text.split_once("```html\n").unwrap();
+    let own = directory(&[("page.html", rest.split("```").next().unwrap().as_bytes())]);
+    let pages = pages(&table(own.path()));
+    let html = pages.render(&page(&Failure::ToolBusy, Format::Html)).body;
+    contains(
+        &html,
+        &["<h1>This tool is overloaded</h1>", "<b>mytool</b>"],
+    );
+    for name in crate::response::template::NAMES {
+        contains(text, &[&format!("`{name}`")]);
+    }
+}
