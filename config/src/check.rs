@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::config::{
     CertificateFiles, Config, Fallback, HeaderTemplate, Headers, Http2, Limits, Listen, Log,
-    MassRemoval, Refuse, Registry, Server, Timeouts, Tls,
+    MassRemoval, Pages, Refuse, Registry, Server, Timeouts, Tls,
 };
 use crate::file::{
     File, HEADERS_SET, HeadersFile, LimitsFile, ListenFile, RefuseFile, RegistryFile, ServerFile,
@@ -82,6 +82,9 @@ pub(crate) fn check(reader: &mut Reader<'_>, file: File) -> Option<Config> {
         fallback: Fallback {
             help_url: file.fallback.value?.help_url.value?.0,
         },
+        pages: Pages {
+            templates: file.pages.value?.templates.value?.0,
+        },
         timeouts: timeouts(&file.timeouts.value?)?,
         limits: limits??,
         http2: Http2 {
@@ -99,6 +102,7 @@ fn server(server: &ServerFile) -> Option<Server> {
     Some(Server {
         workers: server.workers.value?.get()?,
         drain: server.drain.value?,
+        name: server.name.value.as_ref()?.0.clone(),
     })
 }
 

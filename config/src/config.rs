@@ -35,6 +35,8 @@ pub struct Config {
     pub ingress: Option<Box<str>>,
     /// `[fallback]`: what nothing else answers.
     pub fallback: Fallback,
+    /// `[pages]`: what portico's own pages look like.
+    pub pages: Pages,
     /// `[timeouts]`.
     pub timeouts: Timeouts,
     /// `[limits]`.
@@ -63,6 +65,8 @@ pub struct Server {
     pub workers: usize,
     /// How long requests in flight may finish when portico stops.
     pub drain: Duration,
+    /// What pages call this machine; `None`: its host name.
+    pub name: Option<Box<str>>,
 }
 
 /// `[listen]`
@@ -275,6 +279,13 @@ pub struct Fallback {
     /// A page for people who need help, shown on the pages that portico makes. Printable ASCII
     /// without spaces; starts with http:// or https://.
     pub help_url: Option<String>,
+}
+
+/// `[pages]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pages {
+    /// A directory with templates; `None`: the built-in page.
+    pub templates: Option<PathBuf>,
 }
 
 /// `[timeouts]`; none is zero.

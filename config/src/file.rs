@@ -19,8 +19,8 @@ use crate::config::{
 use crate::reader::Absent::{Default, Required, Unset};
 use crate::reader::{FromToml, List, Map, Place, Reader, TableDoc, choice, table};
 use crate::values::{
-    ApexWord, Domain, HeaderName, HeaderPattern, LogTarget, MaybeBackend, MaybePage, MediaType,
-    Name, Number, RequestPath, Size, ViaName,
+    ApexWord, Domain, HeaderName, HeaderPattern, LogTarget, MaybeBackend, MaybeDirectory,
+    MaybeHost, MaybePage, MediaType, Name, Number, RequestPath, Size, ViaName,
 };
 
 const KIB: u64 = 1 << 10;
@@ -59,6 +59,9 @@ table! {
         tcp: List<TcpFile> = Default("[]"),
         /// What answers foreign hosts, and what nothing else answers.
         fallback: FallbackFile = Default("{}"),
+        /// The pages that say what went wrong, where portico makes them. Browsers get HTML, programs
+        /// that ask for it JSON (RFC 9457), everybody else text.
+        pages: PagesFile = Default("{}"),
         /// How long portico waits.
         timeouts: TimeoutsFile = Default("{}"),
         /// How much portico takes.
@@ -89,6 +92,10 @@ table! {
         /// Raise it when tools have long downloads that a restart must not cut, and the service
         /// manager waits as long.
         drain: Duration = Default("\"30s\""),
+        /// What this machine is called on the pages that portico makes, so that a report says which of
+        /// several proxies it is about (T200616); empty: its host name. Write the full name where the
+        /// host name is a short one.
+        name: MaybeHost = Default("\"\""),
     }
 }
 
@@ -356,6 +363,15 @@ table! {
         backend: MaybeBackend = Default("\"\""),
         /// A page for people who need help, shown on the pages that portico makes; empty: none.
         help_url: MaybePage = Default("\"\""),
+    }
+}
+
+table! {
+    PagesFile {
+        /// A directory with HTML templates of your own, `page.html` and `404.html`, `502.html` and so on;
+        /// empty: the built-in page. They are read and checked at start. `docs/pages.md` says what may
+        /// stand in them.
+        templates: MaybeDirectory = Default("\"\""),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::diagnostic::nearest;
 use crate::reader::{FromText, Mistake};
 
 pub(crate) use header::{HeaderName, HeaderPattern, MediaType, ViaName};
-pub(crate) use network::{Domain, Name};
+pub(crate) use network::{Domain, MaybeHost, Name};
 pub(crate) use quantity::{Number, Size};
 pub(crate) use url::{ApexWord, MaybeBackend, MaybePage, page_host};
 
@@ -47,6 +47,24 @@ impl FromText for PathBuf {
             }
             _ => Ok(Self::from(text)),
         }
+    }
+}
+
+/// The path of a directory, or nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct MaybeDirectory(pub(crate) Option<PathBuf>);
+
+impl FromText for MaybeDirectory {
+    fn allowed() -> String {
+        "\"\", or the path of a directory; a relative one starts at the working directory"
+            .to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, Mistake> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        PathBuf::from_text(text).map(|path| Self(Some(path)))
     }
 }
 

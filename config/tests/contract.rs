@@ -110,6 +110,7 @@ fn the_contract_shows_the_defaults() {
     assert_eq!(written.pools, least.pools);
     assert_eq!(written.ingress, least.ingress);
     assert_eq!(written.fallback, least.fallback);
+    assert_eq!(written.pages, least.pages);
     assert_eq!(written.timeouts, least.timeouts);
     assert_eq!(written.limits, least.limits);
     assert_eq!(written.refuse, least.refuse);

@@ -27,10 +27,11 @@ fn every_kind_of_value() {
         domains.apex = "https://wikitech.wikimedia.org/"
         domains.reserved = ["login"]
         domains.rename = { ru_monuments = "ru-monuments" }
-        server = { workers = 3, drain = "1m30s" }
+        server = { workers = 3, drain = "1m30s", name = "Proxy-1.example" }
         listen = { http = ["127.0.0.1:80", "[::1]:80"], redirect = false, https = ["192.0.2.1:443"] }
         tls = { min_version = "1.3", certificates = [{ chain = "a.crt", key = "a.key" }, { chain = "b.pem", key = "b.pem" }] }
         fallback.help_url = "https://help.example/"
+        pages.templates = "pages"
         timeouts = { header = "250ms", tunnel = "2d" }
         limits = { body = 0, header = "64KiB", uri = 4096, connections = 1_000, streams = 0x10 }
         refuse = { empty_user_agent = false, dry_run = true }
@@ -67,6 +68,11 @@ fn every_kind_of_value() {
     assert_eq!(
         (config.server.workers, config.server.drain),
         (3, Duration::from_secs(90))
+    );
+    assert_eq!(config.server.name.as_deref(), Some("proxy-1.example"));
+    assert_eq!(
+        config.pages.templates.as_deref(),
+        Some(std::path::Path::new("pages"))
     );
     assert_eq!(config.listen.http.len(), 2);
     assert!(!config.listen.redirect);

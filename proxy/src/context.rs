@@ -9,6 +9,8 @@ use crate::connection::ClientInfo;
 use crate::http1::{Framing, Method, RequestHead, Version};
 use crate::http2::websocket;
 use crate::policy::tool_cap;
+use crate::request_id::RequestId;
+use crate::response::accept::Format;
 use crate::response::answer::DefaultFile;
 use crate::response::headers::ClientView;
 use crate::snapshot::CurrentSnapshot;
@@ -18,6 +20,10 @@ use crate::snapshot::CurrentSnapshot;
 pub struct Request {
     /// What this request sees of the configuration.
     pub snapshot: CurrentSnapshot,
+    /// Its name, for the log and for pages.
+    pub id: RequestId,
+    /// The form of pages that the client wants.
+    pub format: Format,
     /// The method.
     pub method: Method,
     /// The version that the client speaks.
@@ -45,10 +51,11 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request of which only the head is known.
+    /// A request of which only the head is known; its bytes are in `buf`.
     /// `version`: the client's; that of the head is the one it was written in.
     pub fn new(
         snapshot: CurrentSnapshot,
+        id: RequestId,
         head: &RequestHead,
         buf: &[u8],
         version: Version,
@@ -56,6 +63,8 @@ impl Request {
         let made_key = version == Version::Http2 && head.upgrade_websocket;
         Self {
             snapshot,
+            id,
+            format: Format::of_head(head, buf),
             method: head.method,
             version,
             keep_alive: head.keep_alive,

@@ -8,7 +8,6 @@ use std::rc::Rc;
 
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
-use tracing::debug;
 
 use crate::buffer::SMALL;
 use crate::connection::{After, ClientInfo, ClientStream, Connection};
@@ -39,8 +38,12 @@ pub async fn serve<S: ClientStream>(io: S, worker: Rc<Worker>, client: ClientInf
         let mut parser = worker.request_parser();
         let after = match read_head(&mut connection, &mut parser).await {
             Waited::Head => request::handle(&mut connection, &parser).await,
-            Waited::Bad(error) => refuse(&mut connection, Failure::Malformed(error)).await,
-            Waited::TooSlow => refuse(&mut connection, Failure::HeaderTimeout).await,
+            Waited::Bad(error) => {
+                request::answer_failure(&mut connection, &Failure::Malformed(error)).await
+            }
+            Waited::TooSlow => {
+                request::answer_failure(&mut connection, &Failure::HeaderTimeout).await
+            }
             Waited::Nothing => After::KeepAlive,
             Waited::Over => After::Close,
         };
@@ -106,11 +109,4 @@ async fn read_head<S: ClientStream>(
             Err(_) => return Waited::TooSlow,
         }
     }
-}
-
-/// Answers what never became a request.
-async fn refuse<S: ClientStream>(connection: &mut Connection<S>, failure: Failure) -> After {
-    debug!(client = %connection.client.address, %failure, "refused before routing");
-    connection.input.discard(&connection.worker.buffers);
-    request::answer_failure(connection, &failure).await
 }

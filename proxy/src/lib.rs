@@ -25,6 +25,7 @@ pub mod process;
 pub mod registry;
 pub mod repeats;
 pub mod request;
+pub mod request_id;
 pub mod response;
 pub mod routes;
 pub mod run;

@@ -75,7 +75,7 @@ impl Failure {
             | Self::Routes(routes::RoutesError::Start(start)) => start,
             Self::Run(_) | Self::Routes(_) | Self::Demo(_) => return false,
         };
-        matches!(start, StartError::Config(_))
+        matches!(start, StartError::Config(_) | StartError::Templates(_))
     }
 }
 

@@ -30,6 +30,7 @@ use crate::http1::{Framing, Method, RequestHead, RequestParser, TargetForm, Vers
 use crate::outgoing::Outgoing;
 use crate::policy::tool_cap;
 use crate::process::Process;
+use crate::response::accept::Format;
 use crate::response::answer::{Answer, DefaultFile, Failure, Shape};
 use crate::response::headers::ClientView;
 use crate::snapshot::Snapshot;
@@ -82,8 +83,14 @@ pub async fn handle<S: ClientStream>(
         true => head.version,
         false => Version::Http2,
     };
-    let snapshot = connection.worker.snapshot.load();
-    let mut request = Request::new(snapshot, head, connection.input.filled(), version);
+    let worker = &connection.worker;
+    let mut request = Request::new(
+        worker.snapshot.load(),
+        worker.request_ids.next(),
+        head,
+        connection.input.filled(),
+        version,
+    );
     let plan = plan(
         &mut request,
         &connection.worker.process,
@@ -116,6 +123,7 @@ pub async fn handle<S: ClientStream>(
 /// The last phase of every request, however it ended.
 fn finish(request: Request, after: After) -> After {
     debug!(
+        id = %request.id,
         host = request.host.as_ref().map(Host::as_str),
         tool = request.tool.as_ref().map(ToolName::as_str),
         ?after,
@@ -261,28 +269,38 @@ async fn fail<S: ClientStream>(
     body_is_read: bool,
 ) -> After {
     let (status, side) = failure.status_and_side();
-    debug!(status, %side, %failure, "answered with a failure");
+    debug!(id = %request.id, status, %side, %failure, "answered with a failure");
     request.keep_alive &= failure.keeps_connection();
     let tool = request.tool;
     let snapshot = request.snapshot.clone();
     let page = Answer::Failure {
         failure,
         tool: tool.as_ref().map(ToolName::as_str),
-        help_url: snapshot.config.fallback.help_url.as_deref(),
+        request_id: request.id,
+        format: request.format,
+        pages: &snapshot.pages,
     };
     answer(connection, request, &page, body_is_read).await
 }
 
-/// Answers a failure of what never became a request. The connection ends.
+/// Answers a failure of what never became a request, of which the input holds as much as was read.
+/// The connection ends.
 pub async fn answer_failure<S: ClientStream>(
     connection: &mut Connection<S>,
     failure: &Failure,
 ) -> After {
     let snapshot = connection.worker.snapshot.load();
+    let request_id = connection.worker.request_ids.next();
+    let read = connection.input.filled();
+    let (format, is_head) = (Format::of_broken_head(read), read.starts_with(b"HEAD "));
+    connection.input.discard(&connection.worker.buffers);
+    debug!(id = %request_id, client = %connection.client.address, %failure, "refused before routing");
     let page = Answer::Failure {
         failure,
         tool: None,
-        help_url: snapshot.config.fallback.help_url.as_deref(),
+        request_id,
+        format,
+        pages: &snapshot.pages,
     };
     let view = ClientView {
         host: None,
@@ -290,12 +308,13 @@ pub async fn answer_failure<S: ClientStream>(
         shared_host: false,
     };
     let shape = Shape {
-        head_only: false,
+        head_only: is_head,
         close: true,
         say_keep_alive: false,
     };
     let mut out = connection.worker.head();
-    page.write(&mut out, shape, &view, &snapshot.response);
+    let date = connection.worker.date();
+    page.write(&mut out, &date, shape, &view, &snapshot.response);
     if write(connection, &snapshot, out).await {
         // What the client still sends must not turn the close into a reset that
         // destroys the answer.
@@ -324,7 +343,8 @@ async fn answer<S: ClientStream>(
     };
     let mut out = connection.worker.head();
     let view = request.client_view(&connection.client);
-    answer.write(&mut out, shape, &view, &request.snapshot.response);
+    let date = connection.worker.date();
+    answer.write(&mut out, &date, shape, &view, &request.snapshot.response);
     match (write(connection, &request.snapshot, out).await, keep) {
         (false, _) => After::Reset,
         (true, true) => After::KeepAlive,

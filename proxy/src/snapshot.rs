@@ -17,6 +17,7 @@ use portico_config::Config;
 
 use crate::policy::backends::BackendPolicy;
 use crate::response::headers::ResponseEditor;
+use crate::response::pages::Pages;
 use crate::upstream::nodes::NodePool;
 
 /// Everything that a request needs and that only a reload changes.
@@ -30,16 +31,19 @@ pub struct Snapshot {
     pub backends: BackendPolicy,
     /// The changes to every answer's head.
     pub response: ResponseEditor,
+    /// The pages of failures.
+    pub pages: Pages,
 }
 
 impl Snapshot {
     /// Builds what the configuration asks for.
-    pub fn new(config: Config, backends: BackendPolicy) -> Self {
+    pub fn new(config: Config, backends: BackendPolicy, pages: Pages) -> Self {
         Self {
             ingress: config
                 .ingress_pool()
                 .map(|pool| Arc::new(NodePool::new(pool))),
             response: ResponseEditor::new(&config.headers),
+            pages,
             backends,
             config,
         }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use portico_config::{Config, Diagnostics, NodeAddress};
+use portico_config::{Config, Diagnostic, Diagnostics, NodeAddress};
 use portico_routing::backend::{Backend, BackendHost};
 use portico_routing::table::{Entry, Table};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -19,6 +19,7 @@ use crate::policy::backends::BackendPolicy;
 use crate::policy::tool_cap::ToolCap;
 use crate::process::Process;
 use crate::registry::{self, Admit, Changed};
+use crate::response::pages::Pages;
 use crate::snapshot::Snapshot;
 use crate::tls::{self, CertificateStore};
 use crate::upstream::resolve::Resolver;
@@ -33,6 +34,9 @@ pub enum StartError {
     /// The configuration has mistakes.
     #[error(transparent)]
     Config(#[from] Diagnostics),
+    /// Templates of pages have mistakes.
+    #[error("{}", lines(.0))]
+    Templates(Vec<Diagnostic>),
     /// Certificates cannot be used; one sentence each.
     #[error("{}", .0.join("\n"))]
     Certificates(Vec<String>),
@@ -44,6 +48,11 @@ pub enum StartError {
         "the process may open {0} files, which is too few to serve connections; raise the limit (LimitNOFILE in the systemd unit, ulimit -n in a shell)"
     )]
     Descriptors(usize),
+}
+
+fn lines(mistakes: &[Diagnostic]) -> String {
+    let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    lines.join("\n")
 }
 
 /// What is ready before sockets are bound.
@@ -77,6 +86,7 @@ pub fn prepare_config(
     mut config: Config,
     mut warnings: Vec<String>,
 ) -> Result<Prepared, StartError> {
+    let pages = Pages::load(&config).map_err(StartError::Templates)?;
     let (certificates, tls) = match config.listen.https.as_slice() {
         [] => (None, None),
         _ => {
@@ -104,7 +114,7 @@ pub fn prepare_config(
     let resolver = Arc::new(Resolver::default());
     want_names(&config, &resolver);
     let process = Process {
-        snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::new(config, policy))),
+        snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::new(config, policy, pages))),
         table: Arc::new(Table::new()),
         resolver,
         tools: ToolCap::default(),

@@ -19,6 +19,7 @@ use crate::deadline::Deadline;
 use crate::http1::{HeadLimits, RequestParser, ResponseParser};
 use crate::process::Process;
 use crate::repeats::Repeats;
+use crate::request_id::RequestIds;
 use crate::snapshot::SnapshotReader;
 use crate::upstream::idle::IdlePool;
 use crate::upstream::nodes::Turn;
@@ -49,6 +50,8 @@ pub struct Worker {
     pub turn: RefCell<Turn>,
     /// Wakes connections of HTTP/2 when they are to say GOAWAY.
     pub draining: Notify,
+    /// The names of requests.
+    pub request_ids: RequestIds,
     /// Wakes idle connections when they are to close.
     pub close_idle: Notify,
     phase: Cell<Phase>,
@@ -95,6 +98,7 @@ impl Worker {
             idle: IdlePool::default(),
             turn: RefCell::default(),
             draining: Notify::new(),
+            request_ids: RequestIds::default(),
             close_idle: Notify::new(),
             phase: Cell::new(Phase::Serving),
             open: Cell::new(0),

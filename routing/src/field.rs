@@ -7,6 +7,8 @@
 /// What a header name means to portico.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Field {
+    /// `Accept`
+    Accept,
     /// `Accept-Encoding`
     AcceptEncoding,
     /// `Accept-Ranges`
@@ -238,6 +240,7 @@ fn known(len: usize) -> &'static [(&'static [u8], Field)] {
         ],
         5 => &[(b"range", Field::Range), (b"proxy", Field::Proxy)],
         6 => &[
+            (b"accept", Field::Accept),
             (b"cookie", Field::Cookie),
             (b"server", Field::Server),
             (b"origin", Field::Origin),

@@ -108,6 +108,23 @@ impl FromText for Domain {
     }
 }
 
+/// A host name, or nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MaybeHost(pub(crate) Option<Box<str>>);
+
+impl FromText for MaybeHost {
+    fn allowed() -> String {
+        "\"\", or a host name such as \"proxy-1.example\"".to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, Mistake> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        Domain::from_text(text).map(|name| Self(Some(name.0)))
+    }
+}
+
 /// Whether this is a host name as routing knows it, in its canonical form, and no IP address.
 fn valid_host_name(name: &str) -> bool {
     let number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
@@ -212,6 +229,9 @@ mod tests {
         bad::<Domain>("toolforge.org:443", Some("\"toolforge.org\""));
         bad::<Domain>("192.0.2.1", None);
         bad::<Domain>("a..b", None);
+        good("Proxy-1.example", MaybeHost(Some("proxy-1.example".into())));
+        good("", MaybeHost(None));
+        bad::<MaybeHost>("192.0.2.1", None);
         bad::<Domain>("", None);
         bad::<Domain>("b\u{fc}cher.example", None);
     }

@@ -347,7 +347,9 @@ impl<S: ClientStream> Download<'_, '_, S> {
         };
         let mut out = self.worker.head();
         let view = self.request.client_view(self.client_info);
-        Answer::File(file).write(&mut out, shape, &view, &self.request.snapshot.response);
+        let date = self.worker.date();
+        let editor = &self.request.snapshot.response;
+        Answer::File(file).write(&mut out, &date, shape, &view, editor);
         self.link.answer_begun.set(true);
         let sent = self.send(&mut Outgoing::whole(&out)).await;
         self.worker.put_head(out);

@@ -48,6 +48,7 @@ fn planned(process: &Process, over_tls: bool, raw: &str) -> (Plan, Request) {
     let reader = crate::snapshot::SnapshotReader::new(std::sync::Arc::clone(&process.snapshot));
     let mut request = Request::new(
         reader.load(),
+        crate::request_id::RequestIds::default().next(),
         parser.head(),
         raw.as_bytes(),
         parser.head().version,

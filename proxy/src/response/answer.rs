@@ -2,19 +2,22 @@
 //! with whose fault it is.
 //!
 //! One exhaustive match turns a [`Failure`] into status and side, another into the sentence for the
-//! person who reads it. Texts name the tool and what to do, never an internal address. Branded
-//! pages replace the plain text in a later issue; what they need is here.
+//! person who reads it. Texts name the tool, never an internal address. What more is said, and how
+//! it looks, is in `words` and `pages`.
 //!
 //! Not done here: writing to the socket, and what becomes of the connection.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::time::SystemTime;
 
 use portico_routing::host::{Host, HostError};
 use portico_routing::path::PathError;
 
+use super::accept::Format;
 use super::headers::{ClientView, ResponseEditor};
+use super::pages::{Page, Pages};
 use crate::http1::{BodyError, RequestError, reason_phrase, write_field, write_status_line};
+use crate::request_id::RequestId;
 
 /// Methods named in Allow fields: the common ones. Others are forwarded as well, but for TRACE and
 /// CONNECT.
@@ -114,9 +117,10 @@ impl Failure {
         }
     }
 
-    /// Whether trying again soon may help.
+    /// Whether trying again soon may help. A timeout (504) is none of these: who waited for it would
+    /// wait again.
     fn is_passing(&self) -> bool {
-        self.status_and_side().0 == 503
+        matches!(self.status_and_side().0, 429 | 503)
     }
 
     /// Whether the connection can go on. After bytes that break the rules it cannot: what follows
@@ -148,49 +152,49 @@ impl fmt::Display for Failure {
             Self::BodyTimeout => f.write_str("Your client stopped sending its request's body."),
             Self::BodyTooLarge => f.write_str("The request's body is larger than this service allows."),
             Self::NoUserAgent => f.write_str(
-                "Requests must have a user agent. Send a User-Agent header that names your client and how to reach you.",
+                "Requests must have a user agent, and yours has none.",
             ),
             Self::Loop => f.write_str(
-                "The request has come through this proxy before: its route leads back here. The route must be changed.",
+                "The request has come through this proxy before: its route leads back here.",
             ),
             Self::NotFound | Self::NoIngress => f.write_str(
-                "The URL you have requested is not served here. Check it for typing errors.",
+                "The URL you have requested is not served here.",
             ),
             Self::ToolBusy => f.write_str(
-                "The tool is overloaded: too many requests to it are in flight. Try again in a moment.",
+                "The tool is overloaded: too many requests to it are in flight.",
             ),
             Self::ToolUnreachable => f.write_str(
-                "The tool's web service cannot be reached: it does not run, or refuses connections. Its maintainers can restart it.",
+                "The tool's web service does not run, or refuses connections.",
             ),
             Self::ToolClosed => f.write_str(
-                "The tool's web service closed the connection without an answer. Its maintainers find the reason in its logs.",
+                "The tool's web service closed the connection without an answer.",
             ),
             Self::ToolTimeout => f.write_str(
-                "The tool's web service did not answer in time. Its maintainers find the reason in its logs.",
+                "The tool's web service did not answer in time.",
             ),
             Self::ToolMalformed => f.write_str(
-                "The tool's web service sent an answer that is not valid HTTP. Its maintainers can mend it.",
+                "The tool's web service sent an answer that is not valid HTTP.",
             ),
             Self::ToolForbidden => f.write_str(
-                "The tool's route points at an address that is not allowed. Its maintainers must register it anew.",
+                "The tool's route points at an address that is not allowed.",
             ),
             Self::ToolUnresolved => f.write_str(
-                "The tool's route points at a name that does not resolve. Its maintainers can check it.",
+                "The tool's route points at a name that does not resolve.",
             ),
             Self::PlatformUnreachable => f.write_str(
-                "The platform has a problem: none of its ingress nodes can be reached. Its administrators can mend it.",
+                "None of the platform's ingress nodes can be reached.",
             ),
             Self::PlatformClosed => f.write_str(
-                "The platform has a problem: its ingress closed the connection without an answer. Its administrators can mend it.",
+                "The platform's ingress closed the connection without an answer.",
             ),
             Self::PlatformTimeout => f.write_str(
                 "The platform's ingress did not answer in time. The tool may be slow, or the platform may have a problem.",
             ),
             Self::PlatformMalformed => f.write_str(
-                "The platform's ingress sent an answer that is not valid HTTP. Its administrators can mend it.",
+                "The platform's ingress sent an answer that is not valid HTTP.",
             ),
             Self::Exhausted => f.write_str(
-                "The proxy has no room for another connection. Try again in a moment; its administrators can give it more.",
+                "The proxy has no room for another connection.",
             ),
         }
     }
@@ -229,7 +233,7 @@ impl DefaultFile {
 }
 
 /// An answer of portico's own.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Answer<'a> {
     /// The health check of the service: 200.
     Healthy,
@@ -250,8 +254,12 @@ pub enum Answer<'a> {
         failure: &'a Failure,
         /// The tool that the request is for, as far as it is known.
         tool: Option<&'a str>,
-        /// `fallback.help_url`.
-        help_url: Option<&'a str>,
+        /// The name of the request.
+        request_id: RequestId,
+        /// The form that the client wants.
+        format: Format,
+        /// What pages look like.
+        pages: &'a Pages,
     },
 }
 
@@ -267,29 +275,47 @@ pub struct Shape {
 }
 
 impl Answer<'_> {
-    /// Appends the whole answer to `out`.
+    /// Appends the whole answer to `out`, which holds nothing else. `date` is the value of the Date
+    /// field.
+    ///
+    /// Of fields that stand in `headers.set` too the answer's own wins: a policy of the site's would
+    /// take a page its style, and what is set for tools' answers may let caches keep a failure.
     pub fn write(
         &self,
         out: &mut Vec<u8>,
+        date: &str,
         shape: Shape,
         client: &ClientView<'_>,
         editor: &ResponseEditor,
     ) {
         let status = self.status();
-        let (content_type, body) = self.body(client.host);
+        let content = self.content(date, client.host);
         write_status_line(out, status, reason_phrase(status).as_bytes());
-        let date = httpdate::fmt_http_date(SystemTime::now());
         write_field(out, b"Date", date.as_bytes());
-        write_field(out, b"Content-Type", content_type.as_bytes());
-        write_field(out, b"Content-Length", body.len().to_string().as_bytes());
+        write_field(out, b"Content-Type", content.media_type.as_bytes());
+        let length = content.body.len();
+        write_field(
+            out,
+            b"Content-Length",
+            itoa::Buffer::new().format(length).as_bytes(),
+        );
         write_field(out, b"X-Content-Type-Options", b"nosniff");
         match self {
             Self::Healthy => write_field(out, b"Cache-Control", b"no-store"),
             Self::Capabilities => write_field(out, b"Allow", ALLOW.as_bytes()),
             Self::Redirect { location, .. } => write_field(out, b"Location", location),
             Self::File(_) => write_field(out, b"Cache-Control", b"max-age=86400"),
-            Self::Failure { failure, .. } => {
+            Self::Failure {
+                failure,
+                request_id,
+                ..
+            } => {
                 write_field(out, b"Cache-Control", b"no-store");
+                write_field(out, b"Vary", b"Accept");
+                if let Some(policy) = content.policy {
+                    write_field(out, b"Content-Security-Policy", policy.as_bytes());
+                }
+                write_field(out, b"X-Request-Id", request_id.to_string().as_bytes());
                 if status == 405 {
                     write_field(out, b"Allow", ALLOW.as_bytes());
                 }
@@ -298,7 +324,7 @@ impl Answer<'_> {
                 }
             }
         }
-        editor.write_set(out, client);
+        editor.write_set_beside(out, client);
         if shape.close {
             write_field(out, b"Connection", b"close");
         } else if shape.say_keep_alive {
@@ -306,7 +332,7 @@ impl Answer<'_> {
         }
         out.extend_from_slice(b"\r\n");
         if !shape.head_only {
-            out.extend_from_slice(&body);
+            out.extend_from_slice(&content.body);
         }
     }
 
@@ -318,54 +344,60 @@ impl Answer<'_> {
         }
     }
 
-    fn body(&self, host: Option<&Host>) -> (&'static str, Vec<u8>) {
-        const TEXT: &str = "text/plain; charset=utf-8";
+    fn content(&self, date: &str, host: Option<&Host>) -> Content<'_> {
+        let of = |media_type, body| Content {
+            media_type,
+            policy: None,
+            body,
+        };
         match self {
-            Self::Healthy => (TEXT, b"proxy ok!\n".to_vec()),
-            Self::Capabilities => (TEXT, Vec::new()),
-            Self::Redirect { location, .. } => (TEXT, [b"See ", *location, b"\n"].concat()),
-            Self::File(DefaultFile::Robots) => (TEXT, ROBOTS.to_vec()),
-            Self::File(DefaultFile::Favicon) => ("image/x-icon", FAVICON.to_vec()),
+            Self::Healthy => of(TEXT, Cow::from(b"proxy ok!\n")),
+            Self::Capabilities => of(TEXT, Cow::from(b"")),
+            Self::Redirect { location, .. } => {
+                of(TEXT, Cow::from([b"See ", *location, b"\n"].concat()))
+            }
+            Self::File(DefaultFile::Robots) => of(TEXT, Cow::from(ROBOTS)),
+            Self::File(DefaultFile::Favicon) => of("image/x-icon", Cow::from(FAVICON)),
             Self::Failure {
                 failure,
                 tool,
-                help_url,
-            } => (
-                TEXT,
-                failure_text(failure, *tool, *help_url, host).into_bytes(),
-            ),
+                request_id,
+                format,
+                pages,
+            } => {
+                let page = pages.render(&Page {
+                    failure,
+                    format: *format,
+                    tool: *tool,
+                    host: host.map(Host::as_str),
+                    request_id: *request_id,
+                    date,
+                });
+                Content {
+                    media_type: page.content_type,
+                    policy: page.policy,
+                    body: Cow::from(page.body.into_bytes()),
+                }
+            }
         }
     }
 }
 
-/// Status, sentence, whose fault, which tool and host: for a person without a browser, too.
-fn failure_text(
-    failure: &Failure,
-    tool: Option<&str>,
-    help_url: Option<&str>,
-    host: Option<&Host>,
-) -> String {
-    use fmt::Write as _;
-    let (status, side) = failure.status_and_side();
-    let mut text = format!(
-        "{status} {}\n\n{failure}\n\nfault: {side}\n",
-        reason_phrase(status)
-    );
-    if let Some(tool) = tool {
-        let _ = writeln!(text, "tool: {tool}");
-    }
-    if let Some(host) = host {
-        let _ = writeln!(text, "host: {host}");
-    }
-    if let Some(url) = help_url {
-        let _ = writeln!(text, "help: {url}");
-    }
-    text
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// The body of an answer, and what its head says about it.
+struct Content<'a> {
+    media_type: &'static str,
+    /// The Content-Security-Policy.
+    policy: Option<&'a str>,
+    body: Cow<'a, [u8]>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request_id::RequestIds;
+    use crate::response::pages::testing::pages;
 
     const SHAPE: Shape = Shape {
         head_only: false,
@@ -378,38 +410,84 @@ mod tests {
         shared_host: false,
     };
 
-    fn written(answer: &Answer<'_>, shape: Shape) -> String {
+    const DATE: &str = "Fri, 20 Nov 2026 13:00:00 GMT";
+
+    /// With `headers` as the table of that name.
+    fn written_with(answer: &Answer<'_>, shape: Shape, headers: &str) -> String {
+        let text = format!("{}{headers}", crate::response::pages::testing::CONFIG);
+        let config = portico_config::parse("test", &text).unwrap().config;
         let mut out = Vec::new();
-        answer.write(&mut out, shape, &VIEW, &ResponseEditor::default());
+        let editor = ResponseEditor::new(&config.headers);
+        answer.write(&mut out, DATE, shape, &VIEW, &editor);
         String::from_utf8_lossy(&out).into_owned()
+    }
+
+    fn written(answer: &Answer<'_>, shape: Shape) -> String {
+        written_with(answer, shape, "")
+    }
+
+    fn failure_of<'a>(failure: &'a Failure, format: Format, pages: &'a Pages) -> Answer<'a> {
+        Answer::Failure {
+            failure,
+            tool: Some("mytool"),
+            request_id: RequestIds::default().next(),
+            format,
+            pages,
+        }
     }
 
     #[track_caller]
     fn check(failure: Failure, status: u16, side: Side, text: &str) {
         assert_eq!(failure.status_and_side(), (status, side));
-        let answer = Answer::Failure {
-            failure: &failure,
-            tool: Some("mytool"),
-            help_url: Some("https://help.example/"),
-        };
+        let pages = pages("");
+        let answer = failure_of(&failure, Format::Text, &pages);
         let written = written(&answer, SHAPE);
         let (head, body) = written.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
-        assert!(head.contains("Cache-Control: no-store"), "{head}");
+        assert!(head.contains(&format!("\r\nDate: {DATE}\r\n")), "{head}");
+        assert!(head.contains("\r\nCache-Control: no-store\r\n"), "{head}");
+        assert!(head.contains("\r\nVary: Accept\r\n"), "{head}");
         assert!(
-            head.contains(&format!("Content-Length: {}\r\n", body.len())),
+            head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())),
             "{head}"
         );
         assert_eq!(head.contains("Retry-After"), status == 503, "{head}");
         assert_eq!(head.contains("Allow: GET"), status == 405, "{head}");
+        let (_, id) = head.split_once("\r\nX-Request-Id: ").unwrap();
+        let id = id.lines().next().unwrap();
         for part in [
             text,
             "tool: mytool",
             "help: https://help.example/",
             &format!("fault: {side}"),
+            &format!("request: {id}"),
         ] {
             assert!(body.contains(part), "{part:?} in {body}");
         }
+    }
+
+    /// Twice the same field would be two policies, both in force.
+    #[test]
+    fn what_the_answer_says_wins_over_headers_set() {
+        let set = "[headers.set]\ncontent-security-policy = 'img-src {host}'\nCache-Control = 'public'\nX-A = 'b'";
+        let pages = pages("");
+        let answer = failure_of(&Failure::ToolBusy, Format::Html, &pages);
+        let html = written_with(&answer, SHAPE, set);
+        assert_eq!(html.matches("default-src 'none'").count(), 1, "{html}");
+        for absent in ["img-src", "public"] {
+            assert!(!html.contains(absent), "{html}");
+        }
+        assert!(html.contains("\r\nX-A: b\r\n"), "{html}");
+        let healthy = written_with(&Answer::Healthy, SHAPE, set);
+        assert!(
+            healthy.contains("img-src") && !healthy.contains("public"),
+            "{healthy}"
+        );
+        let capable = written_with(&Answer::Capabilities, SHAPE, set);
+        assert!(
+            capable.contains("\r\nCache-Control: public\r\n"),
+            "{capable}"
+        );
     }
 
     #[test]
@@ -431,7 +509,7 @@ mod tests {
             Failure::ToolUnreachable,
             502,
             Side::Tool,
-            "web service cannot be reached",
+            "This tool cannot be reached",
         );
         check(
             Failure::PlatformUnreachable,

@@ -136,6 +136,25 @@ impl ResponseEditor {
         }
     }
 
+    /// The same for an answer of portico's own, whose head so far is `out`: a field that it says
+    /// itself is left out.
+    pub fn write_set_beside(&self, out: &mut Vec<u8>, client: &ClientView<'_>) {
+        let start = out.len();
+        self.write_set(out, client);
+        let set = out.split_off(start);
+        for line in set.split_inclusive(|byte| *byte == b'\n') {
+            let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+            let said = out.split(|byte| *byte == b'\n').any(|own| {
+                own.split_at_checked(name.len()).is_some_and(|(own, rest)| {
+                    rest.starts_with(b":") && own.eq_ignore_ascii_case(name)
+                })
+            });
+            if !said {
+                out.extend_from_slice(line);
+            }
+        }
+    }
+
     fn passes(
         &self,
         buf: &[u8],
