@@ -2,6 +2,7 @@
 //!
 //! It outlives the bytes of the head, which make room for the body while the request is under way.
 
+use portico_config::Algorithm;
 use portico_routing::host::Host;
 use portico_routing::table::ToolName;
 
@@ -38,6 +39,8 @@ pub struct Request {
     pub tool: Option<ToolName>,
     /// Tools share the host.
     pub shared_host: bool,
+    /// The encoding that the client likes best, once that was asked for.
+    pub accepts: Option<Algorithm>,
     /// What to answer if the tool has no such file.
     pub default_file: Option<DefaultFile>,
     /// The place among the tool's requests; given back when the request ends.
@@ -70,6 +73,7 @@ impl Request {
             host: None,
             tool: None,
             shared_host: false,
+            accepts: None,
             default_file: None,
             place: None,
         }

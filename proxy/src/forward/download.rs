@@ -27,6 +27,7 @@ use crate::http1::{
 };
 use crate::outgoing::{Coding, Outgoing, chunked};
 use crate::response::answer::{Answer, Shape};
+use crate::response::compress::Plan;
 use crate::worker::Worker;
 use portico_routing::field::Field;
 
@@ -240,7 +241,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
         write_status_line(out, head.status, head.reason.of(buf));
         let view = self.request.client_view(self.client_info);
         let editor = &self.request.snapshot.response;
-        editor.write_fields(out, buf, head, &view);
+        editor.write_fields(out, buf, head, &view, Plan::Untouched);
         if !head.fields.iter().any(|f| f.field == Field::Date) {
             // RFC 9110 section 6.6.1
             write_field(out, b"Date", self.worker.date().as_bytes());
@@ -382,7 +383,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
         write_status_line(&mut out, head.status, head.reason.of(buf));
         let view = self.request.client_view(self.client_info);
         let editor = &self.request.snapshot.response;
-        editor.write_fields(&mut out, buf, head, &view);
+        editor.write_fields(&mut out, buf, head, &view, Plan::Untouched);
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
         answer.consume(head.len);
         self.link.answer_begun.set(true);

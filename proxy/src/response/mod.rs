@@ -2,4 +2,5 @@
 //! portico gives itself.
 
 pub mod answer;
+pub mod compress;
 pub mod headers;
