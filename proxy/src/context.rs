@@ -2,7 +2,6 @@
 //!
 //! It outlives the bytes of the head, which make room for the body while the request is under way.
 
-use portico_config::Algorithm;
 use portico_routing::host::Host;
 use portico_routing::table::ToolName;
 
@@ -11,6 +10,7 @@ use crate::http1::{Framing, Method, RequestHead, Version};
 use crate::http2::websocket;
 use crate::policy::tool_cap;
 use crate::response::answer::DefaultFile;
+use crate::response::compress::Accepts;
 use crate::response::headers::ClientView;
 use crate::snapshot::CurrentSnapshot;
 
@@ -39,8 +39,8 @@ pub struct Request {
     pub tool: Option<ToolName>,
     /// Tools share the host.
     pub shared_host: bool,
-    /// The encoding that the client likes best, once that was asked for.
-    pub accepts: Option<Algorithm>,
+    /// What decides on compression, once the request is to be forwarded.
+    pub accepts: Accepts,
     /// What to answer if the tool has no such file.
     pub default_file: Option<DefaultFile>,
     /// The place among the tool's requests; given back when the request ends.
@@ -73,7 +73,7 @@ impl Request {
             host: None,
             tool: None,
             shared_host: false,
-            accepts: None,
+            accepts: Accepts::default(),
             default_file: None,
             place: None,
         }

@@ -31,7 +31,7 @@ use crate::outgoing::Outgoing;
 use crate::policy::tool_cap;
 use crate::process::Process;
 use crate::response::answer::{Answer, DefaultFile, Failure, Shape};
-use crate::response::compress::preferred;
+use crate::response::compress::Accepts;
 use crate::response::headers::ClientView;
 use crate::snapshot::Snapshot;
 
@@ -159,7 +159,7 @@ fn plan(
         return Plan::Fail(failure);
     }
     let algorithms = &request.snapshot.config.compression.algorithms;
-    request.accepts = preferred(head, buf, algorithms);
+    request.accepts = Accepts::new(head, buf, algorithms);
     let mut scratch = Vec::new();
     let rules = &request.snapshot.config.rules;
     let decision = decide(rules, &process.table, host, target, &mut scratch);

@@ -1,6 +1,6 @@
 //! Whether an answer is compressed on its way to the client, and by what.
 //!
-//! [`preferred`] reads what the client accepts, [`plan`] what the tool answered; both are pure. The
+//! [`Accepts`] is what the client accepts, [`plan`] looks at what the tool answered; both are pure. The
 //! head is written from the [`Plan`] in `headers`, the body goes through an [`Encoder`]. portico's
 //! own answers are small and pass by here.
 //!
@@ -12,7 +12,7 @@
 //! | every final status but 204, 205, 206, 226 and 304 | a page of a 404 or 500 is a representation like any other (RFC 9110 section 15): Apache and Caddy compress it too. The exceptions have no body, or a part of one |
 //! | HEAD like GET | the same fields (RFC 9110 section 9.3.2), but for the length, which nobody knows |
 //! | strong ETag made weak | the bytes differ between variants (RFC 9110 section 8.8.1). If-None-Match compares weakly and goes on working; If-Match and If-Range compare strongly and fail, safely: 412, or the whole answer |
-//! | 304 with a weak ETag, where the client would get the answer encoded | a strong one matches nothing that the client's cache got from portico (RFC 9111 section 4.3.4) |
+//! | 304 with a weak ETag, if the client has a weak one | a strong one matches nothing that its cache got from portico (RFC 9111 section 4.3.4); a client with a strong one has the bytes of the tool, and keeps it |
 //! | 304 without Content-Type varies | it rarely has one; one Vary too many costs a cache a little, one too few hands out a wrong variant |
 //! | Accept-Ranges and every digest dropped | ranges and digests are of the bytes before encoding; Repr-Digest and Content-MD5 cover the coding (RFC 9530 section 3) |
 
@@ -22,7 +22,7 @@ mod encoder;
 use portico_config::{Algorithm, Compression};
 use portico_routing::field::Field;
 
-pub use accepts::preferred;
+pub use accepts::Accepts;
 pub use encoder::{EncodeError, Encoder, Encoders, PIECE};
 
 use crate::http1::ResponseHead;
@@ -34,7 +34,7 @@ pub enum Plan {
     Untouched,
     /// It goes as it is to this client, but another one would get it compressed.
     Identity,
-    /// A 304 to a client that would get the whole answer compressed.
+    /// A 304 to a client that may have it compressed.
     NotModified,
     /// It is compressed.
     Encode(Algorithm),
@@ -61,11 +61,11 @@ impl Plan {
     }
 }
 
-/// What becomes of this answer of `tool` for a client that prefers this encoding.
+/// What becomes of this answer of `tool`.
 pub fn plan(
     config: &Compression,
     tool: Option<&str>,
-    preferred: Option<Algorithm>,
+    accepts: Accepts,
     head: &ResponseHead,
     buf: &[u8],
 ) -> Plan {
@@ -85,10 +85,10 @@ pub fn plan(
     if !compressible(config, not_modified, head, buf) {
         return Plan::Untouched;
     }
-    match preferred {
-        None => Plan::Identity,
-        Some(_) if not_modified => Plan::NotModified,
-        Some(algorithm) => Plan::Encode(algorithm),
+    match accepts.encoding {
+        _ if not_modified && accepts.has_weak => Plan::NotModified,
+        Some(algorithm) if !not_modified => Plan::Encode(algorithm),
+        _ => Plan::Identity,
     }
 }
 

@@ -8,22 +8,46 @@ use portico_routing::field::Field;
 use super::has_item;
 use crate::http1::{RequestHead, Version};
 
-/// The encoding that the client likes best, the first in `algorithms` among equals. None: it gets
-/// answers as they are. So do HTTP/1.0 clients, since they cannot be sent a body of unknown length
-/// on a connection that stays open, and those that forbid changes (RFC 9111 section 5.2.1.6).
-pub fn preferred(head: &RequestHead, buf: &[u8], algorithms: &[Algorithm]) -> Option<Algorithm> {
-    if algorithms.is_empty() || head.version == Version::Http10 {
-        return None;
-    }
-    let mut weights = Weights::default();
-    for field in &head.fields {
-        match field.field {
-            Field::AcceptEncoding => weights.add(field.value.of(buf)),
-            Field::CacheControl if has_item(field.value.of(buf), b"no-transform") => return None,
-            _ => {}
+/// What of a request decides on the compression of its answer; it outlives the bytes of the head.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Accepts {
+    /// The encoding that the client likes best, the first of the configured among equals. None: it
+    /// gets answers as they are. So do HTTP/1.0 clients, since they cannot be sent a body of unknown
+    /// length on a connection that stays open, and those that forbid changes (RFC 9111 section
+    /// 5.2.1.6).
+    pub encoding: Option<Algorithm>,
+    /// It has a variant with a weak ETag, and asks with If-None-Match whether that is still good.
+    pub has_weak: bool,
+}
+
+impl Accepts {
+    /// Reads a request; `algorithms` in their order of preference.
+    pub fn new(head: &RequestHead, buf: &[u8], algorithms: &[Algorithm]) -> Self {
+        if algorithms.is_empty() {
+            return Self::default();
         }
+        let mut weights = Weights::default();
+        let mut unchanged = head.version == Version::Http10;
+        let mut has_weak = false;
+        for field in &head.fields {
+            let value = field.value.of(buf);
+            match field.field {
+                Field::AcceptEncoding => weights.add(value),
+                Field::CacheControl => unchanged |= has_item(value, b"no-transform"),
+                Field::IfNoneMatch => has_weak |= has_weak_tag(value),
+                _ => {}
+            }
+        }
+        let encoding = weights.best(algorithms).filter(|_| !unchanged);
+        Self { encoding, has_weak }
     }
-    weights.best(algorithms)
+}
+
+/// Whether a weak tag is in the list. One that holds a comma may be taken for two: a strong one
+/// would have to look weak behind it.
+fn has_weak_tag(list: &[u8]) -> bool {
+    list.split(|&byte| byte == b',')
+        .any(|tag| tag.trim_ascii().starts_with(b"W/\""))
 }
 
 /// The weights that a client gave, in thousandths. A coding that it names twice has the lower one.
@@ -117,21 +141,19 @@ mod tests {
 
     const ALL: [Algorithm; 3] = [Algorithm::Zstd, Algorithm::Br, Algorithm::Gzip];
 
-    fn of_request(request: &str, algorithms: &[Algorithm]) -> Option<Algorithm> {
+    fn of_request(request: &str, algorithms: &[Algorithm]) -> Accepts {
         let mut parser = RequestParser::new(HeadLimits {
             head: 65536,
             target: 100,
             fields: 64,
         });
         assert_eq!(parser.parse(request.as_bytes()), Ok(Parsed::Complete));
-        preferred(parser.head(), request.as_bytes(), algorithms)
+        Accepts::new(parser.head(), request.as_bytes(), algorithms)
     }
 
     fn of_fields(fields: &str, algorithms: &[Algorithm]) -> Option<Algorithm> {
-        of_request(
-            &format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"),
-            algorithms,
-        )
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        of_request(&request, algorithms).encoding
     }
 
     fn of(value: &str) -> Option<Algorithm> {
@@ -238,7 +260,28 @@ mod tests {
         let no_transform = format!("{accept}Cache-Control: max-age=0, No-Transform\r\n");
         assert_eq!(of_fields(&no_transform, &ALL), None);
         let old = format!("GET / HTTP/1.0\r\nHost: a\r\n{accept}\r\n");
-        assert_eq!(of_request(&old, &ALL), None);
+        assert_eq!(of_request(&old, &ALL).encoding, None);
+    }
+
+    #[test]
+    fn weak_tags() {
+        #[track_caller]
+        fn check(tags: &str, expected: bool) {
+            for version in ["1.0", "1.1"] {
+                let request =
+                    format!("GET / HTTP/{version}\r\nHost: a\r\nIf-None-Match: {tags}\r\n\r\n");
+                assert_eq!(of_request(&request, &ALL).has_weak, expected, "{tags}");
+                assert!(!of_request(&request, &[]).has_weak);
+            }
+        }
+        check("W/\"x\"", true);
+        check("\"a\" ,\tW/\"x\"", true);
+        check("\"a\"\r\nIf-None-Match: W/\"x\"", true);
+        check("\"x\"", false);
+        check("*", false);
+        check("w/\"x\"", false);
+        check("\"W/\"", false);
+        check("", false);
     }
 
     /// The same from the grammar by splitting strings, with all weights as numbers.

@@ -21,7 +21,8 @@ fn compression(toml: &str) -> Compression {
     config.compression
 }
 
-/// The plan for an answer with this start line and these fields, for a client that prefers `br`.
+/// The plan for an answer with this start line and these fields, for a client that prefers `br`
+/// and has a weak ETag.
 fn planned(config: &Compression, tool: &str, kind: RequestKind, start: &str, fields: &str) -> Plan {
     let mut head = format!("HTTP/1.1 {start}\r\n{fields}\r\n").into_bytes();
     let mut parser = ResponseParser::new(HeadLimits {
@@ -30,19 +31,27 @@ fn planned(config: &Compression, tool: &str, kind: RequestKind, start: &str, fie
         fields: 32,
     });
     assert_eq!(parser.parse(&mut head, kind), Ok(Parsed::Complete));
-    let for_br = plan(
-        config,
-        Some(tool),
-        Some(Algorithm::Br),
-        parser.head(),
-        &head,
-    );
-    let for_nobody = plan(config, Some(tool), None, parser.head(), &head);
-    let expected = match for_br {
+    let of = |encoding, has_weak| {
+        let accepts = Accepts { encoding, has_weak };
+        plan(config, Some(tool), accepts, parser.head(), &head)
+    };
+    let for_br = of(Some(Algorithm::Br), true);
+    let without = |plan| match plan {
         Plan::Untouched => Plan::Untouched,
         _ => Plan::Identity,
     };
-    assert_eq!(for_nobody, expected, "what varies does so for all");
+    assert_eq!(
+        of(None, false),
+        without(for_br),
+        "what varies does so for all"
+    );
+    // A validator decides on a 304, Accept-Encoding on all else.
+    let (weak, br) = match for_br {
+        Plan::NotModified => (for_br, without(for_br)),
+        _ => (without(for_br), for_br),
+    };
+    assert_eq!(of(None, true), weak);
+    assert_eq!(of(Some(Algorithm::Br), false), br);
     for_br
 }
 
