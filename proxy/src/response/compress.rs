@@ -1,8 +1,8 @@
 //! Whether an answer is compressed on its way to the client, and by what.
 //!
-//! [`Accepts`] is what the client accepts, [`plan`] looks at what the tool answered; both are pure. The
-//! head is written from the [`Plan`] in `headers`, the body goes through an [`Encoder`]. portico's
-//! own answers are small and pass by here.
+//! [`Accepts`] is what the client takes, [`plan`] looks at what the tool answered; both are pure.
+//! The head is written from the [`Plan`] in `headers`, the body goes through an [`Encoder`].
+//! portico's own answers are small and pass by here.
 //!
 //! An answer that could be compressed for some client says `Vary: Accept-Encoding` to every client,
 //! and so does its 304: a cache must never hand one client's variant to another.
