@@ -14,12 +14,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::config::{
-    CertificateFiles, Config, Fallback, HeaderTemplate, Headers, Http2, Limits, Listen, Log,
-    MassRemoval, Pages, Refuse, Registry, Server, Timeouts, Tls,
+    CertificateFiles, Compression, Config, Fallback, HeaderTemplate, Headers, Http2, Levels,
+    Limits, Listen, Log, MassRemoval, Pages, Refuse, Registry, Server, Timeouts, Tls,
 };
 use crate::file::{
-    File, HEADERS_SET, HeadersFile, LimitsFile, ListenFile, RefuseFile, RegistryFile, ServerFile,
-    TimeoutsFile, TlsFile,
+    CompressionFile, File, HEADERS_SET, HeadersFile, LimitsFile, ListenFile, RefuseFile,
+    RegistryFile, ServerFile, TimeoutsFile, TlsFile,
 };
 use crate::reader::{Field, Item, List, Map, Mistake, Place, Reader, default_value};
 use crate::values::HeaderName;
@@ -63,6 +63,10 @@ pub(crate) fn check(reader: &mut Reader<'_>, file: File) -> Option<Config> {
         .headers
         .value
         .map(|headers| check_headers(reader, headers));
+    let compression = file
+        .compression
+        .value
+        .map(|compression| check_compression(reader, compression));
 
     if reader.has_errors() {
         return None;
@@ -92,6 +96,7 @@ pub(crate) fn check(reader: &mut Reader<'_>, file: File) -> Option<Config> {
         },
         refuse: refuse(&file.refuse.value?)?,
         headers: headers??,
+        compression: compression??,
         log: Log {
             level: file.log.value?.level.value?,
         },
@@ -357,6 +362,33 @@ fn check_headers(reader: &mut Reader<'_>, headers: HeadersFile) -> Option<Header
         hide_on_legacy: lower(headers.hide_on_legacy.value?),
         via: headers.via.value?.0,
         set,
+    })
+}
+
+fn check_compression(reader: &mut Reader<'_>, compression: CompressionFile) -> Option<Compression> {
+    let algorithms = compression.algorithms.value?;
+    different(reader, &algorithms.items, |_| true, "this encoding");
+    let level = compression.level.value?;
+    Some(Compression {
+        algorithms: algorithms.into_values().collect(),
+        levels: Levels {
+            gzip: level.gzip.value?.get()?,
+            br: level.br.value?.get()?,
+            zstd: level.zstd.value?.get()?,
+        },
+        min_size: compression.min_size.value?.0,
+        off_for: compression
+            .off_for
+            .value?
+            .into_values()
+            .map(|name| name.0)
+            .collect(),
+        types: compression
+            .types
+            .value?
+            .into_values()
+            .map(|media_type| media_type.0)
+            .collect(),
     })
 }
 

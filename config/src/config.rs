@@ -47,6 +47,8 @@ pub struct Config {
     pub refuse: Refuse,
     /// `[headers]` and `[headers.set]`.
     pub headers: Headers,
+    /// `[compression]`.
+    pub compression: Compression,
     /// `[log]`.
     pub log: Log,
 }
@@ -385,6 +387,54 @@ pub enum TemplatePart {
     Text(Box<str>),
     /// `{host}`: the host of the request.
     Host,
+}
+
+/// `[compression]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compression {
+    /// In order of preference, each once; empty: off.
+    pub algorithms: Vec<Algorithm>,
+    /// How hard they try.
+    pub levels: Levels,
+    /// Answers of a known length below this many bytes are left alone.
+    pub min_size: u64,
+    /// Tools whose answers are left alone.
+    pub off_for: HashSet<Box<str>>,
+    /// Media types without parameters, in lower case.
+    pub types: Vec<Box<str>>,
+}
+
+/// An encoding of answers (RFC 9110 section 8.4.1, RFC 7932, RFC 8878).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// Zstandard
+    Zstd,
+    /// Brotli
+    Br,
+    /// gzip
+    Gzip,
+}
+
+impl Algorithm {
+    /// Its name as a content coding.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Zstd => "zstd",
+            Self::Br => "br",
+            Self::Gzip => "gzip",
+        }
+    }
+}
+
+/// `compression.level`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Levels {
+    /// 1 to 9.
+    pub gzip: u32,
+    /// 0 to 6.
+    pub br: u32,
+    /// 1 to 9.
+    pub zstd: u32,
 }
 
 /// `[log]`

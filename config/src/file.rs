@@ -14,7 +14,8 @@ use portico_routing::backend::Backend;
 use toml::de::DeValue;
 
 use crate::config::{
-    CheckKind, ClientAddress, HeaderTemplate, LogLevel, NodeAddress, SecretUrl, TlsVersion,
+    Algorithm, CheckKind, ClientAddress, HeaderTemplate, LogLevel, NodeAddress, SecretUrl,
+    TlsVersion,
 };
 use crate::reader::Absent::{Default, Required, Unset};
 use crate::reader::{FromToml, List, Map, Place, Reader, TableDoc, choice, table};
@@ -74,7 +75,7 @@ table! {
         refuse: RefuseFile = Default("{}"),
         /// What portico does to the headers of requests and answers.
         headers: HeadersFile = Default("{}"),
-        /// Compression of answers. Not built yet: while it is off, the other keys have no effect.
+        /// Compression of answers.
         compression: CompressionFile = Default("{}"),
         /// What is written where.
         log: LogFile = Default("{}"),
@@ -490,12 +491,17 @@ table! {
 choice! { ClientAddress { "hidden" => ClientAddress::Hidden, "forwarded" => ClientAddress::Forwarded } }
 
 table! {
+    /// An answer is compressed for clients that accept it, if its media type is listed and nothing
+    /// in it speaks against: an encoding of the tool's own, `Cache-Control: no-transform`, a range,
+    /// an event stream, `X-Accel-Buffering: no`. Its ETag becomes weak, so that If-None-Match goes on
+    /// working and If-Match never holds: tools that are edited with If-Match belong in `off_for`.
     CompressionFile {
         /// The encodings, in order of preference where a client likes several equally; empty: off.
-        algorithms: List<AlgorithmWord> = Default("[]"),
-        /// How hard each encoding tries: more is smaller, and slower.
+        algorithms: List<Algorithm> = Default("[\"zstd\", \"br\", \"gzip\"]"),
+        /// How hard each encoding tries: more is smaller, and slower. Levels that would keep a
+        /// worker from its other requests are not offered.
         level: LevelFile = Default("{}"),
-        /// Answers below this size are left alone.
+        /// Answers that say that they are smaller are left alone.
         min_size: Size<0, MIB> = Default("\"1KiB\""),
         /// Tools whose answers are left alone: those with secrets next to reflected input (BREACH).
         off_for: List<Name> = Default("[]"),
@@ -511,21 +517,13 @@ table! {
         /// For gzip.
         gzip: Number<1, 9> = Default("5"),
         /// For Brotli.
-        br: Number<0, 11> = Default("4"),
+        br: Number<0, 6> = Default("4"),
         /// For Zstandard.
-        zstd: Number<1, 19> = Default("3"),
+        zstd: Number<1, 9> = Default("3"),
     }
 }
 
-/// An encoding of answers.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum AlgorithmWord {
-    Zstd,
-    Br,
-    Gzip,
-}
-
-choice! { AlgorithmWord { "zstd" => AlgorithmWord::Zstd, "br" => AlgorithmWord::Br, "gzip" => AlgorithmWord::Gzip } }
+choice! { Algorithm { "zstd" => Algorithm::Zstd, "br" => Algorithm::Br, "gzip" => Algorithm::Gzip } }
 
 table! {
     LogFile {

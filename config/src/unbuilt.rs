@@ -30,7 +30,6 @@ pub(crate) const NOT_BUILT: &[(&str, When)] = &[
     ("refuse.addresses", When::NotEmpty),
     ("refuse.tools", When::NotEmpty),
     ("refuse.everything", When::True),
-    ("compression.algorithms", When::NotEmpty),
     ("log.access", When::IsNot("off")),
     ("log.client_address", When::IsNot("full")),
     ("registration", When::Written),

@@ -12,6 +12,7 @@ use crate::policy::tool_cap;
 use crate::request_id::RequestId;
 use crate::response::accept::Format;
 use crate::response::answer::DefaultFile;
+use crate::response::compress::Accepts;
 use crate::response::headers::ClientView;
 use crate::snapshot::CurrentSnapshot;
 
@@ -44,6 +45,8 @@ pub struct Request {
     pub tool: Option<ToolName>,
     /// Tools share the host.
     pub shared_host: bool,
+    /// What decides on compression, once the request is to be forwarded.
+    pub accepts: Accepts,
     /// What to answer if the tool has no such file.
     pub default_file: Option<DefaultFile>,
     /// The place among the tool's requests; given back when the request ends.
@@ -79,6 +82,7 @@ impl Request {
             host: None,
             tool: None,
             shared_host: false,
+            accepts: Accepts::default(),
             default_file: None,
             place: None,
         }

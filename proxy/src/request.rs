@@ -32,6 +32,7 @@ use crate::policy::tool_cap;
 use crate::process::Process;
 use crate::response::accept::Format;
 use crate::response::answer::{Answer, DefaultFile, Failure, Shape};
+use crate::response::compress::Accepts;
 use crate::response::headers::ClientView;
 use crate::snapshot::Snapshot;
 
@@ -165,6 +166,8 @@ fn plan(
     if let Some(failure) = refuse(&request.snapshot, head, buf) {
         return Plan::Fail(failure);
     }
+    let algorithms = &request.snapshot.config.compression.algorithms;
+    request.accepts = Accepts::new(head, buf, algorithms);
     let mut scratch = Vec::new();
     let rules = &request.snapshot.config.rules;
     let decision = decide(rules, &process.table, host, target, &mut scratch);

@@ -20,6 +20,7 @@ use crate::http1::{HeadLimits, RequestParser, ResponseParser};
 use crate::process::Process;
 use crate::repeats::Repeats;
 use crate::request_id::RequestIds;
+use crate::response::compress::Encoders;
 use crate::snapshot::SnapshotReader;
 use crate::upstream::idle::IdlePool;
 use crate::upstream::nodes::Turn;
@@ -44,6 +45,8 @@ pub struct Worker {
     pub snapshot: SnapshotReader,
     /// Buffers.
     pub buffers: BufferPool,
+    /// Encoders for answers.
+    pub encoders: Rc<Encoders>,
     /// Idle connections to backends.
     pub idle: IdlePool,
     /// The place in the rotation of the ingress pool.
@@ -95,6 +98,7 @@ impl Worker {
             snapshot: SnapshotReader::new(Arc::clone(&process.snapshot)),
             process,
             buffers: BufferPool::default(),
+            encoders: Rc::default(),
             idle: IdlePool::default(),
             turn: RefCell::default(),
             draining: Notify::new(),

@@ -183,9 +183,9 @@ impl FromText for HeaderPattern {
     }
 }
 
-/// A media type, such as `text/html`.
-#[derive(Debug)]
-pub(crate) struct MediaType;
+/// A media type, such as `text/html`; in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MediaType(pub(crate) Box<str>);
 
 impl FromText for MediaType {
     fn allowed() -> String {
@@ -197,7 +197,7 @@ impl FromText for MediaType {
             .split_once('/')
             .is_some_and(|(kind, sub)| is_token(kind) && is_token(sub));
         valid
-            .then_some(Self)
+            .then(|| Self(text.to_ascii_lowercase().into()))
             .ok_or_else(|| Mistake::new(format!("{} is no media type", quote(text))))
     }
 }
@@ -255,6 +255,15 @@ mod tests {
         ] {
             bad::<HeaderName>(name, None);
         }
+    }
+
+    #[test]
+    fn media_types() {
+        good("Text/HTML", MediaType("text/html".into()));
+        good("image/svg+xml", MediaType("image/svg+xml".into()));
+        bad::<MediaType>("text", None);
+        bad::<MediaType>("text/html; charset=utf-8", None);
+        bad::<MediaType>("text/", None);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! The head is edited and written together with the first bytes of the body; then each read
 //! goes out before the next, so that streams are never held back. Lengths stay lengths; chunked
-//! bodies are decoded and chunked anew; a body that ends with the connection becomes chunked
-//! for HTTP/1.1 clients.
+//! bodies are decoded and chunked anew; a body that ends with the connection, or is compressed on
+//! its way, becomes chunked for HTTP/1.1 clients.
 //!
 //! While the backend is silent the client is watched: one that resets ends the exchange, one that
 //! closed its side still gets its answer, but not for ever ([`HALF_CLOSED`]); what it pipelines is
@@ -13,6 +13,8 @@ use std::io::ErrorKind;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
+
+use tokio::task::yield_now;
 
 use super::destination::BackendFault;
 use super::link::{Awaited, Link};
@@ -27,8 +29,10 @@ use crate::http1::{
 };
 use crate::outgoing::{Coding, Outgoing, chunked};
 use crate::response::answer::{Answer, Shape};
+use crate::response::compress::{self, EncodeError, Encoder, PIECE, Plan};
 use crate::worker::Worker;
 use portico_routing::field::Field;
+use portico_routing::table::ToolName;
 
 /// How long a backend may be silent once the client has closed its side: most such clients are
 /// gone, and the silence may be an hour.
@@ -93,6 +97,34 @@ impl Sending {
         match self {
             Self::Chunked => Coding::Chunked,
             Self::Nothing | Self::Length | Self::UntilClose | Self::Frames => Coding::Raw,
+        }
+    }
+}
+
+/// The body between backend and client.
+struct Body {
+    decoder: BodyDecoder,
+    encoder: Option<Encoder>,
+    sending: Sending,
+}
+
+/// What is read at once is encoded at once.
+const _: () = assert!(SMALL <= PIECE);
+
+impl Body {
+    /// What of a piece goes to the client: itself, or what `encoded` then holds.
+    fn encode<'a>(
+        &mut self,
+        data: &'a [u8],
+        end: bool,
+        encoded: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], EncodeError> {
+        match &mut self.encoder {
+            None => Ok(data),
+            Some(encoder) => {
+                encoder.encode(data, end, encoded)?;
+                Ok(encoded)
+            }
         }
     }
 }
@@ -186,18 +218,23 @@ impl<S: ClientStream> Download<'_, '_, S> {
         if head.status == 404 && self.request.default_file.is_some() {
             return self.default_file().await;
         }
-        let sending = self.sending(head);
+        let (plan, encoder) = self.compression(head, answer.filled());
+        let sending = self.sending(head, plan);
         let close = self.closes(sending);
         let mut out = self.worker.head();
-        self.write_head(&mut out, head, answer.filled(), sending, close);
+        self.write_head(&mut out, head, answer.filled(), sending, plan, close);
         answer.consume(head.len);
-        let mut body = BodyDecoder::new(head.framing, BodyLimits::RESPONSE);
-        let begun = self.first(&mut out, &mut body, answer, sending).await;
+        let mut body = Body {
+            decoder: BodyDecoder::new(head.framing, BodyLimits::RESPONSE),
+            encoder,
+            sending,
+        };
+        let begun = self.first(&mut out, &mut body, answer).await;
         self.worker.put_head(out);
         if let Err(downloaded) = begun {
             return downloaded;
         }
-        if !self.rest(&mut body, head.framing, answer, sending).await {
+        if !self.rest(&mut body, head.framing, answer).await {
             return Downloaded::Broken;
         }
         Downloaded::Complete {
@@ -210,10 +247,31 @@ impl<S: ClientStream> Download<'_, '_, S> {
         }
     }
 
-    fn sending(&self, head: &ResponseHead) -> Sending {
+    /// Whether the answer is compressed, and by what.
+    fn compression(&self, head: &ResponseHead, buf: &[u8]) -> (Plan, Option<Encoder>) {
+        let config = &self.request.snapshot.config.compression;
+        let tool = self.request.tool.as_ref().map(ToolName::as_str);
+        let plan = compress::plan(config, tool, self.request.accepts, head, buf);
+        match (plan, head.framing) {
+            // The answer to HEAD.
+            (_, Framing::None) => (plan, None),
+            (Plan::Encode(algorithm), _) => {
+                let encoders = &self.worker.encoders;
+                match encoders.take(algorithm, &config.levels, head.content_length) {
+                    Some(encoder) => (plan, Some(encoder)),
+                    None => (Plan::Identity, None),
+                }
+            }
+            _ => (plan, None),
+        }
+    }
+
+    fn sending(&self, head: &ResponseHead, plan: Plan) -> Sending {
         match (head.framing, self.request.version) {
             (_, Version::Http2) => Sending::Frames,
             (Framing::None, _) => Sending::Nothing,
+            // HTTP/1.0 clients get nothing encoded.
+            _ if plan.replaces_bytes() => Sending::Chunked,
             (Framing::Length(_), _) => Sending::Length,
             (Framing::Chunked | Framing::UntilClose, Version::Http11) => Sending::Chunked,
             (Framing::Chunked | Framing::UntilClose, Version::Http10) => Sending::UntilClose,
@@ -235,19 +293,20 @@ impl<S: ClientStream> Download<'_, '_, S> {
         head: &ResponseHead,
         buf: &[u8],
         sending: Sending,
+        plan: Plan,
         close: bool,
     ) {
         write_status_line(out, head.status, head.reason.of(buf));
         let view = self.request.client_view(self.client_info);
         let editor = &self.request.snapshot.response;
-        editor.write_fields(out, buf, head, &view);
+        editor.write_fields(out, buf, head, &view, plan);
         if !head.fields.iter().any(|f| f.field == Field::Date) {
             // RFC 9110 section 6.6.1
             write_field(out, b"Date", self.worker.date().as_bytes());
         }
         if sending == Sending::Chunked {
             write_field(out, b"Transfer-Encoding", b"chunked");
-        } else if let Some(length) = head.content_length {
+        } else if let Some(length) = head.content_length.filter(|_| !plan.replaces_bytes()) {
             let mut digits = itoa::Buffer::new();
             write_field(out, b"Content-Length", digits.format(length).as_bytes());
         }
@@ -263,64 +322,74 @@ impl<S: ClientStream> Download<'_, '_, S> {
     async fn first(
         &mut self,
         out: &mut Vec<u8>,
-        body: &mut BodyDecoder,
+        body: &mut Body,
         answer: &mut Buffer,
-        sending: Sending,
     ) -> Result<(), Downloaded> {
         let head_len = out.len();
-        if !answer.is_empty() && !body.is_done() {
+        if !answer.is_empty() && !body.decoder.is_done() {
             let piece = body
+                .decoder
                 .decode(answer.filled_mut())
                 .map_err(|_| Downloaded::Fault(BackendFault::Malformed))?;
             let data = answer.filled().get(..piece.data).unwrap_or_default();
-            match sending.coding() {
+            let mut encoded = self.worker.head();
+            let data = body
+                .encode(data, piece.done, &mut encoded)
+                .map_err(|_| Downloaded::Broken)?;
+            match body.sending.coding() {
                 Coding::Chunked => {
                     let mut digits = [0; 18];
-                    let end = piece.done.then(|| body.trailers());
+                    let end = piece.done.then(|| body.decoder.trailers());
                     for part in chunked(&mut digits, data, end) {
                         out.extend_from_slice(part);
                     }
                 }
                 Coding::Raw => out.extend_from_slice(data),
             }
+            self.worker.put_head(encoded);
             answer.consume(piece.consumed);
         }
         self.link.answer_begun.set(true);
-        let end = body.is_done().then(|| body.trailers());
+        let decoder = &body.decoder;
+        let end = decoder.is_done().then(|| decoder.trailers());
         let sent = self.send(&mut Outgoing::head(out, head_len, end)).await;
         sent.map_err(|_| Downloaded::Broken)
     }
 
     /// Sends what is left of the body. `false`: it broke off.
-    async fn rest(
-        &mut self,
-        body: &mut BodyDecoder,
-        framing: Framing,
-        answer: &mut Buffer,
-        sending: Sending,
-    ) -> bool {
+    async fn rest(&mut self, body: &mut Body, framing: Framing, answer: &mut Buffer) -> bool {
+        let encodes = body.encoder.is_some();
         let mut size = match framing {
-            Framing::Length(length) if length > 2 * SMALL as u64 => LARGE,
+            Framing::Length(length) if length > 2 * SMALL as u64 && !encodes => LARGE,
             _ => SMALL,
         };
-        while !body.is_done() {
+        while !body.decoder.is_done() {
+            if encodes {
+                // Other requests of the worker get their turn between two pieces.
+                yield_now().await;
+            }
             answer.release(&self.worker.buffers);
             match self.read(answer, size).await {
-                Read::Bytes(n) if n >= SMALL => size = LARGE,
+                Read::Bytes(n) if n >= SMALL && !encodes => size = LARGE,
                 Read::Bytes(_) => {}
-                Read::Ended if self.ends(body) => {}
+                Read::Ended if self.ends(&mut body.decoder) => {}
                 Read::Ended | Read::Failed | Read::TimedOut | Read::ClientGone => return false,
             }
-            let Ok(piece) = body.decode(answer.filled_mut()) else {
+            let Ok(piece) = body.decoder.decode(answer.filled_mut()) else {
                 return false;
             };
             let data = answer.filled().get(..piece.data).unwrap_or_default();
+            let mut encoded = self.worker.head();
+            let Ok(data) = body.encode(data, piece.done, &mut encoded) else {
+                return false;
+            };
             let mut digits = [0; 18];
-            let end = piece.done.then(|| body.trailers());
-            let mut message = Outgoing::data(&mut digits, data, end, sending.coding());
+            let end = piece.done.then(|| body.decoder.trailers());
+            let mut message = Outgoing::data(&mut digits, data, end, body.sending.coding());
             if self.send(&mut message).await.is_err() {
                 return false;
             }
+            self.worker.put_head(encoded);
             answer.consume(piece.consumed);
         }
         true
@@ -384,7 +453,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
         write_status_line(&mut out, head.status, head.reason.of(buf));
         let view = self.request.client_view(self.client_info);
         let editor = &self.request.snapshot.response;
-        editor.write_fields(&mut out, buf, head, &view);
+        editor.write_fields(&mut out, buf, head, &view, Plan::Untouched);
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
         answer.consume(head.len);
         self.link.answer_begun.set(true);

@@ -3,7 +3,8 @@
 //! Removed: fields of one connection, fields that a Connection field names, `headers.hide`, on
 //! legacy hosts `headers.hide_on_legacy`, and the tool's own copy of every field in `headers.set`.
 //! Changed: a Location that points at the request's own host over plain HTTP, when the client came
-//! over TLS. Added: `headers.set` (Strict-Transport-Security over TLS only: RFC 6797 section 7.2).
+//! over TLS; what a [`Plan`] for compression asks for (ETag, Vary). Added: `headers.set`
+//! (Strict-Transport-Security over TLS only: RFC 6797 section 7.2), Content-Encoding.
 //!
 //! Framing fields, Date and Connection are not decided here: the caller knows how the body will be
 //! sent, and whether the connection goes on.
@@ -13,6 +14,7 @@ use portico_routing::field::Field;
 use portico_routing::host::Host;
 use portico_routing::rewrite;
 
+use super::compress::{Plan, has_item, is_digest};
 use crate::http1::{HeaderField, ResponseHead, write_field};
 
 /// The name that is set over TLS only.
@@ -69,19 +71,32 @@ impl ResponseEditor {
     }
 
     /// Appends the fields of a backend's answer that the client may see, changed where needed, and
-    /// what portico adds. Content-Length is left out, and so is Transfer-Encoding.
+    /// what portico adds. Content-Length is left out, and so is Transfer-Encoding; the tool's length
+    /// does not hold where [`Plan::replaces_bytes`].
     pub fn write_fields(
         &self,
         out: &mut Vec<u8>,
         buf: &[u8],
         head: &ResponseHead,
         client: &ClientView<'_>,
+        plan: Plan,
     ) {
-        self.write_interim_fields(out, buf, head, client);
+        let mut vary = plan.varies() && !self.says_vary(buf, head, client);
+        for field in &head.fields {
+            if self.passes(buf, head, field, client) {
+                write_planned(out, buf, field, client, plan, &mut vary);
+            }
+        }
+        if vary {
+            write_field(out, b"Vary", b"Accept-Encoding");
+        }
+        if let Some(encoding) = plan.encoding() {
+            write_field(out, b"Content-Encoding", encoding.as_str().as_bytes());
+        }
         self.write_set(out, client);
     }
 
-    /// The same for an interim answer (103): what is hidden stays hidden, and nothing is added,
+    /// The fields of an interim answer (103): what is hidden stays hidden, and nothing is added,
     /// since that comes with the final answer.
     pub fn write_interim_fields(
         &self,
@@ -91,24 +106,20 @@ impl ResponseEditor {
         client: &ClientView<'_>,
     ) {
         for field in &head.fields {
-            if !self.passes(buf, head, field, client) {
-                continue;
-            }
-            let (name, value) = (field.name.of(buf), field.value.of(buf));
-            match (field.field, client.host) {
-                (Field::Location, Some(host)) if client.over_tls => {
-                    match rewrite::location(value, host) {
-                        Some(rest) => {
-                            for part in [name, b": https://", host.as_bytes(), rest, b"\r\n"] {
-                                out.extend_from_slice(part);
-                            }
-                        }
-                        None => write_field(out, name, value),
-                    }
-                }
-                _ => write_field(out, name, value),
+            if self.passes(buf, head, field, client) {
+                write_passed(out, buf, field, client);
             }
         }
+    }
+
+    /// Whether the tool itself says that the answer depends on Accept-Encoding, or on anything.
+    fn says_vary(&self, buf: &[u8], head: &ResponseHead, client: &ClientView<'_>) -> bool {
+        head.fields.iter().any(|field| {
+            let value = field.value.of(buf);
+            field.field == Field::Vary
+                && self.passes(buf, head, field, client)
+                && (has_item(value, b"accept-encoding") || has_item(value, b"*"))
+        })
     }
 
     /// Appends `headers.set`: on every answer, portico's own among them.
@@ -177,8 +188,64 @@ impl ResponseEditor {
     }
 }
 
+/// A field that the client may see.
+fn write_passed(out: &mut Vec<u8>, buf: &[u8], field: &HeaderField, client: &ClientView<'_>) {
+    let (name, value) = (field.name.of(buf), field.value.of(buf));
+    let rest = match (field.field, client.host) {
+        (Field::Location, Some(host)) if client.over_tls => {
+            rewrite::location(value, host).map(|rest| (host, rest))
+        }
+        _ => None,
+    };
+    match rest {
+        Some((host, rest)) => {
+            for part in [name, b": https://", host.as_bytes(), rest, b"\r\n"] {
+                out.extend_from_slice(part);
+            }
+        }
+        None => write_field(out, name, value),
+    }
+}
+
+/// A field that the client may see, as the plan has it. The first Vary takes up `vary`, if that is
+/// still to be said.
+fn write_planned(
+    out: &mut Vec<u8>,
+    buf: &[u8],
+    field: &HeaderField,
+    client: &ClientView<'_>,
+    plan: Plan,
+    vary: &mut bool,
+) {
+    let (name, value) = (field.name.of(buf), field.value.of(buf));
+    match field.field {
+        Field::Vary if *vary && !value.is_empty() => {
+            *vary = false;
+            for part in [name, b": ", value, b", Accept-Encoding\r\n"] {
+                out.extend_from_slice(part);
+            }
+        }
+        Field::ETag if plan.replaces_bytes() => match value {
+            [b'"', ..] => {
+                for part in [name, b": W/", value, b"\r\n"] {
+                    out.extend_from_slice(part);
+                }
+            }
+            [b'W', b'/', b'"', ..] => write_field(out, name, value),
+            // Not an entity tag: it cannot be made weak.
+            _ => {}
+        },
+        // If there is an encoding, it says `identity`: else the plan were another.
+        Field::AcceptRanges | Field::ContentEncoding if plan.replaces_bytes() => {}
+        Field::Other if plan.replaces_bytes() && is_digest(name) => {}
+        _ => write_passed(out, buf, field, client),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use portico_config::Algorithm;
+
     use super::*;
     use crate::http1::{HeadLimits, Parsed, RequestKind, ResponseParser};
 
@@ -201,7 +268,7 @@ mod tests {
     };
 
     /// What becomes of an answer's fields for a client at `t.toolforge.org`.
-    fn edited(fields: &str, client: &ClientView<'_>) -> String {
+    fn edited(fields: &str, client: &ClientView<'_>, plan: Plan) -> String {
         let config = portico_config::parse("test", CONFIG).unwrap().config;
         let editor = ResponseEditor::new(&config.headers);
         let mut head = format!("HTTP/1.1 200 OK\r\n{fields}\r\n").into_bytes();
@@ -218,21 +285,26 @@ mod tests {
             ..client.clone()
         };
         let mut out = Vec::new();
-        editor.write_fields(&mut out, &head, parser.head(), &view);
+        editor.write_fields(&mut out, &head, parser.head(), &view, plan);
         String::from_utf8(out).unwrap()
     }
 
     #[track_caller]
     fn check(fields: &str, client: &ClientView<'_>, expected: &str) {
-        let got = edited(fields, client);
-        let own = edited("", client);
+        check_plan(fields, client, Plan::Untouched, expected);
+    }
+
+    #[track_caller]
+    fn check_plan(fields: &str, client: &ClientView<'_>, plan: Plan, expected: &str) {
+        let got = edited(fields, client, plan);
+        let own = edited("", client, Plan::Untouched);
         let got = got.strip_suffix(&own).unwrap();
         assert_eq!(got, expected, "{fields:?}");
     }
 
     #[test]
     fn what_portico_adds() {
-        let over_tls = edited("", &TLS);
+        let over_tls = edited("", &TLS, Plan::Untouched);
         assert!(over_tls.contains("Strict-Transport-Security: max-age=31622400\r\n"));
         assert!(over_tls.contains("X-Clacks-Overhead: GNU Terry Pratchett\r\n"));
         assert!(over_tls.contains("Report-Only: default-src wss://t.toolforge.org\r\n"));
@@ -240,7 +312,7 @@ mod tests {
             over_tls: false,
             ..TLS
         };
-        assert!(!edited("", &plain).contains("Strict-Transport"));
+        assert!(!edited("", &plain, Plan::Untouched).contains("Strict-Transport"));
     }
 
     #[test]
@@ -281,5 +353,74 @@ mod tests {
             ..TLS
         };
         check(own, &plain, own);
+    }
+
+    #[test]
+    fn the_head_of_each_variant() {
+        const FIELDS: &str = "Content-Type: text/css\r\nETag: \"x\"\r\nAccept-Ranges: bytes\r\n\
+             Content-MD5: 1\r\nDigest: 2\r\nContent-Digest: 3\r\nRepr-Digest: 4\r\n\
+             Content-Encoding: identity\r\nContent-Length: 5\r\nLast-Modified: z\r\n";
+        const KEPT: &str = "Content-Type: text/css\r\nETag: W/\"x\"\r\nLast-Modified: z\r\n";
+        let vary = "Vary: Accept-Encoding\r\n";
+        let whole = FIELDS.replace("Content-Length: 5\r\n", "");
+        check(FIELDS, &TLS, &whole);
+        check_plan(FIELDS, &TLS, Plan::Identity, &format!("{whole}{vary}"));
+        check_plan(FIELDS, &TLS, Plan::NotModified, &format!("{KEPT}{vary}"));
+        for (algorithm, name) in [
+            (Algorithm::Zstd, "zstd"),
+            (Algorithm::Br, "br"),
+            (Algorithm::Gzip, "gzip"),
+        ] {
+            let expected = format!("{KEPT}{vary}Content-Encoding: {name}\r\n");
+            check_plan(FIELDS, &TLS, Plan::Encode(algorithm), &expected);
+        }
+    }
+
+    #[test]
+    fn vary_is_joined_to_the_tools_own() {
+        #[track_caller]
+        fn check_vary(fields: &str, expected: &str) {
+            check(fields, &TLS, fields);
+            for plan in [Plan::Identity, Plan::NotModified] {
+                check_plan(fields, &TLS, plan, expected);
+            }
+        }
+        let own = "Vary: Accept-Encoding\r\n";
+        check_vary("", own);
+        check_vary("vary: Cookie\r\n", "vary: Cookie, Accept-Encoding\r\n");
+        check_vary(
+            "Vary: A\r\nVary: B\r\n",
+            "Vary: A, Accept-Encoding\r\nVary: B\r\n",
+        );
+        let empty = "Vary: \r\n";
+        check_vary(empty, &format!("{empty}{own}"));
+        for said in [
+            "Vary: *\r\n",
+            "Vary: accept-encoding\r\n",
+            "Vary: Cookie ,ACCEPT-ENCODING, Origin\r\n",
+            "Vary: Cookie\r\nVary: Accept-Encoding\r\n",
+        ] {
+            check_vary(said, said);
+        }
+        let other = "Vary: X-Accept-Encoding\r\n";
+        check_vary(other, "Vary: X-Accept-Encoding, Accept-Encoding\r\n");
+    }
+
+    #[test]
+    fn entity_tags() {
+        #[track_caller]
+        fn check_etag(etag: &str, expected: &str) {
+            let fields = format!("ETag: {etag}\r\n");
+            let plan = Plan::Encode(Algorithm::Gzip);
+            let rest = "Vary: Accept-Encoding\r\nContent-Encoding: gzip\r\n";
+            check_plan(&fields, &TLS, plan, &format!("{expected}{rest}"));
+        }
+        check_etag("\"\"", "ETag: W/\"\"\r\n");
+        check_etag("\"a b\"", "ETag: W/\"a b\"\r\n");
+        check_etag("W/\"x\"", "ETag: W/\"x\"\r\n");
+        check_etag("x", "");
+        check_etag("w/\"x\"", "");
+        check_etag("W/x", "");
+        check_etag("", "");
     }
 }

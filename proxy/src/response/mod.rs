@@ -3,6 +3,7 @@
 
 pub mod accept;
 pub mod answer;
+pub mod compress;
 pub mod headers;
 pub mod pages;
 pub mod template;
