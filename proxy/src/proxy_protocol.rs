@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use crate::connection::ClientInfo;
+use crate::failure_text::with_sources;
 use crate::worker::Worker;
 use header::{Ends, HeaderError, MAX_HEADER, Parsed};
 
@@ -69,7 +70,8 @@ pub async fn identify(
         }),
         Ok(None) => Some(peer),
         Err(error @ (ReceiveError::Nothing | ReceiveError::Io(_))) => {
-            debug!(peer = %peer.address, %error, "a balancer's connection came to nothing");
+            let error = with_sources(&error);
+            debug!(peer = %peer.address, error, "a balancer's connection came to nothing");
             None
         }
         Err(error) => {
