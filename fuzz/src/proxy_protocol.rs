@@ -27,7 +27,7 @@ mod tests {
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x1a\xc0\0\x02\x01\xc0\0\x02\x02\x03\xe8\x01\xbb\x03\0\x04crc?\x01\0\x02h2\x04\0\0",
             b"\r\n\r\n\0\r\nQUIT\n\x21\x21\x00\x24123456789abcdef0123456789abcdef0pppp",
             b"\r\n\r\n\0\r\nQUIT\n\x21\x31\xff\xff",
-            b"+0 \r\n01 TCP4 ",
+            b"+0 \r\n01 TCP4  \n",
         ];
         run(super::header, seeds, 100_000);
     }

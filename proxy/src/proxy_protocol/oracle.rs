@@ -83,11 +83,11 @@ fn other(bytes: &[u8]) -> Option<(usize, Ends)> {
     Some((header.header.len(), found))
 }
 
-/// Where `ppp` takes more than the specification, or than portico: a sign before a port, headers
-/// above the bound, TLVs that are not looked at.
+/// Where `ppp` takes more than the specification, or than portico: a sign before a port, a space for
+/// the CR, headers above the bound, TLVs that are not looked at.
 fn is_laxer(bytes: &[u8], error: HeaderError) -> bool {
     match error {
-        HeaderError::BadLine => bytes.contains(&b'+'),
+        HeaderError::BadLine => bytes.contains(&b'+') || bytes.windows(2).any(|two| two == b" \n"),
         HeaderError::TooLong => bytes.len() > MAX_HEADER,
         HeaderError::BadLength | HeaderError::BadChecksum => bytes.starts_with(b"\r\n\r\n\0"),
         HeaderError::NoHeader | HeaderError::Unknown => false,
