@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use portico_tests::client::{Client, Response, get, post};
 use portico_tests::origin::{Connection, Origin};
-use portico_tests::portico::Builder;
+use portico_tests::portico::{Builder, program};
 use portico_tests::{SOON, eventually, free_address};
 
 const FOREIGN: &str = "unknown.example";
@@ -357,6 +357,43 @@ fn a_busy_one_leaves_the_rest_to_the_built_in_page() {
         client.send(get(FOREIGN, "/"));
         (origin.heads() == 4).then_some(())
     });
+}
+
+/// Over HTTP/2 it is the same.
+#[test]
+fn curl_over_http2() {
+    for up in [true, false] {
+        let origin = fourohfour();
+        let url = match up {
+            true => origin.url(),
+            false => format!("http://{}", free_address()),
+        };
+        let grid = Origin::echo("grid");
+        let portico = falling_back_to(&url).route("grid", &grid.url()).start();
+        let port = portico.https.port();
+        let connect = format!("::127.0.0.1:{port}");
+        let output = program(
+            "curl",
+            &[
+                "--silent",
+                "--show-error",
+                "--http2",
+                "--insecure",
+                "--connect-to",
+                &connect,
+                "--write-out",
+                "\n%{http_version} %{http_code} %{num_connects}\n",
+                &format!("https://{FOREIGN}/x"),
+                &format!("https://{FOREIGN}/y"),
+            ],
+        );
+        let said = String::from_utf8_lossy(&output.stdout);
+        let text = if up { "did you mean" } else { BUILT_IN };
+        assert_eq!(said.matches(text).count(), 2, "{said}");
+        assert!(said.contains("2 404 1"), "{said}");
+        assert!(said.contains("2 404 0"), "the connection goes on: {said}");
+        assert_eq!(origin.take().len(), if up { 2 } else { 0 });
+    }
 }
 
 // --- where it may be

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use portico_tests::client::{Client, get};
 use portico_tests::origin::{Origin, Received};
-use portico_tests::portico::{Builder, HOST, Portico};
+use portico_tests::portico::{Builder, HOST, Portico, program};
 use portico_tests::{SOON, eventually, free_address};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -286,6 +286,35 @@ fn redirects_and_health_work_behind_a_balancer() {
     assert_eq!(client.exchange(get(HOST, "/x")).status, 301);
     let health = client.exchange(get("any.example", "/.well-known/healthz"));
     assert_eq!(health.status, 200);
+}
+
+#[test]
+fn curl_over_http2_behind_a_header() {
+    let (origin, builder) = believing("['127.0.0.1']");
+    let portico = builder.start();
+    let port = portico.https.port();
+    let ca = portico.ca_file();
+    let output = program(
+        "curl",
+        &[
+            "--silent",
+            "--show-error",
+            "--http2",
+            "--haproxy-protocol",
+            "--cacert",
+            ca.to_str().expect("a UTF-8 path"),
+            "--resolve",
+            &format!("{HOST}:{port}:127.0.0.1"),
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_version} %{http_code}",
+            &format!("https://{HOST}:{port}/x"),
+        ],
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "2 200");
+    let expected = ("127.0.0.1".to_owned(), port.to_string());
+    assert_eq!(told(&origin.take_one()), expected);
 }
 
 // --- a real balancer
