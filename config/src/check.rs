@@ -13,13 +13,16 @@ use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+use portico_routing::backend::BackendHost;
+
 use crate::config::{
     CertificateFiles, Compression, Config, Fallback, HeaderTemplate, Headers, Http2, Levels,
     Limits, Listen, Log, MassRemoval, Pages, Refuse, Registry, Server, Timeouts, Tls,
 };
 use crate::file::{
-    CompressionFile, File, HEADERS_SET, HeadersFile, LimitsFile, ListenFile, RefuseFile,
-    RegistryFile, ServerFile, TimeoutsFile, TlsFile,
+    CompressionFile, FallbackFile, File, HEADERS_SET, HeadersFile, LimitsFile, ListenFile,
+    RefuseFile, RegistryFile, ServerFile, TimeoutsFile, TlsFile,
 };
 use crate::reader::{Field, Item, List, Map, Mistake, Place, Reader, default_value};
 use crate::values::HeaderName;
@@ -55,6 +58,10 @@ pub(crate) fn check(reader: &mut Reader<'_>, file: File) -> Option<Config> {
         .ingress
         .value
         .map(|ingress| ingress_name(&ingress, pools.as_ref()));
+    let fallback = file
+        .fallback
+        .value
+        .and_then(|fallback| check_fallback(reader, fallback, &own));
     let limits = file
         .limits
         .value
@@ -83,9 +90,7 @@ pub(crate) fn check(reader: &mut Reader<'_>, file: File) -> Option<Config> {
         },
         pools: pools?,
         ingress: ingress?,
-        fallback: Fallback {
-            help_url: file.fallback.value?.help_url.value?.0,
-        },
+        fallback: fallback?,
         pages: Pages {
             templates: file.pages.value?.templates.value?.0,
         },
@@ -249,10 +254,45 @@ fn check_listen(
             Mistake::new("port 0: the system chooses a free port, each time another one"),
         );
     }
+    let proxy_protocol_from = listen.proxy_protocol_from.value?;
+    check_proxy_protocol_from(reader, &proxy_protocol_from);
     Some(Listen {
         http: http.into_values().collect(),
         redirect,
         https: https.into_values().collect(),
+        proxy_protocol_from: proxy_protocol_from.into_values().collect(),
+    })
+}
+
+/// Who may say for whom a connection is made.
+fn check_proxy_protocol_from(reader: &mut Reader<'_>, networks: &List<IpNet>) {
+    different(reader, &networks.items, |_| true, "this network");
+    for item in networks.items.iter().filter(|n| n.value.prefix_len() == 0) {
+        let mistake = Mistake::new(
+            "every client must send a PROXY protocol header, and is believed whatever address it names",
+        );
+        reader.warning(
+            &item.at,
+            mistake.allowed("the networks of the load balancers"),
+        );
+    }
+}
+
+fn check_fallback(
+    reader: &mut Reader<'_>,
+    fallback: FallbackFile,
+    own: &[SocketAddr],
+) -> Option<Fallback> {
+    let backend = fallback.backend.value?.0;
+    if let Some(backend) = &backend
+        && let BackendHost::Ip(ip) = backend.host
+    {
+        let address = SocketAddr::new(ip, backend.port);
+        not_myself(reader, address, own, &fallback.backend.at);
+    }
+    Some(Fallback {
+        backend,
+        help_url: fallback.help_url.value?.0,
     })
 }
 

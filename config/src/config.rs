@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use portico_routing::backend::Backend;
 use portico_routing::decide::Rules;
 
 /// A whole configuration that has passed every check.
@@ -80,6 +81,8 @@ pub struct Listen {
     pub redirect: bool,
     /// TLS listeners. Not empty only if there is a certificate.
     pub https: Vec<SocketAddr>,
+    /// Networks whose connections to these listeners begin with a PROXY protocol header.
+    pub proxy_protocol_from: Vec<IpNet>,
 }
 
 /// `[tls]`
@@ -278,6 +281,8 @@ pub enum CheckKind {
 /// `[fallback]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fallback {
+    /// The backend that makes 404 pages; none of portico's own listeners.
+    pub backend: Option<Backend>,
     /// A page for people who need help, shown on the pages that portico makes. Printable ASCII
     /// without spaces; starts with http:// or https://.
     pub help_url: Option<String>,

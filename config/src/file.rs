@@ -114,9 +114,13 @@ table! {
         /// The administration's address: metrics, health, routes, status. Never
         /// reachable from outside.
         admin: SocketAddr = Unset { example: "\"127.0.0.1:9113\"", meaning: "off" },
-        /// Networks of load balancers whose PROXY protocol header (v1 or v2) is required
-        /// and believed. Set it when a layer 4 balancer stands in front, so that clients
-        /// keep their addresses.
+        /// Networks of load balancers whose PROXY protocol header (v1 or v2) is required and
+        /// believed, on the `http` and `https` listeners. Set it when a layer 4 balancer stands in
+        /// front, so that clients keep their addresses; the port that they connected to becomes
+        /// X-Forwarded-Port. A connection from there without the header, or without it within
+        /// `timeouts.handshake`, is closed; from anywhere else the header is not looked for, and a
+        /// bad request. A header that names no client (LOCAL, UNKNOWN) leaves the balancer's own
+        /// address.
         proxy_protocol_from: List<IpNet> = Default("[]"),
     }
 }
@@ -360,7 +364,11 @@ table! {
 
 table! {
     FallbackFile {
-        /// The backend that makes 404 pages; empty: portico makes them.
+        /// The backend that makes 404 pages, for hosts outside of `[domains]` and for tools that
+        /// nothing routes; empty: portico makes them. The request goes there as it came, with its
+        /// Host and with X-Original-URI, and its answer is treated like a tool's. While the backend
+        /// is down, silent for `timeouts.response`, or busy with `limits.in_flight_per_tool`
+        /// requests, portico's own page is the answer.
         backend: MaybeBackend = Default("\"\""),
         /// A page for people who need help, shown on the pages that portico makes; empty: none.
         help_url: MaybePage = Default("\"\""),

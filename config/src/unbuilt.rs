@@ -13,7 +13,6 @@ use crate::reader::{Mistake, Reader, join, or_list};
 /// The keys (`*` stands for any name) and the values of them that are not built yet.
 pub(crate) const NOT_BUILT: &[(&str, When)] = &[
     ("listen.admin", When::Written),
-    ("listen.proxy_protocol_from", When::NotEmpty),
     ("registry.url", When::StartsWith("redis+sentinel://")),
     ("pools.*.balance", When::Is(&["least-requests"])),
     ("pools.*.slow_start", When::Written),
@@ -23,7 +22,6 @@ pub(crate) const NOT_BUILT: &[(&str, When)] = &[
     ("pools.*.check.kind", When::Is(&["http", "https"])),
     ("ingress.split", When::Written),
     ("tcp", When::NotEmpty),
-    ("fallback.backend", When::NotEmpty),
     ("rate.per_second", When::NotZero),
     ("refuse.user_agents", When::NotEmpty),
     ("refuse.referers", When::NotEmpty),

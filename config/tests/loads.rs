@@ -28,9 +28,9 @@ fn every_kind_of_value() {
         domains.reserved = ["login"]
         domains.rename = { ru_monuments = "ru-monuments" }
         server = { workers = 3, drain = "1m30s", name = "Proxy-1.example" }
-        listen = { http = ["127.0.0.1:80", "[::1]:80"], redirect = false, https = ["192.0.2.1:443"] }
+        listen = { http = ["127.0.0.1:80", "[::1]:80"], redirect = false, https = ["192.0.2.1:443"], proxy_protocol_from = ["192.0.2.0/24"] }
         tls = { min_version = "1.3", certificates = [{ chain = "a.crt", key = "a.key" }, { chain = "b.pem", key = "b.pem" }] }
-        fallback.help_url = "https://help.example/"
+        fallback = { backend = "http://Fourohfour.example/404/", help_url = "https://help.example/" }
         pages.templates = "pages"
         timeouts = { header = "250ms", tunnel = "2d" }
         limits = { body = 0, header = "64KiB", uri = 4096, connections = 1_000, streams = 0x10 }
@@ -76,8 +76,16 @@ fn every_kind_of_value() {
     );
     assert_eq!(config.listen.http.len(), 2);
     assert!(!config.listen.redirect);
+    assert_eq!(
+        config.listen.proxy_protocol_from,
+        ["192.0.2.0/24".parse().unwrap()]
+    );
     assert_eq!(config.tls.min_version, TlsVersion::V1_3);
     assert_eq!(config.tls.certificates[1].key.to_str(), Some("b.pem"));
+    assert_eq!(
+        config.fallback.backend.as_ref().map(ToString::to_string),
+        Some("http://fourohfour.example:80/404".to_owned())
+    );
     assert_eq!(
         config.fallback.help_url.as_deref(),
         Some("https://help.example/")

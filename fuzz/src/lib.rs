@@ -6,6 +6,7 @@
 
 pub mod http1;
 pub mod http2;
+pub mod proxy_protocol;
 pub mod routing;
 
 /// Runs `check` on every seed, on pieces of seeds put together and mutated, and on random bytes:

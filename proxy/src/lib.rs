@@ -22,6 +22,7 @@ pub mod listen;
 pub mod outgoing;
 pub mod policy;
 pub mod process;
+pub mod proxy_protocol;
 pub mod registry;
 pub mod repeats;
 pub mod request;

@@ -121,6 +121,7 @@ mod tests {
             http: vec![http.parse().unwrap()],
             redirect: true,
             https: Vec::new(),
+            proxy_protocol_from: Vec::new(),
         }
     }
 

@@ -35,6 +35,7 @@ use crate::response::answer::{Answer, DefaultFile, Failure, Shape};
 use crate::response::compress::Accepts;
 use crate::response::headers::ClientView;
 use crate::snapshot::Snapshot;
+use crate::upstream::fallback::FALLBACK;
 
 /// The path of the service's own health check, on every host.
 const HEALTH_PATH: &[u8] = b"/.well-known/healthz";
@@ -160,8 +161,11 @@ fn plan(
     if head.form == TargetForm::Asterisk {
         return Plan::Answer(Own::Capabilities);
     }
-    if !client.over_tls && request.snapshot.config.listen.redirect {
-        return to_https(&request.snapshot, host, target);
+    if !client.over_tls
+        && request.snapshot.config.listen.redirect
+        && let Some(plan) = to_https(&request.snapshot, host, target)
+    {
+        return plan;
     }
     if let Some(failure) = refuse(&request.snapshot, head, buf) {
         return Plan::Fail(failure);
@@ -182,14 +186,14 @@ fn named_host<'a>(head: &RequestHead, buf: &'a [u8]) -> Option<&'a [u8]> {
 }
 
 /// Plain HTTP to HTTPS. A permanent redirect may only point at a host that exists (T258730):
-/// foreign hosts get none.
-fn to_https(snapshot: &Snapshot, host: &Host, target: &[u8]) -> Plan {
+/// foreign hosts get none, and are answered like those over HTTPS.
+fn to_https(snapshot: &Snapshot, host: &Host, target: &[u8]) -> Option<Plan> {
     match snapshot.config.rules.domains.place(host) {
-        Place::Foreign | Place::TwoLabels => Plan::Fail(Failure::NotFound),
-        Place::Label(_) | Place::Legacy | Place::Apex => Plan::Answer(Own::Redirect {
+        Place::Foreign | Place::TwoLabels => None,
+        Place::Label(_) | Place::Legacy | Place::Apex => Some(Plan::Answer(Own::Redirect {
             status: 301,
             location: rewrite::https_url(host, target),
-        }),
+        })),
     }
 }
 
@@ -227,12 +231,12 @@ fn route(request: &mut Request, process: &Process, decision: Decision, path: &[u
         Verdict::Backend(backend) => Destination::Tool(backend),
         Verdict::Ingress => match &snapshot.ingress {
             Some(pool) => Destination::Ingress(Arc::clone(pool)),
-            None => return Plan::Fail(Failure::NoIngress),
+            None => return fall_back(request, process, Failure::NoIngress),
         },
         Verdict::Redirect { status, location } => {
             return Plan::Answer(Own::Redirect { status, location });
         }
-        Verdict::NotFound => return Plan::Fail(Failure::NotFound),
+        Verdict::NotFound => return fall_back(request, process, Failure::NotFound),
         Verdict::BadRequest(error) => return Plan::Fail(Failure::BadPath(error)),
     };
     if let Some(tool) = &request.tool {
@@ -246,6 +250,23 @@ fn route(request: &mut Request, process: &Process, decision: Decision, path: &[u
         request.default_file = DefaultFile::for_path(path);
     }
     Plan::Forward(destination)
+}
+
+/// What nothing else answers goes to the fallback, if there is one. Scanners ask for a lot of it:
+/// requests in flight there are bounded like those of a tool, and portico's own page is as good an
+/// answer as a wait.
+fn fall_back(request: &mut Request, process: &Process, failure: Failure) -> Plan {
+    let Some(fallback) = &request.snapshot.fallback else {
+        return Plan::Fail(failure);
+    };
+    let limit = request.snapshot.config.limits.in_flight_per_tool;
+    match process.tools.enter(FALLBACK, limit) {
+        tool_cap::Verdict::Admitted(place) => {
+            request.place = Some(place);
+            Plan::Forward(Destination::Fallback(Arc::clone(fallback)))
+        }
+        tool_cap::Verdict::Full => Plan::Fail(failure),
+    }
 }
 
 /// Consumes the head, and the body if all of it is here. `false`: body bytes are still to come.

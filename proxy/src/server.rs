@@ -27,6 +27,7 @@ use crate::counted::Counted;
 use crate::driver;
 use crate::http2;
 use crate::process::Process;
+use crate::proxy_protocol;
 use crate::tls;
 use crate::worker::{Open, Phase, Worker};
 
@@ -180,7 +181,7 @@ async fn place_for(worker: &Worker) -> OwnedSemaphorePermit {
 
 fn start(
     worker: &Rc<Worker>,
-    stream: TcpStream,
+    mut stream: TcpStream,
     peer: SocketAddr,
     tls: Option<TlsAcceptor>,
     port: u16,
@@ -188,13 +189,16 @@ fn start(
 ) {
     let open = Open::new(worker);
     let worker = Rc::clone(worker);
-    let client = ClientInfo {
+    let peer = ClientInfo {
         address: peer.ip().to_canonical(),
         over_tls: tls.is_some(),
         port,
     };
     tokio::task::spawn_local(async move {
         let _held = (open, permit);
+        let Some(client) = proxy_protocol::identify(&worker, &mut stream, peer).await else {
+            return;
+        };
         match tls {
             None => driver::serve(stream, worker, client).await,
             Some(acceptor) => {

@@ -18,6 +18,7 @@ use portico_config::Config;
 use crate::policy::backends::BackendPolicy;
 use crate::response::headers::ResponseEditor;
 use crate::response::pages::Pages;
+use crate::upstream::fallback::Fallback;
 use crate::upstream::nodes::NodePool;
 
 /// Everything that a request needs and that only a reload changes.
@@ -27,6 +28,8 @@ pub struct Snapshot {
     pub config: Config,
     /// The pool for tools that nothing else routes.
     pub ingress: Option<Arc<NodePool>>,
+    /// The 404 backend, for what nothing else answers.
+    pub fallback: Option<Arc<Fallback>>,
     /// Addresses that portico does not connect to.
     pub backends: BackendPolicy,
     /// The changes to every answer's head.
@@ -42,6 +45,11 @@ impl Snapshot {
             ingress: config
                 .ingress_pool()
                 .map(|pool| Arc::new(NodePool::new(pool))),
+            fallback: config
+                .fallback
+                .backend
+                .clone()
+                .map(|backend| Arc::new(Fallback::new(backend))),
             response: ResponseEditor::new(&config.headers),
             pages,
             backends,

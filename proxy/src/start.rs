@@ -205,8 +205,8 @@ fn warn_of_snapshot(config: &Config, warnings: &mut Vec<String>) {
     }
 }
 
-/// Static routes and nodes were written by the administrator: what is refused there is
-/// worth a word at once.
+/// Static routes, nodes and the fallback were written by the administrator: what is refused there
+/// is worth a word at once.
 fn warn_of_refused(config: &Config, policy: &BackendPolicy, warnings: &mut Vec<String>) {
     for (tool, entry) in &config.rules.routes {
         for route in &entry.routes {
@@ -229,6 +229,14 @@ fn warn_of_refused(config: &Config, policy: &BackendPolicy, warnings: &mut Vec<S
                 ));
             }
         }
+    }
+    if let Some(backend) = &config.fallback.backend
+        && let BackendHost::Ip(ip) = backend.host
+        && let Err(refusal) = policy.check_always(SocketAddr::new(ip, backend.port))
+    {
+        warnings.push(format!(
+            "fallback.backend is {backend}, which portico will not connect to: {refusal}"
+        ));
     }
 }
 
@@ -254,13 +262,20 @@ fn want_names(config: &Config, resolver: &Resolver) {
             }
         }
     }
+    if let Some(backend) = &config.fallback.backend {
+        want_name_of(backend, resolver);
+    }
 }
 
 fn want_names_of(entry: &Entry, resolver: &Resolver) {
     for route in &entry.routes {
-        if let BackendHost::Name(name) = &route.backend.host {
-            resolver.want(name);
-        }
+        want_name_of(&route.backend, resolver);
+    }
+}
+
+fn want_name_of(backend: &Backend, resolver: &Resolver) {
+    if let BackendHost::Name(name) = &backend.host {
+        resolver.want(name);
     }
 }
 

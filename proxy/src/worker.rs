@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -78,6 +78,7 @@ struct WorkerRepeats {
     crowded: Repeats,
     accept: Repeats,
     exhausted: Repeats,
+    no_proxy_header: Repeats,
 }
 
 /// Parsers, and head buffers, that a worker keeps for reuse.
@@ -266,6 +267,14 @@ impl Worker {
         let unsaid = self.repeats.borrow_mut().exhausted.occur(Instant::now());
         if let Some(unsaid) = unsaid {
             error!(%address, error, unsaid, "cannot connect to backends for want of descriptors, ports or memory; check LimitNOFILE and limits.connections");
+        }
+    }
+
+    /// Says that a connection of a load balancer did not begin with a PROXY protocol header.
+    pub fn say_no_proxy_header(&self, peer: IpAddr, error: &dyn std::fmt::Display) {
+        let mut repeats = self.repeats.borrow_mut();
+        if let Some(unsaid) = repeats.no_proxy_header.occur(Instant::now()) {
+            warn!(%peer, %error, unsaid, "closed a connection from listen.proxy_protocol_from; does the load balancer send the PROXY protocol?");
         }
     }
 }

@@ -2,7 +2,7 @@
 //! must not be on the wire.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +48,20 @@ impl Client {
     #[track_caller]
     pub fn tls(address: SocketAddr, config: &Arc<ClientConfig>, sni: &str) -> Client {
         Client::try_tls(address, config, sni).expect("portico takes connections")
+    }
+
+    /// Over bare TCP, from another address of this machine.
+    #[track_caller]
+    pub fn tcp_from(source: IpAddr, address: SocketAddr) -> Client {
+        let connect = || {
+            let domain = socket2::Domain::for_address(address);
+            let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+            socket.connect_timeout(&address.into(), SOON)?;
+            socket.set_tcp_nodelay(true)?;
+            io::Result::Ok(TcpStream::from(socket))
+        };
+        Client::over(Stream::Plain(connect().expect("portico takes connections")))
     }
 
     /// As [`Client::tcp`] where a refusal is no surprise.

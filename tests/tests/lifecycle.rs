@@ -387,7 +387,6 @@ fn files_that_are_no_configuration_are_said() {
 #[test]
 fn features_that_are_not_built_yet_are_refused_where_somebody_turns_them_on() {
     for (toml, key) in [
-        ("[fallback]\nbackend = 'http://127.0.0.1:1'", "backend"),
         ("[rate]\nper_second = 10", "per_second"),
         ("[log]\naccess = 'stderr'", "access"),
     ] {

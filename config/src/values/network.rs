@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use portico_routing::host::Host;
 use portico_routing::table::valid_tool;
 use toml::de::DeValue;
@@ -44,12 +44,19 @@ impl FromText for IpNet {
     }
 
     fn from_text(text: &str) -> Result<Self, Mistake> {
-        if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(Self::from(address));
+        let net = match text.parse::<IpAddr>() {
+            Ok(address) => Self::from(address),
+            Err(_) => text
+                .parse::<Self>()
+                .map_err(|_| Mistake::new(format!("{} is no network", quote(text))))?,
+        };
+        if let Some(v4) = unmapped(net) {
+            let message = format!(
+                "{} is IPv4 in IPv6 clothes, and matches nothing",
+                quote(text)
+            );
+            return Err(Mistake::new(message).suggest(Some(format!("\"{v4}\""))));
         }
-        let net = text
-            .parse::<Self>()
-            .map_err(|_| Mistake::new(format!("{} is no network", quote(text))))?;
         if net.trunc() == net {
             return Ok(net);
         }
@@ -60,6 +67,13 @@ impl FromText for IpNet {
         ))
         .suggest(Some(format!("\"{}\"", net.trunc()))))
     }
+}
+
+/// The IPv4 network that is written as one of mapped addresses: peers are compared as IPv4.
+fn unmapped(net: IpNet) -> Option<Ipv4Net> {
+    let IpNet::V6(v6) = net else { return None };
+    let prefix = v6.prefix_len().checked_sub(96)?;
+    Ipv4Net::new(v6.network().to_ipv4_mapped()?, prefix).ok()
 }
 
 /// The first label of a host: a tool, a reserved label; also what pools and
@@ -189,6 +203,9 @@ mod tests {
         bad::<IpNet>("10.1.2.3/8", Some("\"10.0.0.0/8\""));
         bad::<IpNet>("10.0.0.0/33", None);
         bad::<IpNet>("all", None);
+        bad::<IpNet>("::ffff:192.0.2.1", Some("\"192.0.2.1/32\""));
+        bad::<IpNet>("::ffff:10.0.0.0/104", Some("\"10.0.0.0/8\""));
+        good("::/0", "::/0".parse::<IpNet>().unwrap());
     }
 
     #[test]

@@ -21,7 +21,7 @@ impl FromText for Backend {
 
 /// The URL of a backend, or nothing.
 #[derive(Debug)]
-pub(crate) struct MaybeBackend;
+pub(crate) struct MaybeBackend(pub(crate) Option<Backend>);
 
 impl FromText for MaybeBackend {
     fn allowed() -> String {
@@ -29,13 +29,14 @@ impl FromText for MaybeBackend {
     }
 
     fn from_text(text: &str) -> Result<Self, Mistake> {
-        if !text.is_empty() {
-            Backend::from_text(text).map_err(|mistake| Mistake {
-                allowed: None,
-                ..mistake
-            })?;
+        if text.is_empty() {
+            return Ok(Self(None));
         }
-        Ok(Self)
+        let backend = Backend::from_text(text).map_err(|mistake| Mistake {
+            allowed: None,
+            ..mistake
+        })?;
+        Ok(Self(Some(backend)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! A connection to the destination: a pooled one if it is alive, else a new one.
 //!
-//! A tool has one address (or the addresses of one name); the ingress has nodes, of which
+//! A tool, or the fallback, has one address (or the addresses of one name); the ingress has nodes, of which
 //! another is tried when one cannot be connected to: nothing of the request was sent, so
 //! any method may go on.
 
@@ -18,6 +18,7 @@ use super::destination::{BackendFault, Destination};
 use crate::connection::Connection;
 use crate::context::Request;
 use crate::failure_text::with_sources;
+use crate::policy::backends::{BackendPolicy, Refusal};
 use crate::upstream::connect::{ConnectError, TlsTarget, connect};
 use crate::upstream::nodes::NodePool;
 use crate::upstream::stream::UpstreamStream;
@@ -50,7 +51,15 @@ pub(super) async fn acquire<S>(
         (true, false) => Some(FRESH_ENOUGH.min(request.snapshot.config.timeouts.upstream_idle)),
     };
     match destination {
-        Destination::Tool(backend) => to_backend(connection, request, backend, max_idle).await,
+        Destination::Tool(backend) => {
+            let policy = BackendPolicy::check;
+            to_backend(connection, request, backend, policy, max_idle).await
+        }
+        Destination::Fallback(fallback) => {
+            // The administrator wrote it: the list is for routes of the registry.
+            let policy = BackendPolicy::check_always;
+            to_backend(connection, request, &fallback.backend, policy, max_idle).await
+        }
         Destination::Ingress(pool) => to_node(connection, request, pool, max_idle).await,
     }
 }
@@ -59,6 +68,7 @@ async fn to_backend<S>(
     connection: &mut Connection<S>,
     request: &Request,
     backend: &Backend,
+    policy: fn(&BackendPolicy, SocketAddr) -> Result<(), Refusal>,
     max_idle: Option<Duration>,
 ) -> Result<Acquired, BackendFault> {
     let mut tls = None;
@@ -82,8 +92,8 @@ async fn to_backend<S>(
         let address = SocketAddr::new(*ip, backend.port);
         // Before the pool is asked: it may hold connections that the ingress made, or another
         // route.
-        if let Err(refusal) = request.snapshot.backends.check(address) {
-            debug!(%backend, %address, %refusal, "a route points where it may not");
+        if let Err(refusal) = policy(&request.snapshot.backends, address) {
+            debug!(%backend, %address, %refusal, "a backend is where portico may not connect");
             fault = BackendFault::Forbidden;
             continue;
         }
@@ -113,7 +123,7 @@ async fn to_backend<S>(
             }
             Err(error) => {
                 let text = with_sources(&error);
-                debug!(%backend, %address, error = text, "cannot connect to a tool's web service");
+                debug!(%backend, %address, error = text, "cannot connect to a backend");
                 fault = fault_of(&error);
             }
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use portico_routing::backend::Backend;
 
 use crate::response::answer::Failure;
+use crate::upstream::fallback::Fallback;
 use crate::upstream::nodes::NodePool;
 
 /// Where a request goes.
@@ -14,6 +15,8 @@ pub enum Destination {
     Tool(Arc<Backend>),
     /// To a node of the ingress pool.
     Ingress(Arc<NodePool>),
+    /// To the 404 backend, since nothing else answers.
+    Fallback(Arc<Fallback>),
 }
 
 /// What goes wrong between portico and a backend; whose fault it is depends on the destination.
@@ -35,9 +38,25 @@ pub enum BackendFault {
     Exhausted,
 }
 
+impl BackendFault {
+    /// What the log says of it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "it cannot be connected to",
+            Self::Forbidden => "its address is not allowed",
+            Self::Unresolved => "its name does not resolve",
+            Self::Closed => "it closed the connection without an answer",
+            Self::Timeout => "it does not answer in time",
+            Self::Malformed => "its answer is not valid HTTP",
+            Self::Exhausted => "there is no room for a connection",
+        }
+    }
+}
+
 impl Destination {
     /// The fault as a failure that names the right side: of a tool's own address the tool, of the
-    /// ingress the platform.
+    /// ingress the platform. That of the fallback is for the log: its client asked for what is not
+    /// there in any case.
     pub fn blame(&self, fault: BackendFault) -> Failure {
         match (self, fault) {
             (Self::Tool(_) | Self::Ingress(_), BackendFault::Exhausted) => Failure::Exhausted,
@@ -54,6 +73,12 @@ impl Destination {
             (Self::Ingress(_), BackendFault::Closed) => Failure::PlatformClosed,
             (Self::Ingress(_), BackendFault::Timeout) => Failure::PlatformTimeout,
             (Self::Ingress(_), BackendFault::Malformed) => Failure::PlatformMalformed,
+            // Said already, and not its fault.
+            (Self::Fallback(_), BackendFault::Exhausted) => Failure::NotFound,
+            (Self::Fallback(fallback), fault) => {
+                fallback.failed(fault.as_str());
+                Failure::NotFound
+            }
         }
     }
 }

@@ -11,7 +11,6 @@ use std::io::Write;
 use portico_config::ClientAddress;
 use portico_routing::field::Field;
 use portico_routing::host::Host;
-use portico_routing::table::ToolName;
 
 use super::destination::Destination;
 use crate::connection::ClientInfo;
@@ -31,6 +30,7 @@ pub(super) fn write(
     let slash: &[u8] = if head.needs_slash(buf) { b"/" } else { b"" };
     let base = match destination {
         Destination::Tool(backend) => backend.base.as_bytes(),
+        Destination::Fallback(fallback) => fallback.backend.base.as_bytes(),
         Destination::Ingress(_) => b"",
     };
     for part in [
@@ -67,9 +67,13 @@ pub(super) fn write(
     out.extend_from_slice(target);
     out.extend_from_slice(b"\r\n");
     let headers = &request.snapshot.config.headers;
-    let tool = request.tool.as_ref().map(ToolName::as_str);
+    // The fallback is not the tool, whatever the request was for.
+    let tool = match destination {
+        Destination::Tool(_) | Destination::Ingress(_) => request.tool.as_ref(),
+        Destination::Fallback(_) => None,
+    };
     if headers.client_address == ClientAddress::Forwarded
-        || tool.is_some_and(|tool| headers.client_address_for.contains(tool))
+        || tool.is_some_and(|tool| headers.client_address_for.contains(tool.as_str()))
     {
         // Into the head itself, which cannot fail.
         let _ = write!(out, "X-Forwarded-For: {}\r\n", client.address);

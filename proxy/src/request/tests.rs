@@ -28,8 +28,11 @@ const CONFIG: &str = r#"
 "#;
 
 fn process(redirect: bool) -> std::sync::Arc<Process> {
-    let text = CONFIG.replace("REDIRECT", &redirect.to_string());
-    let config = portico_config::parse("test", &text).unwrap().config;
+    process_of(&CONFIG.replace("REDIRECT", &redirect.to_string()))
+}
+
+fn process_of(text: &str) -> std::sync::Arc<Process> {
+    let config = portico_config::parse("test", text).unwrap().config;
     start::prepare_config(config, Vec::new()).unwrap().process
 }
 
@@ -72,6 +75,7 @@ fn described(plan: &Plan) -> String {
     match plan {
         Plan::Forward(Destination::Tool(backend)) => backend.to_string(),
         Plan::Forward(Destination::Ingress(pool)) => format!("pool {}", pool.name),
+        Plan::Forward(Destination::Fallback(fallback)) => format!("404 {}", fallback.backend),
         Plan::Answer(Own::Healthy) => "healthy".to_owned(),
         Plan::Answer(Own::Capabilities) => "capabilities".to_owned(),
         Plan::Answer(Own::Redirect { status, location }) => {
@@ -173,7 +177,8 @@ fn https_comes_before_refusals() {
         "301 https://tools.wmflabs.org/x?y",
     );
     // A permanent redirect may only point at a host that exists (T258730).
-    check_over(false, get, "example.org", "", "NotFound");
+    check_over(false, get, "example.org", "User-Agent: t\r\n", "NotFound");
+    check_over(false, get, "example.org", "", "NoUserAgent");
     let raw = "GET / HTTP/1.1\r\nHost: grid.toolforge.org\r\nUser-Agent: t\r\n\r\n";
     let (plan, _) = planned(&process(false), false, raw);
     assert_eq!(described(&plan), "http://192.0.2.1:8000");
@@ -223,4 +228,47 @@ fn a_tool_has_so_many_places() {
         described(&planned(&process, true, raw).0),
         "http://192.0.2.1:8000"
     );
+}
+
+#[test]
+fn what_nothing_answers_goes_to_the_fallback_while_it_has_room() {
+    let text = CONFIG.replace("REDIRECT", "true").replace(
+        "[pools.ingress]\n    nodes = [\"192.0.2.2:30000\"]",
+        "[fallback]\n    backend = \"http://192.0.2.4/404\"",
+    );
+    let process = process_of(&text);
+    let to = |over_tls, host: &str, path: &str| {
+        let raw = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: t\r\n\r\n");
+        let (plan, request) = planned(&process, over_tls, &raw);
+        (described(&plan), request)
+    };
+    let fallback = "404 http://192.0.2.4:80/404";
+    // Its answer to /robots.txt is its own affair.
+    for path in ["/x", "/robots.txt"] {
+        for over_tls in [true, false] {
+            let (plan, request) = to(over_tls, "example.org", path);
+            assert_eq!((plan.as_str(), request.default_file), (fallback, None));
+        }
+    }
+    assert_eq!(to(true, "a.b.toolforge.org", "/").0, fallback);
+    // There is no ingress.
+    assert_eq!(to(true, "other.toolforge.org", "/").0, fallback);
+    assert_eq!(
+        to(false, "other.toolforge.org", "/").0,
+        "301 https://other.toolforge.org/"
+    );
+    assert_eq!(
+        to(true, "example.org", "/../x").0,
+        "BadPath(ClimbsAboveRoot)"
+    );
+    let (first, request) = to(true, "example.org", "/");
+    assert_eq!(first, fallback);
+    assert_eq!(to(true, "example.com", "/").0, "NotFound");
+    assert_eq!(to(true, "other.toolforge.org", "/").0, "NoIngress");
+    assert_eq!(
+        to(true, "grid.toolforge.org", "/").0,
+        "http://192.0.2.1:8000"
+    );
+    drop(request);
+    assert_eq!(to(true, "example.com", "/").0, fallback);
 }

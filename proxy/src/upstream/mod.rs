@@ -1,11 +1,12 @@
 //! The way to backends: which address, which connection.
 //!
-//! `nodes` knows the pools and which nodes are there, `balance` chooses among them, `resolve`
-//! keeps names resolved, `idle` keeps connections for reuse, `connect` makes new ones, `stream`
-//! is what both hand out.
+//! `nodes` knows the pools and which nodes are there, `balance` chooses among them, `fallback` is
+//! the 404 backend, `resolve` keeps names resolved, `idle` keeps connections for reuse, `connect`
+//! makes new ones, `stream` is what both hand out.
 
 pub mod balance;
 pub mod connect;
+pub mod fallback;
 pub mod idle;
 pub mod nodes;
 pub mod resolve;

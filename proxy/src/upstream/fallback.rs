@@ -1,0 +1,61 @@
+//! The 404 backend: where requests go that nothing else answers.
+//!
+//! It is down for one request at a time: each tries it anew, and its client gets portico's own page
+//! when it fails. The client never hears of that, so the log does. Whether a request may go there
+//! is decided in `request`.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use portico_routing::backend::Backend;
+use tracing::warn;
+
+use crate::repeats::Repeats;
+
+/// The name under which requests in flight to the fallback are counted. No tool's: a name has no
+/// brackets.
+pub const FALLBACK: &str = "[fallback]";
+
+/// The backend of `[fallback]`.
+#[derive(Debug)]
+pub struct Fallback {
+    /// Where it is.
+    pub backend: Backend,
+    /// Locked when it failed, and then for no wait.
+    failures: Mutex<Repeats>,
+}
+
+impl Fallback {
+    /// A fallback of which nothing is known.
+    pub fn new(backend: Backend) -> Self {
+        Self {
+            backend,
+            failures: Mutex::default(),
+        }
+    }
+
+    /// Notes that it did not answer a request, and why.
+    pub fn failed(&self, why: &str) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(unsaid) = failures.occur(Instant::now()) {
+            let backend = &self.backend;
+            warn!(
+                %backend,
+                fault = "platform",
+                unsaid,
+                "the fallback backend is down: {why}; clients get the built-in 404 page"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portico_routing::table::valid_tool;
+
+    #[test]
+    fn no_tool_has_its_name() {
+        assert!(!valid_tool(FALLBACK));
+    }
+}
