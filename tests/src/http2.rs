@@ -54,8 +54,10 @@ pub struct Http2 {
     pub pongs: usize,
     /// How often our SETTINGS were acknowledged.
     pub settings_acks: usize,
+    /// Read and not yet parsed: from `at` to `end`.
     ahead: Vec<u8>,
     at: usize,
+    end: usize,
     decoder: loona_hpack::Decoder<'static>,
     block: Option<(Frame, Vec<u8>)>,
     answers: BTreeMap<u32, Answer>,
@@ -109,8 +111,9 @@ impl Http2 {
             goaways: Vec::new(),
             pongs: 0,
             settings_acks: 0,
-            ahead: Vec::new(),
+            ahead: vec![0; 1 << 17],
             at: 0,
+            end: 0,
             decoder: loona_hpack::Decoder::new(),
             block: None,
             answers: BTreeMap::new(),
@@ -420,43 +423,41 @@ impl Http2 {
 
     /// Takes in what is there, without waiting.
     pub fn drain(&mut self) -> io::Result<()> {
-        self.stream.tcp().set_nonblocking(true)?;
-        let ended = loop {
-            match self.fill() {
-                Ok(0) => break Some(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break None,
-                Err(error) => break Some(error),
+        loop {
+            while let Some(frame) = self.parse()? {
+                self.process(&frame)?;
             }
-        };
-        self.stream.tcp().set_nonblocking(false)?;
-        while let Some(frame) = self.parse()? {
-            self.process(&frame)?;
+            self.stream.tcp().set_nonblocking(true)?;
+            let read = self.fill();
+            self.stream.tcp().set_nonblocking(false)?;
+            match read {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
         }
-        ended.map_or(Ok(()), Err)
     }
 
     fn fill(&mut self) -> io::Result<usize> {
-        if self.at > 0 {
-            self.ahead.drain(..self.at);
-            self.at = 0;
-        }
-        let filled = self.ahead.len();
-        self.ahead.resize(filled + (1 << 16), 0);
-        let read = loop {
-            match self.stream.read(&mut self.ahead[filled..]) {
+        self.ahead.copy_within(self.at..self.end, 0);
+        self.end -= self.at;
+        self.at = 0;
+        loop {
+            match self.stream.read(&mut self.ahead[self.end..]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other,
+                Ok(count) => {
+                    self.end += count;
+                    return Ok(count);
+                }
+                Err(error) => return Err(error),
             }
-        };
-        self.ahead
-            .truncate(filled + read.as_ref().map_or(0, |count| *count));
-        read
+        }
     }
 
     /// The next frame of what was read ahead.
     fn parse(&mut self) -> io::Result<Option<Frame>> {
-        let bytes = &self.ahead[self.at..];
+        let bytes = &self.ahead[self.at..self.end];
         if bytes.len() < 9 {
             return Ok(None);
         }

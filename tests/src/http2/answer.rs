@@ -1,12 +1,13 @@
 //! What comes on a stream, taken in section by section and checked as it comes.
 
+use std::fmt;
 use std::io;
 
 use super::breach;
 use crate::wire::{self, Body, Fields};
 
 /// What came on a stream so far.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Answer {
     /// Statuses and fields of the 1xx before it.
     pub interim: Vec<(u16, Fields)>,
@@ -23,6 +24,17 @@ pub struct Answer {
     /// The code of RST_STREAM.
     pub reset: Option<u32>,
     pub(super) head_request: bool,
+}
+
+impl fmt::Debug for Answer {
+    /// Without the body, which would fill screens.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let interim: Vec<u16> = self.interim.iter().map(|(status, _)| *status).collect();
+        let (status, length) = (self.status, self.body.length);
+        let start: String = self.text().chars().take(80).collect();
+        write!(f, "{interim:?} {status} {:?}, {length} bytes {start:?}", self.fields)?;
+        write!(f, ", trailers {:?}, ended {}, reset {:?}", self.trailers, self.ended, self.reset)
+    }
 }
 
 impl Answer {

@@ -65,8 +65,9 @@ impl Rows {
         });
         let seen = self.origin.take();
         if matches!(want, Want::Malformed(_)) && !seen.is_empty() {
+            let targets: Vec<&str> = seen.iter().map(|request| &*request.target).collect();
             self.wrong
-                .push(format!("{section} {what}: the origin saw {seen:?}"));
+                .push(format!("{section} {what}: the origin saw {targets:?}"));
         }
     }
 
