@@ -365,13 +365,17 @@ impl Http2 {
     /// Waits for GOAWAY with one of these codes and the end of the connection.
     #[track_caller]
     pub fn expect_goaway(&mut self, codes: &[u32]) {
-        while let Ok(Some(_)) = self.read_frame() {}
-        let found = self.goaways.iter().map(|(_, code)| *code);
-        assert!(
-            found.clone().any(|code| codes.contains(&code)),
-            "GOAWAY {:?} instead of {codes:?}",
-            found.collect::<Vec<_>>()
-        );
+        let ended = loop {
+            match self.read_frame() {
+                Ok(Some(_)) => {}
+                Ok(None) => break "the connection ended",
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => panic!("{error}"),
+                Err(_) => break "the connection did not end",
+            }
+        };
+        let found: Vec<u32> = self.goaways.iter().map(|(_, code)| *code).collect();
+        let right = ended == "the connection ended" && found.iter().any(|code| codes.contains(code));
+        assert!(right, "GOAWAY {found:?} instead of {codes:?}; {ended}");
     }
 
     /// What came on a stream so far.
@@ -443,15 +447,26 @@ impl Http2 {
         self.ahead.copy_within(self.at..self.end, 0);
         self.end -= self.at;
         self.at = 0;
+        let Stream::TlsClient(tls) = &mut self.stream else {
+            unreachable!("HTTP/2 is spoken over TLS here");
+        };
+        // Not `StreamOwned::read`: it writes first, and what a peer said before it closed must be
+        // read also when nothing can be written any more.
         loop {
-            match self.stream.read(&mut self.ahead[self.end..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            match tls.conn.reader().read(&mut self.ahead[self.end..]) {
                 Ok(count) => {
                     self.end += count;
                     return Ok(count);
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
+            match tls.conn.read_tls(&mut tls.sock) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => read.map(drop)?,
+            }
+            let state = tls.conn.process_new_packets();
+            state.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }
     }
 

@@ -189,7 +189,7 @@ pub fn forbidden_in_http2(head: &Head) -> bool {
         hop.contains(&&*name)
             || name.contains(' ')
             || name == "host" && authority
-            || name == ":authority" && (value.is_empty() || value.contains(&b'@'))
+            || name == ":authority" && (value.is_empty() || value.iter().any(|b| b"@%".contains(b)))
             || name == ":path" && !value.starts_with(b"/") && value != b"*"
             || lengths > 1
     })

@@ -474,6 +474,7 @@ fn slow_beginnings_are_cut() {
     ];
     for (what, begin) in cases {
         let mut client = portico.http2_bare();
+        client.acks = false;
         let start = Instant::now();
         begin(&mut client);
         while let Ok(Some(_)) = client.read_frame() {}
@@ -581,8 +582,9 @@ fn an_upload_in_small_frames() {
     let stream = client.request(&Head::post(HOST, "/"), false);
     for turn in 0..10_000 {
         client.send(&Frame::data(stream, b"x".to_vec(), false));
-        if turn % 100 == 0 {
-            client.drain().unwrap();
+        // A burst now and then is fine; what waits unread is bounded, by the h2 crate.
+        if turn % 200 == 0 {
+            assert!(matches!(client.fate(), Outcome::Alive), "{turn}");
         }
     }
     client.send(&Frame::data(stream, [], true));

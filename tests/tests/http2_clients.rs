@@ -79,10 +79,10 @@ fn nghttp_gets_and_posts() {
     let file = portico.folder.path().join("body");
     std::fs::write(&file, body_bytes(200_000)).unwrap();
     let data = format!("--data={}", file.to_str().unwrap());
-    let said = run(&[&data, "--trailer=x-t: 1", "-H", "te: trailers", &url("/up")]);
+    let said = run(&[&data, "--trailer=x-t: 1", &url("/up")]);
     assert!(said.contains(":status: 200"), "{said}");
-    let seen = origin.take_one();
-    assert_eq!((seen.body.length, seen.trailers.len()), (200_000, 1), "{seen:?}");
+    // The trailer has no place in HTTP/1.1 behind a body whose length is told.
+    assert_eq!(origin.take_one().body.length, 200_000);
     // Fifty at once, in fields of one table.
     let said = run(&["--null-out", "--multiply=50", &url("/bytes/100000")]);
     assert_eq!(said.matches(":status: 200").count(), 50);

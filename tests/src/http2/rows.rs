@@ -25,6 +25,8 @@ pub enum Want {
     /// 8.1.1: the stream ends with PROTOCOL_ERROR or 400 and no origin saw the request, or at
     /// least not all of it; the connection goes on.
     Malformed(u32),
+    /// The same, or the whole connection ends with PROTOCOL_ERROR (5.4.1 leaves the choice).
+    MalformedOrEnd(u32),
 }
 
 /// Rows against one portico in front of an echo.
@@ -64,7 +66,8 @@ impl Rows {
             judge(&mut client, want)
         });
         let seen = self.origin.take();
-        if matches!(want, Want::Malformed(_)) && !seen.is_empty() {
+        let nothing = matches!(want, Want::Malformed(_) | Want::MalformedOrEnd(_));
+        if nothing && !seen.is_empty() {
             let targets: Vec<&str> = seen.iter().map(|request| &*request.target).collect();
             self.wrong
                 .push(format!("{section} {what}: the origin saw {targets:?}"));
@@ -145,14 +148,17 @@ fn judge(client: &mut Http2, want: Want) -> Result<(), String> {
             let goes_on = matches!(found, Outcome::Reset(_));
             (found, right, goes_on)
         }
-        Want::Malformed(stream) => {
+        Want::Malformed(stream) | Want::MalformedOrEnd(stream) => {
             let found = client.outcome(stream);
+            let may_end = matches!(want, Want::MalformedOrEnd(_));
             let right = match &found {
                 Outcome::Reset(code) => *code == code::PROTOCOL_ERROR,
+                Outcome::Goaway(code) => *code == code::PROTOCOL_ERROR && may_end,
                 Outcome::Answer(answer) => answer.status == 400,
-                _ => false,
+                Outcome::Closed | Outcome::Alive => false,
             };
-            (found, right, true)
+            let goes_on = !matches!(found, Outcome::Goaway(_));
+            (found, right, goes_on)
         }
         Want::Status(stream, status) => {
             let found = client.outcome(stream);
