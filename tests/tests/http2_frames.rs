@@ -2,7 +2,7 @@
 
 use portico_tests::client::Client;
 use portico_tests::http2::rows::{Rows, Want};
-use portico_tests::http2::{Frame, Head, Http2, Outcome, PREFACE, code, flag, kind, setting};
+use portico_tests::http2::{Frame, Head, Http2, PREFACE, code, flag, kind, setting};
 use portico_tests::origin::Origin;
 use portico_tests::portico::{Builder, HOST, Portico};
 
