@@ -9,12 +9,14 @@
 //! - [`origin`] web servers behind it: an echo, and scripts that misbehave on purpose
 //! - [`redis`] a redis process with the registry in it
 //! - [`client`] a raw HTTP/1 client that sends exact bytes and reads exactly one answer
+//! - [`http2`] a raw HTTP/2 client that sends any frame and checks what comes back
 //! - [`websocket`] WebSocket frames by hand
 //! - [`vectors`] the cases of `vectors.toml`
 //! - [`tls`] a certificate authority for the tests
 //! - [`wire`] HTTP/1 read strictly, for both sides
 
 pub mod client;
+pub mod http2;
 pub mod origin;
 pub mod portico;
 pub mod redis;

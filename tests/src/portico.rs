@@ -13,6 +13,7 @@ use rustls::ClientConfig;
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::http2::Http2;
 use crate::origin::Origin;
 use crate::redis::Redis;
 use crate::tls::{Authority, Pair};
@@ -266,6 +267,30 @@ impl Portico {
     #[track_caller]
     pub fn tls(&self) -> Client {
         Client::tls(self.https, &self.tls_client, HOST)
+    }
+
+    /// An HTTP/2 client, its settings exchanged.
+    #[track_caller]
+    pub fn http2(&self) -> Http2 {
+        self.http2_with(&[])
+    }
+
+    /// As [`Portico::http2`] with settings of the client.
+    #[track_caller]
+    pub fn http2_with(&self, settings: &[(u16, u32)]) -> Http2 {
+        self.http2_bare().open(settings)
+    }
+
+    /// An HTTP/2 client that has not said anything yet.
+    #[track_caller]
+    pub fn http2_bare(&self) -> Http2 {
+        let client = Http2::connect(self.https, &self.tls_client, HOST, &[b"h2"]);
+        client.expect("portico takes connections")
+    }
+
+    /// What clients trust.
+    pub fn tls_client(&self) -> &Arc<ClientConfig> {
+        &self.tls_client
     }
 
     /// A client of either kind, or why there is none: while portico stops.

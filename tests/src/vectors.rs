@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::http2::Head;
+
 /// The whole file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -143,6 +145,54 @@ impl Request {
         out.push_str(self.body.as_deref().unwrap_or_default());
         out.into_bytes()
     }
+}
+
+impl Request {
+    /// The same over HTTP/2: the head, and the body if there is one.
+    pub fn http2(&self) -> (Head, String) {
+        let text = String::from_utf8(self.bytes()).expect("vectors are text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        let mut lines = head.split("\r\n");
+        let words: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
+        let [method, target, _version] = words[..] else {
+            panic!("no request line in {text}")
+        };
+        let mut out = Head::default()
+            .with(":method", method)
+            .with(":scheme", &self.scheme)
+            .with(":path", target);
+        let mut fields = Head::default();
+        for line in lines {
+            let (name, value) = line.split_once(':').expect("a field");
+            let (name, value) = (name.to_ascii_lowercase(), value.trim());
+            // One Host is the authority; another has no other place than a field.
+            if name == "host" && !out.0.iter().any(|(name, _)| name == b":authority") {
+                out = out.with(":authority", value);
+            } else {
+                fields = fields.with(name, value);
+            }
+        }
+        out.0.extend(fields.0);
+        (out, body.to_owned())
+    }
+}
+
+/// Whether RFC 9113 forbids a head (8.2, 8.3) in itself, whatever HTTP/1.1 says of it: such a
+/// request ends with a stream error, or with 400.
+pub fn forbidden_in_http2(head: &Head) -> bool {
+    let hop = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+    let authority = head.0.iter().any(|(name, _)| name == b":authority");
+    let mut lengths = 0;
+    head.0.iter().any(|(name, value)| {
+        let name = String::from_utf8_lossy(name);
+        lengths += usize::from(name == "content-length");
+        hop.contains(&&*name)
+            || name.contains(' ')
+            || name == "host" && authority
+            || name == ":authority" && (value.is_empty() || value.iter().any(|b| b"@%".contains(b)))
+            || name == ":path" && !value.starts_with(b"/") && value != b"*"
+            || lengths > 1
+    })
 }
 
 /// `{a*N}` stands for N times the letter a.

@@ -6,7 +6,7 @@
 use std::io;
 
 use crate::client::Client;
-use crate::origin::Connection;
+use crate::origin::{Connection, Received};
 use crate::wire::{self, Wire};
 
 /// The handshake of RFC 6455, section 1.3, whose accept value is known.
@@ -112,8 +112,14 @@ pub fn echo(connection: &mut Connection) {
         connection.send_text("a plain request\n");
         return;
     }
+    serve(connection, &request);
+}
+
+/// The part of [`echo`] behind the request.
+pub fn serve(connection: &mut Connection, request: &Received) {
+    let accept = accept(request.field("sec-websocket-key").unwrap_or_default());
     connection.send(format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
     ));
     while let Ok((opcode, payload)) = read_frame(&mut connection.wire) {
         connection.send(frame(opcode, &payload, false));
@@ -127,4 +133,76 @@ fn take(wire: &mut Wire, count: u64) -> io::Result<Vec<u8>> {
     let mut body = wire::Body::default();
     wire.read_counted(count, &mut body)?;
     Ok(body.bytes)
+}
+
+/// What a server answers to this key (RFC 6455, 4.2.2).
+pub fn accept(key: &str) -> String {
+    base64(&sha1(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes()))
+}
+
+/// RFC 3174, for the handshake only.
+fn sha1(message: &[u8]) -> [u8; 20] {
+    let mut state: [u32; 5] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
+    let mut bytes = message.to_vec();
+    bytes.push(0x80);
+    bytes.resize(bytes.len().next_multiple_of(64), 0);
+    if bytes.len() < message.len() + 9 {
+        bytes.resize(bytes.len() + 64, 0);
+    }
+    let end = bytes.len() - 8;
+    bytes[end..].copy_from_slice(&(message.len() as u64 * 8).to_be_bytes());
+    for block in bytes.chunks_exact(64) {
+        let mut words = [0_u32; 80];
+        for (word, four) in words.iter_mut().zip(block.chunks_exact(4)) {
+            *word = four.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte));
+        }
+        for at in 16..80 {
+            let mixed = words[at - 3] ^ words[at - 8] ^ words[at - 14] ^ words[at - 16];
+            words[at] = mixed.rotate_left(1);
+        }
+        let [mut a, mut b, mut c, mut d, mut e] = state;
+        for (round, word) in words.iter().enumerate() {
+            let (mix, constant) = match round / 20 {
+                0 => (b & c | !b & d, 0x5a82_7999),
+                1 => (b ^ c ^ d, 0x6ed9_eba1),
+                2 => (b & c | b & d | c & d, 0x8f1b_bcdc),
+                _ => (b ^ c ^ d, 0xca62_c1d6_u32),
+            };
+            let sum = a.rotate_left(5).wrapping_add(mix).wrapping_add(e);
+            let sum = sum.wrapping_add(constant).wrapping_add(*word);
+            (a, b, c, d, e) = (sum, a, b.rotate_left(30), c, d);
+        }
+        for (old, new) in state.iter_mut().zip([a, b, c, d, e]) {
+            *old = old.wrapping_add(new);
+        }
+    }
+    let mut out = [0; 20];
+    for (four, word) in out.chunks_exact_mut(4).zip(state) {
+        four.copy_from_slice(&word.to_be_bytes());
+    }
+    out
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for three in bytes.chunks(3) {
+        let word = three.iter().fold(0, |sum: u32, byte| sum << 8 | u32::from(*byte));
+        let word = word << (8 * (3 - three.len()));
+        for place in 0..4 {
+            let letter = LETTERS[(word >> (18 - 6 * place) & 63) as usize];
+            out.push(if place <= three.len() { char::from(letter) } else { '=' });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_of_rfc_6455_has_its_answer() {
+        assert_eq!(accept(KEY), ACCEPT);
+    }
 }

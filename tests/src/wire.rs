@@ -47,7 +47,8 @@ impl Body {
     /// How many bytes are kept for looking at.
     pub const KEPT: usize = 1 << 20;
 
-    fn take(&mut self, bytes: &[u8]) {
+    /// Takes in the next piece.
+    pub(crate) fn take(&mut self, bytes: &[u8]) {
         self.length += bytes.len() as u64;
         self.checksum = checksum(self.checksum, bytes);
         let room = Self::KEPT - self.bytes.len();

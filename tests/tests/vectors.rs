@@ -1,4 +1,5 @@
-//! Every case of `vectors.toml` over HTTP/1.1, against a real redis and real echo origins.
+//! Every case of `vectors.toml` over HTTP/1.1 and, where it can say it, over HTTP/2, against a real
+//! redis and real echo origins.
 //!
 //! Cases named in `expected-failures.toml` belong to features that are not built yet; they must
 //! fail, so that the list cannot go stale.
@@ -6,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use portico_tests::client::{Client, Response};
+use portico_tests::http2::{Outcome, code};
 use portico_tests::origin::{Origin, Received};
 use portico_tests::portico::{Builder, HOST, Portico};
 use portico_tests::redis::Redis;
@@ -49,15 +51,54 @@ impl Fixture {
         }
     }
 
-    /// What went wrong with this vector, if anything.
+    /// What went wrong with this vector over HTTP/1.1, if anything.
     fn run(&self, vector: &Vector) -> Result<(), String> {
         let mut client = self.client(vector);
         client.send(vector.request.bytes());
         let answer = client.try_response(vector.request.method == "HEAD");
         let answer = answer.map_err(|error| format!("no proper answer: {error}"))?;
         let answer = answer.ok_or("closed instead of answering")?;
+        self.judge(vector, &answer)
+    }
+
+    /// What went wrong with this vector over HTTP/2, if anything.
+    fn run_http2(&self, vector: &Vector) -> Result<(), String> {
+        let mut client = self.portico.http2();
+        let (head, body) = vector.request.http2();
+        let stream = client.request(&head, body.is_empty());
+        if !body.is_empty() {
+            let _ = client.try_send_body(stream, body.as_bytes(), true);
+        }
+        let outcome = client.outcome(stream);
+        let forbidden = vectors::forbidden_in_http2(&head);
+        let refused = match &outcome {
+            // The connection may end with it (5.4.1).
+            Outcome::Reset(code) | Outcome::Goaway(code) => *code == code::PROTOCOL_ERROR,
+            Outcome::Answer(answer) => answer.status == 400,
+            Outcome::Closed | Outcome::Alive => false,
+        };
+        match outcome {
+            _ if forbidden && refused => {
+                let seen = self.seen();
+                let none = seen.is_empty().then_some(());
+                none.ok_or(format!("forbidden, but an origin saw {seen:?}"))
+            }
+            Outcome::Answer(answer) if !forbidden => {
+                let answer = Response {
+                    status: answer.status,
+                    fields: answer.fields,
+                    body: answer.body,
+                    ..Response::default()
+                };
+                self.judge(vector, &answer)
+            }
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    fn judge(&self, vector: &Vector, answer: &Response) -> Result<(), String> {
         let mut seen = self.seen();
-        let wrong = wrong_answer(vector, &answer).or_else(|| wrong_request(vector, &mut seen));
+        let wrong = wrong_answer(vector, answer).or_else(|| wrong_request(vector, &mut seen));
         match wrong {
             None => Ok(()),
             Some(wrong) => Err(format!(
@@ -178,23 +219,34 @@ struct ExpectedFailures {
 }
 
 #[test]
-fn all_vectors() {
+fn all_vectors_over_http_1_1() {
+    all("h1", |_| true, Fixture::run);
+}
+
+#[test]
+fn all_vectors_over_http_2() {
+    let fits = |vector: &Vector| vector.only.is_none() && vector.request.scheme == "https";
+    all("h2", fits, Fixture::run_http2);
+}
+
+fn all(
+    version: &str,
+    fits: impl Fn(&Vector) -> bool,
+    run: impl Fn(&Fixture, &Vector) -> Result<(), String>,
+) {
     let vectors = vectors::parse(include_str!("../vectors.toml"));
     let expected: ExpectedFailures =
         toml::from_str(include_str!("../expected-failures.toml")).unwrap();
     let mut expected = expected.failures;
     let fixture = Fixture::start();
     let mut report = Vec::new();
-    for vector in &vectors {
-        let outcome = fixture.run(vector);
-        match (outcome, expected.remove(&vector.id)) {
+    for vector in vectors.iter().filter(|vector| fits(vector)) {
+        let id = &vector.id;
+        match (run(&fixture, vector), expected.remove(id)) {
             (Ok(()), None) | (Err(_), Some(_)) => {}
-            (Err(wrong), None) => report.push(format!("{}: {wrong}", vector.id)),
+            (Err(wrong), None) => report.push(format!("{id}: {wrong}")),
             (Ok(()), Some(_)) => {
-                report.push(format!(
-                    "{}: passes, take it off expected-failures.toml",
-                    vector.id
-                ));
+                report.push(format!("{id}: passes, take it off expected-failures.toml"));
             }
         }
     }
@@ -205,7 +257,7 @@ fn all_vectors() {
     );
     assert!(
         report.is_empty(),
-        "{} of {} vectors:\n{}",
+        "{version}, {} of {} vectors:\n{}",
         report.len(),
         vectors.len(),
         report.join("\n")

@@ -1,0 +1,659 @@
+//! A frame-level HTTP/2 client: sends any frame, legal or not, and reads what portico says.
+//!
+//! What portico sends is checked against RFC 9113 as it is read: frame sizes, windows, the order of
+//! frames of a stream, field names, Content-Length. A breach is an `InvalidData` error, which fails
+//! the test. Acknowledgements and windows are given by themselves unless switched off.
+//!
+//! No priorities, no push, no clever scheduling: one thread that reads until what it waits for is
+//! there.
+
+mod answer;
+pub mod frame;
+pub mod rows;
+mod windows;
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use crate::SOON;
+use crate::client::closed;
+use crate::stream::Stream;
+use windows::Windows;
+
+pub use answer::Answer;
+pub use frame::{Frame, Head, PREFACE, code, flag, kind, setting};
+
+/// The largest frame that a peer may send unless told otherwise (6.5.2).
+pub const MAX_FRAME: usize = 16_384;
+/// The window of a stream and of a connection in the beginning (6.9.2).
+pub const WINDOW: i64 = 65_535;
+
+/// A connection to portico.
+pub struct Http2 {
+    /// The connection itself, for bytes that are no frames.
+    pub stream: Stream,
+    /// Whether SETTINGS and PING of the peer are acknowledged.
+    pub acks: bool,
+    /// Whether what DATA took from our windows is given back.
+    pub windows: bool,
+    /// Whether bodies are checked and kept; else only counted in [`Http2::received`].
+    pub bodies: bool,
+    /// What the peer told, the latest of each.
+    pub settings: BTreeMap<u16, u32>,
+    /// Bytes of DATA in all.
+    pub received: u64,
+    /// GOAWAY frames: last stream and code.
+    pub goaways: Vec<(u32, u32)>,
+    /// How many of our PING frames came back.
+    pub pongs: usize,
+    /// How often our SETTINGS were acknowledged.
+    pub settings_acks: usize,
+    /// Read and not yet parsed: from `at` to `end`.
+    ahead: Vec<u8>,
+    at: usize,
+    end: usize,
+    decoder: loona_hpack::Decoder<'static>,
+    block: Option<(Frame, Vec<u8>)>,
+    answers: BTreeMap<u32, Answer>,
+    next: u32,
+    ours: Windows,
+    theirs: Windows,
+}
+
+/// How something ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// A complete answer.
+    Answer(Box<Answer>),
+    /// RST_STREAM with this code.
+    Reset(u32),
+    /// GOAWAY with this code, other than NO_ERROR.
+    Goaway(u32),
+    /// The connection closed without either.
+    Closed,
+    /// The connection goes on (of [`Http2::fate`]).
+    Alive,
+}
+
+impl Http2 {
+    /// TLS with these ALPN names; nothing of HTTP/2 is sent.
+    pub fn connect(
+        address: SocketAddr,
+        config: &Arc<ClientConfig>,
+        sni: &str,
+        alpn: &[&[u8]],
+    ) -> io::Result<Http2> {
+        let mut config = (**config).clone();
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        let name = ServerName::try_from(sni.to_owned()).expect("a valid name");
+        let connection = ClientConnection::new(Arc::new(config), name).expect("TLS settings");
+        let socket = TcpStream::connect_timeout(&address, SOON)?;
+        socket.set_nodelay(true)?;
+        socket.set_write_timeout(Some(SOON))?;
+        let mut tls = StreamOwned::new(connection, socket);
+        tls.sock.set_read_timeout(Some(SOON))?;
+        while tls.conn.is_handshaking() {
+            tls.conn.complete_io(&mut tls.sock)?;
+        }
+        Ok(Http2 {
+            stream: Stream::TlsClient(Box::new(tls)),
+            acks: true,
+            windows: true,
+            bodies: true,
+            settings: BTreeMap::new(),
+            received: 0,
+            goaways: Vec::new(),
+            pongs: 0,
+            settings_acks: 0,
+            ahead: vec![0; 1 << 17],
+            at: 0,
+            end: 0,
+            decoder: loona_hpack::Decoder::new(),
+            block: None,
+            answers: BTreeMap::new(),
+            next: 1,
+            ours: Windows::new(),
+            theirs: Windows::new(),
+        })
+    }
+
+    /// The preface with these settings, and both sides' settings acknowledged.
+    #[track_caller]
+    pub fn open(mut self, settings: &[(u16, u32)]) -> Http2 {
+        self.start(settings);
+        while self.settings_acks == 0 || self.settings.is_empty() {
+            let frame = self.read_frame().expect("settings");
+            frame.expect("settings before the close");
+        }
+        self
+    }
+
+    /// Sends the preface with these settings.
+    #[track_caller]
+    pub fn start(&mut self, settings: &[(u16, u32)]) {
+        let initial = settings
+            .iter()
+            .find(|(name, _)| *name == setting::INITIAL_WINDOW_SIZE);
+        if let Some((_, value)) = initial {
+            self.theirs.initial = i64::from(*value);
+        }
+        let mut bytes = PREFACE.to_vec();
+        bytes.extend(Frame::settings(settings).bytes());
+        self.try_send_bytes(&bytes).expect("portico reads");
+    }
+
+    /// The ALPN name that was agreed upon.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        match &self.stream {
+            Stream::TlsClient(tls) => tls.conn.alpn_protocol(),
+            Stream::Plain(_) | Stream::TlsServer(_) => None,
+        }
+    }
+
+    // --- sending
+
+    /// Sends a frame; panics when the peer is gone.
+    #[track_caller]
+    pub fn send(&mut self, frame: &Frame) {
+        self.try_send(frame).expect("portico reads");
+    }
+
+    /// Sends a frame.
+    pub fn try_send(&mut self, frame: &Frame) -> io::Result<()> {
+        if frame.kind == kind::HEADERS && frame.stream % 2 == 1 {
+            self.next = self.next.max(frame.stream + 2);
+        }
+        if frame.kind == kind::DATA {
+            self.ours.take(frame.stream, frame.payload.len());
+        }
+        if frame.kind == kind::WINDOW_UPDATE {
+            self.theirs.give(frame.stream, frame.number(0));
+        }
+        if frame.kind == kind::SETTINGS && !frame.has(flag::ACK) {
+            for (name, value) in pairs(frame) {
+                if name == setting::INITIAL_WINDOW_SIZE {
+                    self.theirs.change(i64::from(value));
+                }
+            }
+        }
+        self.try_send_bytes(&frame.bytes())
+    }
+
+    /// Sends bytes.
+    pub fn try_send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)?;
+        self.stream.flush()
+    }
+
+    /// Sends bytes again and again, reading what comes in between so that neither side blocks.
+    /// Gives how many times before the peer had enough.
+    pub fn flood(&mut self, bytes: &[u8], times: usize) -> usize {
+        self.flood_with(times, |_| bytes.to_vec())
+    }
+
+    /// As [`Http2::flood`] with bytes that depend on the turn.
+    pub fn flood_with(&mut self, times: usize, mut make: impl FnMut(u32) -> Vec<u8>) -> usize {
+        let mut chunk = Vec::new();
+        for turn in 0..times {
+            chunk.extend(make(turn as u32));
+            if chunk.len() < 4096 && turn + 1 < times {
+                continue;
+            }
+            if self.try_send_bytes(&chunk).is_err() || self.drain().is_err() || self.is_over() {
+                return turn;
+            }
+            chunk.clear();
+        }
+        times
+    }
+
+    /// How many bytes of DATA the peer allows on a stream now; may be negative.
+    pub fn room(&mut self, stream: u32) -> i64 {
+        self.ours.room(stream)
+    }
+
+    /// A stream of ours that was not used yet.
+    pub fn next_stream(&mut self) -> u32 {
+        self.next += 2;
+        self.next - 2
+    }
+
+    /// Makes this the next stream, unless it was used already; gives which one is next.
+    pub fn skip_to(&mut self, stream: u32) -> u32 {
+        self.next = self.next.max(stream);
+        self.next
+    }
+
+    /// Sends a request on a new stream, whose number it gives.
+    #[track_caller]
+    pub fn request(&mut self, head: &Head, end: bool) -> u32 {
+        let stream = self.next_stream();
+        self.send_head(stream, head, end);
+        stream
+    }
+
+    /// Sends a request on this stream, in as many frames as it takes.
+    #[track_caller]
+    pub fn send_head(&mut self, stream: u32, head: &Head, end: bool) {
+        self.expect_head(stream, head);
+        let block = head.block();
+        let mut pieces = block.chunks(MAX_FRAME).peekable();
+        let mut kind = kind::HEADERS;
+        let mut flags = if end { flag::END_STREAM } else { 0 };
+        while let Some(piece) = pieces.next() {
+            if pieces.peek().is_none() {
+                flags |= flag::END_HEADERS;
+            }
+            self.send(&Frame::new(kind, flags, stream, piece));
+            (kind, flags) = (kind::CONTINUATION, 0);
+        }
+    }
+
+    /// Notes what the answer of a stream must be like, where the request is sent by hand.
+    pub fn expect_head(&mut self, stream: u32, head: &Head) {
+        let head_request = head
+            .0
+            .iter()
+            .any(|(name, value)| name == b":method" && value == b"HEAD");
+        self.next = self.next.max(stream.saturating_add(2) | 1);
+        self.answers.entry(stream).or_default().head_request = head_request;
+    }
+
+    /// Sends a body within the peer's windows, reading while they are shut.
+    #[track_caller]
+    pub fn send_body(&mut self, stream: u32, body: &[u8], end: bool) {
+        let sent = self.try_send_body(stream, body, end);
+        sent.expect("the upload goes on");
+    }
+
+    /// As [`Http2::send_body`]; an error when the stream or the connection ends before.
+    pub fn try_send_body(&mut self, stream: u32, body: &[u8], end: bool) -> io::Result<()> {
+        let mut rest = body;
+        while !rest.is_empty() {
+            let room = self.ours.room(stream);
+            if room <= 0 {
+                let frame = self.read_frame()?;
+                if frame.is_none() || self.answers.get(&stream).is_some_and(|a| a.reset.is_some()) {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
+                continue;
+            }
+            let now = rest.len().min(MAX_FRAME).min(room as usize);
+            let last = end && now == rest.len();
+            self.try_send(&Frame::data(stream, &rest[..now], last))?;
+            rest = &rest[now..];
+            // What came meanwhile is taken in, so that the peer is never blocked by us.
+            self.drain()?;
+        }
+        if end && body.is_empty() {
+            self.try_send(&Frame::data(stream, [], true))?;
+        }
+        Ok(())
+    }
+
+    // --- reading
+
+    /// Waits for the complete answer of a stream.
+    #[track_caller]
+    pub fn answer(&mut self, stream: u32) -> Answer {
+        match self.outcome(stream) {
+            Outcome::Answer(answer) => *answer,
+            other => panic!("stream {stream}: {other:?}, {:?}", self.answers.get(&stream)),
+        }
+    }
+
+    /// Sends a request without a body and waits for its answer.
+    #[track_caller]
+    pub fn exchange(&mut self, head: &Head) -> Answer {
+        let stream = self.request(head, true);
+        self.answer(stream)
+    }
+
+    /// Waits for what becomes of a stream.
+    #[track_caller]
+    pub fn outcome(&mut self, stream: u32) -> Outcome {
+        self.until(|client| {
+            let answer = client.answers.get(&stream)?;
+            match answer.reset {
+                _ if answer.ended => Some(Outcome::Answer(Box::new(answer.clone()))),
+                Some(code) => Some(Outcome::Reset(code)),
+                None => None,
+            }
+        })
+    }
+
+    /// Waits until the peer acted on all that was sent, or ended the connection.
+    #[track_caller]
+    pub fn fate(&mut self) -> Outcome {
+        let pongs = self.pongs;
+        let _ = self.try_send(&Frame::ping(*b"the fate"));
+        self.until(|client| (client.pongs > pongs).then_some(Outcome::Alive))
+    }
+
+    /// Waits for the head of an answer.
+    #[track_caller]
+    pub fn head(&mut self, stream: u32) -> Answer {
+        let found = self.until(|client| {
+            let answer = client.answers.get(&stream).filter(|a| a.status != 0)?;
+            Some(Outcome::Answer(Box::new(answer.clone())))
+        });
+        match found {
+            Outcome::Answer(answer) => *answer,
+            other => panic!("stream {stream}: {other:?}"),
+        }
+    }
+
+    /// Waits for RST_STREAM, with this code.
+    #[track_caller]
+    pub fn expect_rst(&mut self, stream: u32, code: u32) {
+        let found = self.until(|client| {
+            let reset = client.answers.get(&stream)?.reset?;
+            Some(Outcome::Reset(reset))
+        });
+        assert!(
+            matches!(found, Outcome::Reset(found) if found == code),
+            "stream {stream}: {found:?} instead of a reset with {code}"
+        );
+    }
+
+    /// Waits for GOAWAY with one of these codes and the end of the connection.
+    #[track_caller]
+    pub fn expect_goaway(&mut self, codes: &[u32]) {
+        let ended = loop {
+            match self.read_frame() {
+                Ok(Some(_)) => {}
+                Ok(None) => break "the connection ended",
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => panic!("{error}"),
+                Err(_) => break "the connection did not end",
+            }
+        };
+        let found: Vec<u32> = self.goaways.iter().map(|(_, code)| *code).collect();
+        let right = ended == "the connection ended" && found.iter().any(|code| codes.contains(code));
+        assert!(right, "GOAWAY {found:?} instead of {codes:?}; {ended}");
+    }
+
+    /// What came on a stream so far.
+    pub fn so_far(&self, stream: u32) -> Answer {
+        self.answers.get(&stream).cloned().unwrap_or_default()
+    }
+
+    /// Whether the peer said that the connection is over.
+    pub fn is_over(&self) -> bool {
+        self.goaways.iter().any(|(_, code)| *code != code::NO_ERROR)
+    }
+
+    /// Reads until `found` gives something, or the connection is over.
+    #[track_caller]
+    fn until(&mut self, mut found: impl FnMut(&Http2) -> Option<Outcome>) -> Outcome {
+        let start = Instant::now();
+        loop {
+            if let Some(outcome) = found(self) {
+                return outcome;
+            }
+            if let Some((_, code)) = self.goaways.iter().find(|(_, code)| *code != code::NO_ERROR) {
+                return Outcome::Goaway(*code);
+            }
+            assert!(start.elapsed() < 3 * SOON, "portico talks of other things");
+            match self.read_frame() {
+                Ok(Some(_)) => {}
+                Ok(None) => return Outcome::Closed,
+                Err(error) if closed(&error) => return Outcome::Closed,
+                Err(error) => panic!("not answered: {error}"),
+            }
+        }
+    }
+
+    /// Reads the next frame and does what it asks for; `None` when the connection is over.
+    pub fn read_frame(&mut self) -> io::Result<Option<Frame>> {
+        loop {
+            if let Some(frame) = self.parse()? {
+                self.process(&frame)?;
+                return Ok(Some(frame));
+            }
+            match self.fill() {
+                Ok(0) => return Ok(None),
+                Ok(_) => {}
+                Err(error) if closed(&error) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes in what is there, without waiting.
+    pub fn drain(&mut self) -> io::Result<()> {
+        loop {
+            while let Some(frame) = self.parse()? {
+                self.process(&frame)?;
+            }
+            self.stream.tcp().set_nonblocking(true)?;
+            let read = self.fill();
+            self.stream.tcp().set_nonblocking(false)?;
+            match read {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn fill(&mut self) -> io::Result<usize> {
+        self.ahead.copy_within(self.at..self.end, 0);
+        self.end -= self.at;
+        self.at = 0;
+        let Stream::TlsClient(tls) = &mut self.stream else {
+            unreachable!("HTTP/2 is spoken over TLS here");
+        };
+        // Not `StreamOwned::read`: it writes first, and what a peer said before it closed must be
+        // read also when nothing can be written any more.
+        loop {
+            match tls.conn.reader().read(&mut self.ahead[self.end..]) {
+                Ok(count) => {
+                    self.end += count;
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            match tls.conn.read_tls(&mut tls.sock) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => read.map(drop)?,
+            }
+            let state = tls.conn.process_new_packets();
+            state.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        }
+    }
+
+    /// The next frame of what was read ahead.
+    fn parse(&mut self) -> io::Result<Option<Frame>> {
+        let bytes = &self.ahead[self.at..self.end];
+        if bytes.len() < 9 {
+            return Ok(None);
+        }
+        let length = bytes[..3]
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+        if length > MAX_FRAME {
+            return Err(breach(format!("4.2: a frame of {length} bytes")));
+        }
+        if bytes.len() < 9 + length {
+            return Ok(None);
+        }
+        let frame = Frame {
+            kind: bytes[3],
+            flags: bytes[4],
+            stream: bytes[5..9]
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | u32::from(*byte)),
+            payload: bytes[9..9 + length].to_vec(),
+        };
+        self.at += 9 + length;
+        Ok(Some(frame))
+    }
+
+    fn process(&mut self, frame: &Frame) -> io::Result<()> {
+        let continues = frame.kind == kind::CONTINUATION;
+        let expected = self.block.as_ref().map(|(first, _)| first.stream);
+        if continues != expected.is_some() || expected.is_some_and(|id| id != frame.stream) {
+            return Err(breach(format!("6.10: {frame:?} in a field block of {expected:?}")));
+        }
+        match frame.kind {
+            kind::DATA => self.on_data(frame),
+            kind::HEADERS | kind::CONTINUATION => self.on_block(frame),
+            kind::RST_STREAM => {
+                let answer = self.known(frame)?;
+                if answer.reset.is_some() {
+                    return Err(breach(format!("5.1: {frame:?} after a reset")));
+                }
+                answer.reset = Some(frame.number(0));
+                Ok(())
+            }
+            kind::SETTINGS => self.on_settings(frame),
+            kind::PUSH_PROMISE => Err(breach("8.4: a push".into())),
+            kind::PING if frame.has(flag::ACK) => {
+                self.pongs += 1;
+                Ok(())
+            }
+            kind::PING if self.acks => {
+                let pong = Frame::new(kind::PING, flag::ACK, 0, frame.payload.clone());
+                self.answer_if_alive(&pong)
+            }
+            kind::GOAWAY => {
+                self.goaways.push((frame.number(0), frame.number(4)));
+                Ok(())
+            }
+            kind::WINDOW_UPDATE => {
+                if frame.number(0) == 0 {
+                    return Err(breach("6.9: a window update by 0".into()));
+                }
+                self.ours.give(frame.stream, frame.number(0));
+                if frame.stream != 0 {
+                    self.known(frame)?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn on_settings(&mut self, frame: &Frame) -> io::Result<()> {
+        if frame.has(flag::ACK) {
+            self.settings_acks += 1;
+            return Ok(());
+        }
+        for (name, value) in pairs(frame) {
+            self.settings.insert(name, value);
+            if name == setting::INITIAL_WINDOW_SIZE {
+                self.ours.change(i64::from(value));
+            }
+        }
+        // An empty SETTINGS frame is settings too.
+        self.settings.entry(0).or_default();
+        if self.acks {
+            return self.answer_if_alive(&Frame::settings_ack());
+        }
+        Ok(())
+    }
+
+    fn on_data(&mut self, frame: &Frame) -> io::Result<()> {
+        let data = match frame.payload.first() {
+            Some(padding) if frame.has(flag::PADDED) => {
+                let end = frame.payload.len().checked_sub(usize::from(*padding));
+                let data = end.and_then(|end| frame.payload.get(1..end));
+                data.ok_or_else(|| breach("6.1: padding".into()))?
+            }
+            _ => &frame.payload,
+        };
+        self.received += data.len() as u64;
+        let keep = self.bodies;
+        let answer = self.known(frame)?;
+        if answer.status == 0 || answer.ended || answer.reset.is_some() {
+            return Err(breach(format!("5.1: DATA on {answer:?}")));
+        }
+        if keep {
+            answer.body.take(data);
+        }
+        if frame.has(flag::END_STREAM) {
+            answer.end(keep)?;
+        }
+        let taken = frame.payload.len();
+        self.theirs.take(frame.stream, taken);
+        if self.theirs.room(frame.stream) < 0 && taken > 0 {
+            return Err(breach("6.9: DATA beyond the window".into()));
+        }
+        if !self.windows || taken == 0 {
+            return Ok(());
+        }
+        for stream in [0, frame.stream] {
+            let window = self.theirs.of(stream);
+            if window < self.theirs.initial / 2 {
+                let more = (self.theirs.initial.max(WINDOW) - window) as u32;
+                let update = Frame::window_update(stream, more);
+                self.answer_if_alive(&update)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn on_block(&mut self, frame: &Frame) -> io::Result<()> {
+        let (first, mut block) = self.block.take().unwrap_or((frame.clone(), Vec::new()));
+        block.extend(&frame.payload);
+        if first.flags & (flag::PADDED | flag::PRIORITY) != 0 {
+            return Err(breach("nobody pads or prioritises answers".into()));
+        }
+        if !frame.has(flag::END_HEADERS) {
+            self.block = Some((first, block));
+            return Ok(());
+        }
+        let fields = self.decoder.decode(&block);
+        let fields = fields.map_err(|error| breach(format!("4.3: {error:?}")))?;
+        let keep = self.bodies;
+        let answer = self.known(&first)?;
+        if answer.ended || answer.reset.is_some() {
+            return Err(breach(format!("5.1: HEADERS on {answer:?}")));
+        }
+        answer.add(&fields, first.has(flag::END_STREAM))?;
+        if first.has(flag::END_STREAM) {
+            answer.end(keep)?;
+        }
+        Ok(())
+    }
+
+    /// The answer that a frame belongs to; only streams that we used have one.
+    fn known(&mut self, frame: &Frame) -> io::Result<&mut Answer> {
+        let stream = frame.stream;
+        let used = self.answers.contains_key(&stream) || stream % 2 == 1 && stream < self.next;
+        if !used {
+            return Err(breach(format!("5.1: {frame:?} on an idle stream")));
+        }
+        Ok(self.answers.entry(stream).or_default())
+    }
+
+    /// A peer that closes does not wait for our answers.
+    fn answer_if_alive(&mut self, frame: &Frame) -> io::Result<()> {
+        match self.try_send(frame) {
+            Err(error) if closed(&error) => Ok(()),
+            // Written while reading without waiting: the socket is full, the peer does not read.
+            other => other,
+        }
+    }
+}
+
+/// The settings of a frame.
+fn pairs(frame: &Frame) -> impl Iterator<Item = (u16, u32)> {
+    frame.payload.chunks_exact(6).map(|pair| {
+        let name = u16::from_be_bytes([pair[0], pair[1]]);
+        let value = pair[2..].iter();
+        (name, value.fold(0, |sum, byte| sum << 8 | u32::from(*byte)))
+    })
+}
+
+fn breach(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("RFC 9113, {message}"))
+}
