@@ -343,14 +343,23 @@ impl Http2 {
     /// Waits for the head of an answer.
     #[track_caller]
     pub fn head(&mut self, stream: u32) -> Answer {
-        let found = self.until(|client| {
-            let answer = client.answers.get(&stream).filter(|a| a.status != 0)?;
-            Some(Outcome::Answer(Box::new(answer.clone())))
-        });
-        match found {
+        match self.outcome_of_head(stream) {
             Outcome::Answer(answer) => *answer,
             other => panic!("stream {stream}: {other:?}"),
         }
+    }
+
+    /// Waits for the head of an answer, or the stream's end without one.
+    #[track_caller]
+    pub fn outcome_of_head(&mut self, stream: u32) -> Outcome {
+        self.until(|client| {
+            let answer = client.answers.get(&stream)?;
+            match answer.reset {
+                _ if answer.status != 0 => Some(Outcome::Answer(Box::new(answer.clone()))),
+                Some(code) => Some(Outcome::Reset(code)),
+                None => None,
+            }
+        })
     }
 
     /// Waits for RST_STREAM, with this code.
