@@ -180,7 +180,13 @@ impl Request {
 /// Whether RFC 9113 forbids a head (8.2, 8.3) in itself, whatever HTTP/1.1 says of it: such a
 /// request ends with a stream error, or with 400.
 pub fn forbidden_in_http2(head: &Head) -> bool {
-    let hop = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+    let hop = [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "transfer-encoding",
+        "upgrade",
+    ];
     let authority = head.0.iter().any(|(name, _)| name == b":authority");
     let mut lengths = 0;
     head.0.iter().any(|(name, value)| {

@@ -137,12 +137,20 @@ fn take(wire: &mut Wire, count: u64) -> io::Result<Vec<u8>> {
 
 /// What a server answers to this key (RFC 6455, 4.2.2).
 pub fn accept(key: &str) -> String {
-    base64(&sha1(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes()))
+    base64(&sha1(
+        format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes(),
+    ))
 }
 
 /// RFC 3174, for the handshake only.
 fn sha1(message: &[u8]) -> [u8; 20] {
-    let mut state: [u32; 5] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
+    let mut state: [u32; 5] = [
+        0x6745_2301,
+        0xefcd_ab89,
+        0x98ba_dcfe,
+        0x1032_5476,
+        0xc3d2_e1f0,
+    ];
     let mut bytes = message.to_vec();
     bytes.push(0x80);
     bytes.resize(bytes.len().next_multiple_of(64), 0);
@@ -187,11 +195,17 @@ fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();
     for three in bytes.chunks(3) {
-        let word = three.iter().fold(0, |sum: u32, byte| sum << 8 | u32::from(*byte));
+        let word = three
+            .iter()
+            .fold(0, |sum: u32, byte| sum << 8 | u32::from(*byte));
         let word = word << (8 * (3 - three.len()));
         for place in 0..4 {
             let letter = LETTERS[(word >> (18 - 6 * place) & 63) as usize];
-            out.push(if place <= three.len() { char::from(letter) } else { '=' });
+            out.push(if place <= three.len() {
+                char::from(letter)
+            } else {
+                '='
+            });
         }
     }
     out

@@ -1,5 +1,5 @@
-//! Requests and answers over HTTP/2 as they should go: bodies, trailers, 1xx, early answers, the
-//! end of a process.
+//! Requests and answers over HTTP/2 as they should go: bodies, trailers, 1xx, early answers,
+//! sizes.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +12,14 @@ use portico_tests::{CHECKSUM_START, SOON, body_bytes, checksum, eventually};
 #[test]
 fn an_answer_says_what_http_1_1_says() {
     let (_origin, portico) = echo();
-    for target in ["/x", "/hdrs", "/status/404", "/chunked/100", "/status/204", "/status/304"] {
+    for target in [
+        "/x",
+        "/hdrs",
+        "/status/404",
+        "/chunked/100",
+        "/status/204",
+        "/status/304",
+    ] {
         let request = portico_tests::client::get(HOST, target);
         let old = portico.tls().exchange(request);
         let new = portico.http2().exchange(&Head::get(HOST, target));
@@ -28,7 +35,11 @@ fn an_answer_says_what_http_1_1_says() {
         expected.sort();
         found.sort();
         assert_eq!(found, expected, "{target}");
-        assert_eq!(new.field("date").is_some(), old.field("date").is_some(), "{target}");
+        assert_eq!(
+            new.field("date").is_some(),
+            old.field("date").is_some(),
+            "{target}"
+        );
         if target != "/x" {
             assert_eq!(new.body.bytes, old.body.bytes, "{target}");
         }
@@ -39,7 +50,11 @@ fn an_answer_says_what_http_1_1_says() {
 fn head_has_the_fields_and_not_the_body() {
     let (_origin, portico) = echo();
     let mut client = portico.http2();
-    for (target, length) in [("/bytes/1000", Some("1000")), ("/chunked/1000", None), ("/x", None)] {
+    for (target, length) in [
+        ("/bytes/1000", Some("1000")),
+        ("/chunked/1000", None),
+        ("/x", None),
+    ] {
         let answer = client.exchange(&Head::new("HEAD", HOST, target));
         assert_eq!((answer.status, answer.body.length), (200, 0));
         if length.is_some() {
@@ -65,9 +80,17 @@ fn bodies_pass_both_ways() {
             let answer = client.answer(stream);
             assert_eq!((answer.status, answer.body.checksum), (200, sum), "{size}");
             let seen = origin.take_one();
-            assert_eq!((seen.body.length, seen.body.checksum), (size as u64, sum), "{size}");
+            assert_eq!(
+                (seen.body.length, seen.body.checksum),
+                (size as u64, sum),
+                "{size}"
+            );
             // A length that is known stays known.
-            assert_eq!(seen.count("content-length"), usize::from(counted), "{seen:?}");
+            assert_eq!(
+                seen.count("content-length"),
+                usize::from(counted),
+                "{seen:?}"
+            );
         }
     }
 }
@@ -78,7 +101,9 @@ fn trailers_pass_both_ways() {
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 12\r\nContent-Length: 9\r\n\r\n",
     );
     let mut client = portico.http2();
-    let head = Head::post(HOST, "/").with("te", "trailers").with("trailer", "x-req");
+    let head = Head::post(HOST, "/")
+        .with("te", "trailers")
+        .with("trailer", "x-req");
     let stream = client.request(&head, false);
     client.send(&Frame::data(stream, b"a".to_vec(), false));
     let trailers = Head::default()
@@ -93,7 +118,10 @@ fn trailers_pass_both_ways() {
     let [(name, value)] = &seen.trailers[..] else {
         panic!("{seen:?}")
     };
-    assert!(name.eq_ignore_ascii_case("x-req") && value == "34", "{seen:?}");
+    assert!(
+        name.eq_ignore_ascii_case("x-req") && value == "34",
+        "{seen:?}"
+    );
 }
 
 /// Trailers of a request without a body are still trailers.
@@ -102,7 +130,11 @@ fn trailers_without_a_body() {
     let (origin, portico) = echo();
     let mut client = portico.http2();
     let stream = client.request(&Head::post(HOST, "/").with("te", "trailers"), false);
-    client.send(&Frame::headers(stream, &Head::default().with("x-t", "1"), true));
+    client.send(&Frame::headers(
+        stream,
+        &Head::default().with("x-t", "1"),
+        true,
+    ));
     assert_eq!(client.answer(stream).status, 200);
     let seen = origin.take_one();
     assert_eq!((seen.body.length, seen.trailers.len()), (0, 1), "{seen:?}");
@@ -133,16 +165,24 @@ fn interim_answers_of_tools_reach_the_client() {
 fn expect_100_continue_is_answered_by_portico_and_not_passed_on() {
     let (origin, portico) = echo();
     let mut client = portico.http2();
-    let head = Head::post(HOST, "/x").with("expect", "100-continue").with("content-length", "5");
+    let head = Head::post(HOST, "/x")
+        .with("expect", "100-continue")
+        .with("content-length", "5");
     let stream = client.request(&head, false);
     while client.so_far(stream).interim.is_empty() {
         client.read_frame().unwrap().expect("a 100");
     }
     client.send_body(stream, b"hello", true);
     let answer = client.answer(stream);
-    assert_eq!((answer.status, answer.interim.len(), answer.interim[0].0), (200, 1, 100));
+    assert_eq!(
+        (answer.status, answer.interim.len(), answer.interim[0].0),
+        (200, 1, 100)
+    );
     let seen = origin.take_one();
-    assert_eq!((seen.body.text().as_str(), seen.field("expect")), ("hello", None));
+    assert_eq!(
+        (seen.body.text().as_str(), seen.field("expect")),
+        ("hello", None)
+    );
     // A refused one gets the final answer only.
     let head = Head::post("unknown.example", "/").with("expect", "100-continue");
     let stream = client.request(&head, false);
@@ -254,7 +294,11 @@ fn a_part_of_an_answer_is_not_held_back() {
     while client.so_far(stream).body.length < 5 {
         client.read_frame().unwrap().unwrap();
     }
-    assert!(start.elapsed() < Duration::from_millis(800), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_millis(800),
+        "{:?}",
+        start.elapsed()
+    );
     assert!(!client.so_far(stream).ended);
     assert_eq!(client.answer(stream).text(), "hellohellohello");
 }
@@ -318,111 +362,6 @@ fn a_reset_ends_the_tools_side() {
     assert_eq!(client.exchange(&healthz).status, 200);
 }
 
-// --- the end of a process (6.8)
-
-#[test]
-fn sigterm_says_goaway_and_lets_streams_finish() {
-    let origin = Origin::echo("grid");
-    let mut portico = Portico::before(&origin);
-    let mut client = portico.http2();
-    let mut idle = portico.http2();
-    let waiting = client.request(&Head::get(HOST, "/sleep/1500"), true);
-    let upload = client.request(&Head::post(HOST, "/up"), false);
-    client.send(&Frame::data(upload, b"01234".to_vec(), false));
-    let download = client.request(&Head::get(HOST, "/bytes/20000000"), true);
-    eventually("all are at the tool", SOON, || {
-        (origin.heads() == 3).then_some(())
-    });
-    portico.terminate();
-    while client.goaways.is_empty() {
-        client.read_frame().unwrap().expect("GOAWAY before the end");
-    }
-    assert_eq!(client.goaways[0].1, code::NO_ERROR);
-    client.send(&Frame::data(upload, b"56789".to_vec(), true));
-    assert_eq!(client.answer(waiting).status, 200);
-    assert_eq!(client.answer(upload).status, 200);
-    assert_eq!(client.answer(download).body.length, 20_000_000);
-    client.expect_goaway(&[code::NO_ERROR]);
-    let last = client.goaways.last().unwrap().0;
-    assert!(last >= download, "the last stream is {last}");
-    idle.expect_goaway(&[code::NO_ERROR]);
-    assert!(portico.wait(SOON).success());
-}
-
-/// Requests without a pause until the end: what GOAWAY counts as accepted is answered, and only
-/// what it does not is lost (6.8), so that a client knows what to repeat.
-#[test]
-fn sigterm_under_load_loses_no_accepted_stream() {
-    let origin = Origin::echo("grid");
-    let mut portico = Portico::before(&origin);
-    thread::scope(|scope| {
-        let clients: Vec<_> = (0..4)
-            .map(|_| {
-                let mut client = portico.http2();
-                scope.spawn(move || {
-                    let mut streams = Vec::new();
-                    while client.goaways.is_empty() {
-                        let stream = client.next_stream();
-                        client.expect_head(stream, &Head::default());
-                        let head = Head::get(HOST, "/x");
-                        if client.try_send(&Frame::headers(stream, &head, true)).is_err() {
-                            break;
-                        }
-                        streams.push(stream);
-                        // Some in flight at any time.
-                        while streams.len() >= 8 && !client.so_far(streams[streams.len() - 8]).ended
-                        {
-                            if !matches!(client.read_frame(), Ok(Some(_))) {
-                                return (client, streams);
-                            }
-                        }
-                    }
-                    while let Ok(Some(_)) = client.read_frame() {}
-                    (client, streams)
-                })
-            })
-            .collect();
-        eventually("a load runs", SOON, || {
-            (origin.heads() > 1000).then_some(())
-        });
-        portico.terminate();
-        for client in clients {
-            let (client, streams) = client.join().unwrap();
-            let last = client.goaways.last().expect("GOAWAY").0;
-            for stream in streams {
-                let answer = client.so_far(stream);
-                let lost = !(answer.ended && answer.status == 200);
-                // Refused is as good as not accepted (8.7).
-                let refused = answer.reset == Some(code::REFUSED_STREAM);
-                assert!(
-                    !lost || stream > last || refused,
-                    "stream {stream} of {last}: {answer:?}"
-                );
-            }
-        }
-    });
-    assert!(portico.wait(SOON).success());
-}
-
-#[test]
-fn idle_connections_are_closed() {
-    let origin = Origin::echo("grid");
-    let portico = Builder::new()
-        .route("grid", &origin.url())
-        .with("[timeouts]\nkeep_alive = '600ms'")
-        .start();
-    let mut client = portico.http2();
-    assert_eq!(client.exchange(&Head::get(HOST, "/")).status, 200);
-    // A stream keeps it open, however long it takes.
-    assert_eq!(client.exchange(&Head::get(HOST, "/sleep/1500")).status, 200);
-    let start = Instant::now();
-    client.expect_goaway(&[code::NO_ERROR]);
-    assert!(start.elapsed() >= Duration::from_millis(400), "{:?}", start.elapsed());
-    // One that never says anything, and one that only pings.
-    let mut silent = portico.http2();
-    silent.expect_goaway(&[code::NO_ERROR]);
-}
-
 /// The rest of the limits count as over HTTP/1.1.
 #[test]
 fn sizes_count_as_over_http_1_1() {
@@ -452,7 +391,12 @@ fn a_head_of_nearly_the_limit_passes() {
     let (origin, portico) = echo();
     let mut client = portico.http2();
     let value = "b".repeat(30_000);
-    assert_eq!(client.exchange(&Head::get(HOST, "/").with("x", &value)).status, 200);
+    assert_eq!(
+        client
+            .exchange(&Head::get(HOST, "/").with("x", &value))
+            .status,
+        200
+    );
     assert_eq!(origin.take_one().field("x").map(str::len), Some(30_000));
     let many = (0..100).fold(Head::get(HOST, "/"), |head, index| {
         head.with(format!("x-{index}"), index.to_string())

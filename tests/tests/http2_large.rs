@@ -29,7 +29,9 @@ fn large(connection: &mut Connection) {
     let pattern = Pattern::new();
     while let Some(request) = connection.read_head() {
         if request.method == "GET" {
-            connection.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n"));
+            connection.send(format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n"
+            ));
             let mut sent = 0;
             while sent < LENGTH {
                 let now = (LENGTH - sent).min(128 * 1024) as usize;
@@ -63,7 +65,10 @@ fn download(client: &mut Http2, portico: &Portico) -> u64 {
     while !client.so_far(stream).ended {
         let frame = client.read_frame().unwrap().expect("all of it");
         if frame.kind == kind::DATA {
-            assert!(frame.payload == pattern.at(taken, frame.payload.len()), "changed at {taken}");
+            assert!(
+                frame.payload == pattern.at(taken, frame.payload.len()),
+                "changed at {taken}"
+            );
             let before = taken;
             taken += frame.payload.len() as u64;
             if before / (4 * MIB) != taken / (4 * MIB) {

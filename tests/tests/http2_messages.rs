@@ -17,10 +17,15 @@ fn post() -> Head {
 #[test]
 fn section_8_1_framing() {
     let mut rows = Rows::start();
-    rows.row("8.1", "a second HEADERS that does not end the stream", Malformed(1), |c| {
-        c.request(&post(), false);
-        c.send(&Frame::headers(1, &Head::default().with("x-t", "1"), false));
-    });
+    rows.row(
+        "8.1",
+        "a second HEADERS that does not end the stream",
+        Malformed(1),
+        |c| {
+            c.request(&post(), false);
+            c.send(&Frame::headers(1, &Head::default().with("x-t", "1"), false));
+        },
+    );
     for name in [":method", ":path", ":status", ":authority"] {
         let what = format!("trailers with {name}");
         // The h2 crate forgets some of them instead, before anybody sees them.
@@ -42,13 +47,20 @@ fn section_8_1_framing() {
             let mut names = request.trailers.iter().map(|(name, _)| &**name);
             names.all(|name| name == "x-t")
         });
-        rows.run("8.1", &what, |_| right.then_some(()).ok_or(format!("{seen:?}")));
+        rows.run("8.1", &what, |_| {
+            right.then_some(()).ok_or(format!("{seen:?}"))
+        });
     }
-    rows.row("8.1", "DATA behind trailers", Want::Either(1, &[code::STREAM_CLOSED, code::PROTOCOL_ERROR]), |c| {
-        c.request(&Head::post(HOST, "/sleep/300"), false);
-        c.send(&Frame::headers(1, &Head::default().with("x-t", "1"), true));
-        c.send(&Frame::data(1, b"x".to_vec(), true));
-    });
+    rows.row(
+        "8.1",
+        "DATA behind trailers",
+        Want::Either(1, &[code::STREAM_CLOSED, code::PROTOCOL_ERROR]),
+        |c| {
+            c.request(&Head::post(HOST, "/sleep/300"), false);
+            c.send(&Frame::headers(1, &Head::default().with("x-t", "1"), true));
+            c.send(&Frame::data(1, b"x".to_vec(), true));
+        },
+    );
     for (what, length, body) in [
         ("more than the length", "3", "four"),
         ("less than the length", "5", "four"),
@@ -62,27 +74,55 @@ fn section_8_1_framing() {
             c.send(&Frame::data(1, body.as_bytes().to_vec(), true));
         });
     }
-    rows.row("8.1.1", "a length and an end without a body", Malformed(1), |c| {
-        c.request(&post().with("content-length", "5"), true);
-    });
+    rows.row(
+        "8.1.1",
+        "a length and an end without a body",
+        Malformed(1),
+        |c| {
+            c.request(&post().with("content-length", "5"), true);
+        },
+    );
     // The tool has all of it before it turns out to be wrong: a request without a body.
-    rows.row("8.1.1", "something instead of nothing", Stream(1, &[code::PROTOCOL_ERROR]), |c| {
-        c.request(&Head::post(HOST, "/sleep/300").with("content-length", "0"), false);
-        c.send(&Frame::data(1, b"x".to_vec(), true));
-    });
+    rows.row(
+        "8.1.1",
+        "something instead of nothing",
+        Stream(1, &[code::PROTOCOL_ERROR]),
+        |c| {
+            c.request(
+                &Head::post(HOST, "/sleep/300").with("content-length", "0"),
+                false,
+            );
+            c.send(&Frame::data(1, b"x".to_vec(), true));
+        },
+    );
     rows.row("8.1.1", "two lengths that differ", Malformed(1), |c| {
-        c.request(&post().with("content-length", "4").with("content-length", "5"), false);
+        c.request(
+            &post()
+                .with("content-length", "4")
+                .with("content-length", "5"),
+            false,
+        );
         c.send(&Frame::data(1, b"four".to_vec(), true));
     });
-    rows.row("8.1.1", "more than the length, before the end", Malformed(1), |c| {
-        c.request(&post().with("content-length", "3"), false);
-        c.send(&Frame::data(1, b"four".to_vec(), false));
-    });
-    rows.row("8.1.1", "trailers before the length is there", Malformed(1), |c| {
-        c.request(&post().with("content-length", "5"), false);
-        c.send(&Frame::data(1, b"four".to_vec(), false));
-        c.send(&Frame::headers(1, &Head::default().with("x-t", "1"), true));
-    });
+    rows.row(
+        "8.1.1",
+        "more than the length, before the end",
+        Malformed(1),
+        |c| {
+            c.request(&post().with("content-length", "3"), false);
+            c.send(&Frame::data(1, b"four".to_vec(), false));
+        },
+    );
+    rows.row(
+        "8.1.1",
+        "trailers before the length is there",
+        Malformed(1),
+        |c| {
+            c.request(&post().with("content-length", "5"), false);
+            c.send(&Frame::data(1, b"four".to_vec(), false));
+            c.send(&Frame::headers(1, &Head::default().with("x-t", "1"), true));
+        },
+    );
     rows.row("8.1.1", "a right length", Status(1, 200), |c| {
         c.request(&post().with("content-length", "4"), false);
         c.send(&Frame::data(1, b"fo".to_vec(), false));
@@ -135,7 +175,9 @@ fn section_8_2_fields() {
         });
         let seen = rows.origin.heads();
         rows.run(section, &what, |_| {
-            (seen == heads).then_some(()).ok_or("the origin saw a head".into())
+            (seen == heads)
+                .then_some(())
+                .ok_or("the origin saw a head".into())
         });
     }
     for (section, name, value) in [
@@ -181,10 +223,22 @@ fn section_8_3_pseudo_fields() {
             .with("user-agent", "t")
     };
     for (section, what, head) in [
-        ("8.3", "a pseudo-field behind a field", plain().with(":authority", HOST)),
-        ("8.3", "an unknown pseudo-field", page().first(":colour", "red")),
+        (
+            "8.3",
+            "a pseudo-field behind a field",
+            plain().with(":authority", HOST),
+        ),
+        (
+            "8.3",
+            "an unknown pseudo-field",
+            page().first(":colour", "red"),
+        ),
         ("8.3", "one of answers", page().first(":status", "200")),
-        ("8.3", "an upper-case one", page().without(":method").first(":Method", "GET")),
+        (
+            "8.3",
+            "an upper-case one",
+            page().without(":method").first(":Method", "GET"),
+        ),
         ("8.3", "an empty name of one", page().first(":", "x")),
         ("8.3.1", "no :method", page().without(":method")),
         ("8.3.1", "no :scheme", page().without(":scheme")),
@@ -195,21 +249,69 @@ fn section_8_3_pseudo_fields() {
         ("8.3.1", "two :authority", page().first(":authority", HOST)),
         ("8.3.1", "an empty :path", page().set(":path", "")),
         ("8.3.1", "an empty :method", page().set(":method", "")),
-        ("8.3.1", "a :method that is no token", page().set(":method", "GE T")),
-        ("8.3.1", "a :path without a slash", page().set(":path", "page")),
-        ("8.3.1", "a :path that is an URL", page().set(":path", "https://grid.toolforge.org/")),
+        (
+            "8.3.1",
+            "a :method that is no token",
+            page().set(":method", "GE T"),
+        ),
+        (
+            "8.3.1",
+            "a :path without a slash",
+            page().set(":path", "page"),
+        ),
+        (
+            "8.3.1",
+            "a :path that is an URL",
+            page().set(":path", "https://grid.toolforge.org/"),
+        ),
         ("8.3.1", "a :path with a space", page().set(":path", "/a b")),
-        ("8.3.1", "a :path with a line", page().set(":path", "/ HTTP/1.1\r\nx: y")),
+        (
+            "8.3.1",
+            "a :path with a line",
+            page().set(":path", "/ HTTP/1.1\r\nx: y"),
+        ),
         ("8.3.1", "a :path with NUL", page().set(":path", "/\0")),
-        ("8.3.1", "an asterisk for another method", page().set(":path", "*")),
-        ("8.3.1", "an :authority with a user", page().set(":authority", "me@grid.toolforge.org")),
-        ("8.3.1", "an :authority with a line", page().set(":authority", "grid.toolforge.org\r\nx: y")),
-        ("8.3.1", "an :authority with a path", page().set(":authority", "grid.toolforge.org/x")),
-        ("8.3.1", "another host than :authority", page().with("host", "other.toolforge.org")),
-        ("8.3.1", "two hosts", plain().with("host", HOST).with("host", HOST)),
+        (
+            "8.3.1",
+            "an asterisk for another method",
+            page().set(":path", "*"),
+        ),
+        (
+            "8.3.1",
+            "an :authority with a user",
+            page().set(":authority", "me@grid.toolforge.org"),
+        ),
+        (
+            "8.3.1",
+            "an :authority with a line",
+            page().set(":authority", "grid.toolforge.org\r\nx: y"),
+        ),
+        (
+            "8.3.1",
+            "an :authority with a path",
+            page().set(":authority", "grid.toolforge.org/x"),
+        ),
+        (
+            "8.3.1",
+            "another host than :authority",
+            page().with("host", "other.toolforge.org"),
+        ),
+        (
+            "8.3.1",
+            "two hosts",
+            plain().with("host", HOST).with("host", HOST),
+        ),
         ("8.3.1", "no host at all", plain()),
-        ("8.5", "CONNECT with a path", page().set(":method", "CONNECT")),
-        ("RFC 8441, 4", ":protocol without CONNECT", page().first(":protocol", "websocket")),
+        (
+            "8.5",
+            "CONNECT with a path",
+            page().set(":method", "CONNECT"),
+        ),
+        (
+            "RFC 8441, 4",
+            ":protocol without CONNECT",
+            page().first(":protocol", "websocket"),
+        ),
     ] {
         let heads = rows.origin.heads();
         rows.row(section, what, MalformedOrEnd(1), |c| {
@@ -217,19 +319,33 @@ fn section_8_3_pseudo_fields() {
         });
         let seen = rows.origin.heads();
         rows.run(section, what, |_| {
-            (seen == heads).then_some(()).ok_or("the origin saw a head".into())
+            (seen == heads)
+                .then_some(())
+                .ok_or("the origin saw a head".into())
         });
     }
     for (section, what, head) in [
-        ("8.3.1", "host instead of :authority", plain().with("host", HOST)),
+        (
+            "8.3.1",
+            "host instead of :authority",
+            plain().with("host", HOST),
+        ),
         ("8.3.1", "the same host twice", page().with("host", HOST)),
-        ("8.3.1", "a method of its own", page().set(":method", "PURGE")),
-        ("8.3.1", "pseudo-fields in any order", Head::default()
-            .with(":path", "/page")
-            .with(":authority", HOST)
-            .with(":scheme", "https")
-            .with(":method", "GET")
-            .with("user-agent", "t")),
+        (
+            "8.3.1",
+            "a method of its own",
+            page().set(":method", "PURGE"),
+        ),
+        (
+            "8.3.1",
+            "pseudo-fields in any order",
+            Head::default()
+                .with(":path", "/page")
+                .with(":authority", HOST)
+                .with(":scheme", "https")
+                .with(":method", "GET")
+                .with("user-agent", "t"),
+        ),
     ] {
         rows.row(section, what, Status(1, 200), |c| {
             c.request(&head, true);
@@ -279,7 +395,10 @@ fn the_origin_sees_one_host_in_front() {
             let seen = rows.origin.take_one();
             assert_eq!((seen.count("host"), &*seen.target), (1, "/x?y"), "{seen:?}");
             assert_eq!(seen.field("host"), Some("grid.toolforge.org"), "{seen:?}");
-            assert!(!seen.fields.iter().any(|(name, _)| name.starts_with(':')), "{seen:?}");
+            assert!(
+                !seen.fields.iter().any(|(name, _)| name.starts_with(':')),
+                "{seen:?}"
+            );
         }
     }
     rows.finish();

@@ -20,34 +20,69 @@ fn upload(client: &mut Http2) {
 fn what_breaks_flow_control() {
     let mut rows = Rows::start();
     let flow = &[code::FLOW_CONTROL_ERROR];
-    rows.row("6.9", "an increment of 0 on a stream", Want::Either(1, &[code::PROTOCOL_ERROR]), |c| {
-        upload(c);
-        c.send(&Frame::window_update(1, 0));
-    });
-    rows.row("6.9", "an increment of 0 on the connection", Want::Connection(&[code::PROTOCOL_ERROR]), |c| {
-        c.send(&Frame::window_update(0, 0));
-    });
-    rows.row("6.9", "the reserved bit of an increment is ignored", Want::Fine, |c| {
-        c.send(&Frame::window_update(0, 1 << 31 | 5));
-    });
-    rows.row("6.9.1", "a stream's window over 2^31-1", Want::Either(1, flow), |c| {
-        upload(c);
-        c.send(&Frame::window_update(1, MAX));
-    });
-    rows.row("6.9.1", "the connection's window over 2^31-1", Want::Connection(flow), |c| {
-        c.send(&Frame::window_update(0, MAX));
-    });
-    rows.row("6.9.1", "windows of exactly 2^31-1", Want::Status(1, 200), |c| {
-        c.send(&Frame::window_update(0, MAX - WINDOW as u32));
-        upload(c);
-        c.send(&Frame::window_update(1, MAX - WINDOW as u32));
-        c.send(&Frame::data(1, b"x".to_vec(), true));
-    });
-    rows.row("6.9.2", "settings that push a window over 2^31-1", Want::Connection(flow), |c| {
-        upload(c);
-        c.send(&Frame::window_update(1, 1 << 30));
-        c.send(&Frame::settings(&[(setting::INITIAL_WINDOW_SIZE, MAX)]));
-    });
+    rows.row(
+        "6.9",
+        "an increment of 0 on a stream",
+        Want::Either(1, &[code::PROTOCOL_ERROR]),
+        |c| {
+            upload(c);
+            c.send(&Frame::window_update(1, 0));
+        },
+    );
+    rows.row(
+        "6.9",
+        "an increment of 0 on the connection",
+        Want::Connection(&[code::PROTOCOL_ERROR]),
+        |c| {
+            c.send(&Frame::window_update(0, 0));
+        },
+    );
+    rows.row(
+        "6.9",
+        "the reserved bit of an increment is ignored",
+        Want::Fine,
+        |c| {
+            c.send(&Frame::window_update(0, 1 << 31 | 5));
+        },
+    );
+    rows.row(
+        "6.9.1",
+        "a stream's window over 2^31-1",
+        Want::Either(1, flow),
+        |c| {
+            upload(c);
+            c.send(&Frame::window_update(1, MAX));
+        },
+    );
+    rows.row(
+        "6.9.1",
+        "the connection's window over 2^31-1",
+        Want::Connection(flow),
+        |c| {
+            c.send(&Frame::window_update(0, MAX));
+        },
+    );
+    rows.row(
+        "6.9.1",
+        "windows of exactly 2^31-1",
+        Want::Status(1, 200),
+        |c| {
+            c.send(&Frame::window_update(0, MAX - WINDOW as u32));
+            upload(c);
+            c.send(&Frame::window_update(1, MAX - WINDOW as u32));
+            c.send(&Frame::data(1, b"x".to_vec(), true));
+        },
+    );
+    rows.row(
+        "6.9.2",
+        "settings that push a window over 2^31-1",
+        Want::Connection(flow),
+        |c| {
+            upload(c);
+            c.send(&Frame::window_update(1, 1 << 30));
+            c.send(&Frame::settings(&[(setting::INITIAL_WINDOW_SIZE, MAX)]));
+        },
+    );
     rows.finish();
 }
 
@@ -89,7 +124,11 @@ fn windows_of_clients_are_kept() {
     let stream = client.request(&Head::get(HOST, "/bytes/1000"), true);
     assert_eq!(client.head(stream).status, 200);
     client.fate();
-    assert_eq!(client.so_far(stream).body.length, 0, "6.9.2: no window, no DATA");
+    assert_eq!(
+        client.so_far(stream).body.length,
+        0,
+        "6.9.2: no window, no DATA"
+    );
     client.send(&Frame::window_update(stream, 1));
     while client.so_far(stream).body.length == 0 {
         client.read_frame().unwrap().unwrap();
@@ -98,7 +137,10 @@ fn windows_of_clients_are_kept() {
     assert_eq!(client.so_far(stream).body.length, 1);
     client.send(&Frame::window_update(stream, 5000));
     let answer = client.answer(stream);
-    assert_eq!(answer.body.checksum, checksum(CHECKSUM_START, &body_bytes(1000)));
+    assert_eq!(
+        answer.body.checksum,
+        checksum(CHECKSUM_START, &body_bytes(1000))
+    );
     // An answer without a body needs no window.
     let head = Head::new("HEAD", HOST, "/bytes/1000");
     assert_eq!(client.exchange(&head).field("content-length"), Some("1000"));
@@ -160,7 +202,10 @@ fn padding_is_given_back_to_the_window() {
     let stream = client.request(&Head::post(HOST, "/"), false);
     for _ in 0..2000 {
         while client.room(stream) < 300 {
-            client.read_frame().unwrap().expect("the window opens again");
+            client
+                .read_frame()
+                .unwrap()
+                .expect("the window opens again");
         }
         client.send(&Frame::data(stream, b"x".to_vec(), false).padded(255));
         client.drain().unwrap();
@@ -253,5 +298,11 @@ fn frames_stay_within_the_clients_size() {
     let mut client = portico.http2_with(&[(setting::INITIAL_WINDOW_SIZE, 1 << 20)]);
     client.send(&Frame::window_update(0, 10 << 20));
     // [`Http2::read_frame`] fails on a longer frame.
-    assert_eq!(client.exchange(&Head::get(HOST, "/bytes/5000000")).body.length, 5_000_000);
+    assert_eq!(
+        client
+            .exchange(&Head::get(HOST, "/bytes/5000000"))
+            .body
+            .length,
+        5_000_000
+    );
 }

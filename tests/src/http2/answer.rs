@@ -32,8 +32,16 @@ impl fmt::Debug for Answer {
         let interim: Vec<u16> = self.interim.iter().map(|(status, _)| *status).collect();
         let (status, length) = (self.status, self.body.length);
         let start: String = self.text().chars().take(80).collect();
-        write!(f, "{interim:?} {status} {:?}, {length} bytes {start:?}", self.fields)?;
-        write!(f, ", trailers {:?}, ended {}, reset {:?}", self.trailers, self.ended, self.reset)
+        write!(
+            f,
+            "{interim:?} {status} {:?}, {length} bytes {start:?}",
+            self.fields
+        )?;
+        write!(
+            f,
+            ", trailers {:?}, ended {}, reset {:?}",
+            self.trailers, self.ended, self.reset
+        )
     }
 }
 
@@ -92,8 +100,15 @@ impl Answer {
 /// RFC 9113, 8.2: what no sender may write.
 fn check_field(name: &str, value: &str) -> io::Result<()> {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    let hop = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
-    let bad_name = name.is_empty() || !name.bytes().all(token) || *name != name.to_ascii_lowercase();
+    let hop = [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    let bad_name =
+        name.is_empty() || !name.bytes().all(token) || *name != name.to_ascii_lowercase();
     let bad_value = value.chars().any(|c| matches!(c, '\0' | '\r' | '\n')) || value.trim() != value;
     if bad_name || bad_value || hop.contains(&name) {
         return Err(breach(format!("8.2: field {name:?}: {value:?}")));

@@ -172,7 +172,9 @@ impl Frame {
     /// Four bytes of the payload as a number.
     pub fn number(&self, at: usize) -> u32 {
         let bytes = self.payload.get(at..at + 4).unwrap_or(&[0; 4]);
-        bytes.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte))
+        bytes
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | u32::from(*byte))
     }
 }
 
