@@ -134,10 +134,10 @@ impl<S: ClientStream> Download<'_, '_, S> {
         let mut parser = self.worker.response_parser();
         let mut answer = Buffer::default();
         let downloaded = match self.read_head(&mut parser, &mut answer).await {
-            Ok(()) if parser.head().status == 101 => match self.accepted(parser.head(), &answer) {
-                true => self.switch(parser.head(), &mut answer).await,
-                false => Downloaded::Fault(BackendFault::Malformed),
-            },
+            Ok(()) if self.breaks_handshake(parser.head(), &answer) => {
+                Downloaded::Fault(BackendFault::Malformed)
+            }
+            Ok(()) if parser.head().status == 101 => self.switch(parser.head(), &mut answer).await,
             Ok(()) => self.relay(parser.head(), &mut answer).await,
             Err(downloaded) => downloaded,
         };
@@ -431,11 +431,12 @@ impl<S: ClientStream> Download<'_, '_, S> {
         }
     }
 
-    /// Whether a 101 proves that the backend has understood the handshake. Clients of HTTP/1 see
-    /// for themselves; those of HTTP/2 have sent no key (RFC 8441, section 5).
-    fn accepted(&self, head: &ResponseHead, answer: &Buffer) -> bool {
+    /// Whether the backend has not understood a WebSocket handshake that it says yes to. Clients of
+    /// HTTP/1 see for themselves; those of HTTP/2 have sent no key, and take every 2xx for a tunnel
+    /// (RFC 8441, section 5).
+    fn breaks_handshake(&self, head: &ResponseHead, answer: &Buffer) -> bool {
         let Some(expected) = &self.request.websocket_accept else {
-            return true;
+            return false;
         };
         let buf = answer.filled();
         let name = b"sec-websocket-accept";
@@ -443,7 +444,10 @@ impl<S: ClientStream> Download<'_, '_, S> {
             .fields
             .iter()
             .filter(|field| field.name.of(buf).eq_ignore_ascii_case(name));
-        accepts.any(|field| field.value.of(buf) == expected.as_bytes())
+        match head.status {
+            101 => !accepts.any(|field| field.value.of(buf) == expected.as_bytes()),
+            status => (200..300).contains(&status),
+        }
     }
 
     /// Passes a 101 on and moves bytes both ways until one side ends.

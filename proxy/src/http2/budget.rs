@@ -5,7 +5,7 @@
 //! and skips its payload. Over budget the answer is [`Abuse`], and the owner ends the connection
 //! with GOAWAY(ENHANCE_YOUR_CALM).
 //!
-//! Does not check the protocol (`h2` does), does not decode header blocks, does no IO and reads no
+//! Does not check the protocol (`h2` does, but for [`Budget::lacks_settings`]), does not decode header blocks, does no IO and reads no
 //! clock.
 //!
 //! Invariants: the same verdict however the bytes are cut; nothing is allocated; the work is that
@@ -168,6 +168,8 @@ pub struct Budget {
     other_frames: Bucket,
     received: Frames,
     sent: Frames,
+    /// The type of the first frame received.
+    first: Option<u8>,
     /// The highest stream that the client opened.
     last_stream: u32,
     /// A header block has begun, and the frame that ends it has not.
@@ -193,6 +195,7 @@ impl Budget {
             other_frames: Bucket::new(&OTHER_FRAMES, now),
             received,
             sent,
+            first: None,
             last_stream: 0,
             block_open: false,
             in_block_frame: false,
@@ -246,7 +249,14 @@ impl Budget {
         self.received.preface == 0
     }
 
+    /// Whether the peer began with something else than SETTINGS: the one rule of the protocol that
+    /// `h2` does not check (RFC 9113, section 3.4).
+    pub fn lacks_settings(&self) -> bool {
+        self.first.is_some_and(|kind| kind != kind::SETTINGS)
+    }
+
     fn receive(&mut self, frame: Frame, now: Instant) -> Result<(), Abuse> {
+        self.first.get_or_insert(frame.kind);
         self.in_block_frame = matches!(frame.kind, kind::HEADERS | kind::CONTINUATION);
         if self.in_block_frame {
             self.block_open = frame.flags & END_HEADERS == 0;

@@ -5,7 +5,7 @@
 //! and TLS records as it fits (measured: 9.1 against 15.4 microseconds a request).
 //!
 //! All bytes pass the [`Budget`] of the connection; once it is overdrawn nothing more is read, and
-//! [`Coalesce::abuse`] says why.
+//! [`Coalesce::breach`] says why.
 //!
 //! Bounds: [`MAX_PENDING`] bytes wait here, and none while the connection is idle.
 
@@ -41,7 +41,18 @@ struct Inner<S> {
     /// `io` may hold bytes that are not with the kernel.
     unflushed: bool,
     budget: Budget,
-    abuse: Option<Abuse>,
+    breach: Option<Breach>,
+}
+
+/// Why a peer is not listened to any longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Breach {
+    /// It overdrew a budget.
+    #[error(transparent)]
+    Abuse(#[from] Abuse),
+    /// Its preface goes on with another frame than SETTINGS (RFC 9113, section 3.4).
+    #[error("the preface is not followed by SETTINGS")]
+    NoSettings,
 }
 
 impl<S> Clone for Coalesce<S> {
@@ -61,7 +72,7 @@ impl<S: ByteStream> Coalesce<S> {
             taken: 0,
             unflushed: false,
             budget: Budget::new(peer, Instant::now()),
-            abuse: None,
+            breach: None,
         })))
     }
 
@@ -82,9 +93,9 @@ impl<S: ByteStream> Coalesce<S> {
         inner.taken + inner.io.taken()
     }
 
-    /// What the peer did too much of.
-    pub fn abuse(&self) -> Option<Abuse> {
-        self.0.borrow().abuse
+    /// Why nothing more is read.
+    pub fn breach(&self) -> Option<Breach> {
+        self.0.borrow().breach
     }
 
     /// Whether a block of header fields has begun and is not here whole.
@@ -93,15 +104,20 @@ impl<S: ByteStream> Coalesce<S> {
     }
 
     /// Reads what the peer still sends and throws it away: unread bytes would turn the close into a
-    /// reset, which could destroy what the peer has not read yet. Ready when it has closed.
-    pub fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// reset, which could destroy what the peer has not read yet. Ends when it has closed, or when
+    /// it goes on for more than `most` bytes.
+    pub async fn discard(&self, most: usize) {
         let mut waste = [0; 4096];
-        loop {
-            let mut buf = ReadBuf::new(&mut waste);
-            let read = Pin::new(&mut self.0.borrow_mut().io).poll_read(cx, &mut buf);
-            match ready!(read) {
-                Ok(()) if !buf.filled().is_empty() => {}
-                _ => return Poll::Ready(()),
+        let mut left = most;
+        while left > 0 {
+            let read = std::future::poll_fn(|cx| {
+                let mut buf = ReadBuf::new(&mut waste);
+                ready!(Pin::new(&mut self.0.borrow_mut().io).poll_read(cx, &mut buf))?;
+                Poll::Ready(io::Result::Ok(buf.filled().len()))
+            });
+            match read.await {
+                Ok(n) if n > 0 => left = left.saturating_sub(n),
+                _ => return,
             }
         }
     }
@@ -133,10 +149,18 @@ impl<S: ByteStream> Inner<S> {
         Poll::Ready(Ok(()))
     }
 
+    fn observe(&mut self, bytes: &[u8]) -> Result<(), Breach> {
+        self.budget.observe(bytes, Instant::now())?;
+        match self.budget.lacks_settings() {
+            true => Err(Breach::NoSettings),
+            false => Ok(()),
+        }
+    }
+
     fn write(&mut self, bytes: &[u8], now: Instant) {
         self.pending.extend_from_slice(bytes);
         if let Err(abuse) = self.budget.observe_sent(bytes, now) {
-            self.abuse = Some(abuse);
+            self.breach = Some(abuse.into());
         }
     }
 
@@ -159,14 +183,14 @@ impl<S: ByteStream> AsyncRead for Coalesce<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let inner = &mut *self.0.borrow_mut();
-        if inner.abuse.is_some() {
+        if inner.breach.is_some() {
             return Poll::Pending;
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut inner.io).poll_read(cx, buf))?;
         let read = buf.filled().get(before..).unwrap_or_default();
-        if let Err(abuse) = inner.budget.observe(read, Instant::now()) {
-            inner.abuse = Some(abuse);
+        if let Err(breach) = inner.observe(read) {
+            inner.breach = Some(breach);
             buf.set_filled(before);
             // Not for the crate: for the connection's owner, who looks next.
             cx.waker().wake_by_ref();

@@ -12,7 +12,10 @@
 //! pseudo-fields, fields of one connection, a Content-Length that the data belies.
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, request};
 
 use super::websocket::Key;
@@ -70,6 +73,7 @@ pub fn write_request(
         }
         match name {
             &COOKIE => {}
+            &SEC_WEBSOCKET_KEY if websocket.is_some() => {}
             // The same as the authority, or, as a second Host, refused (8.3.1).
             &HOST if authority.is_some_and(|own| value.eq_ignore_ascii_case(own.as_bytes())) => {}
             name => write_field(out, name.as_str().as_bytes(), value),
@@ -119,6 +123,10 @@ pub fn read_answer(text: &[u8]) -> Response<()> {
         status => status,
     };
     *answer.headers_mut() = read_fields(fields);
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        // Proves something to whoever made the key.
+        answer.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
+    }
     answer
 }
 

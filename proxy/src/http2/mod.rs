@@ -39,7 +39,7 @@ use crate::response::answer::Failure;
 use crate::snapshot::CurrentSnapshot;
 use crate::worker::Worker;
 use budget::Peer;
-use coalesce::Coalesce;
+use coalesce::{Breach, Coalesce};
 use head::Body;
 use stream::RequestStream;
 use websocket::Key;
@@ -61,6 +61,14 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// How long what a client still sends is read and thrown away, so that it can read the last GOAWAY.
 const LINGER: Duration = Duration::from_secs(1);
+/// How much of it, so that a flood does not go on.
+const LINGER_BYTES: usize = 4 * 1024 * 1024;
+/// How long the rest of a body may still arrive behind an early answer before its stream is reset:
+/// what is on its way at that moment makes some clients lose the answer.
+const BODY_LINGER: Duration = Duration::from_millis(500);
+/// What small frames of data that wait to be read may cost, at 256 for each: streams of messages
+/// come in bursts of thousands.
+const DATA_FRAME_BUDGET: usize = 2 * 1024 * 1024;
 /// How long h2 remembers a stream that was reset, to forgive what was on its way.
 const RESET_MEMORY: Duration = Duration::from_secs(5);
 
@@ -91,8 +99,7 @@ pub async fn serve<S: ByteStream + 'static>(io: S, worker: Rc<Worker>, client: C
         client,
     };
     driver.run().await;
-    let discard = std::future::poll_fn(|cx| driver.io.poll_discard(cx));
-    let _ = tokio::time::timeout(LINGER, discard).await;
+    let _ = tokio::time::timeout(LINGER, driver.io.discard(LINGER_BYTES)).await;
 }
 
 type H2<S> = server::Connection<Coalesce<S>, Bytes>;
@@ -114,7 +121,8 @@ async fn shake_hands<S: ByteStream>(
         // See `budget` for these.
         .max_concurrent_reset_streams(limits.streams as usize)
         .max_pending_accept_reset_streams(limits.streams as usize)
-        .reset_stream_duration(RESET_MEMORY);
+        .reset_stream_duration(RESET_MEMORY)
+        .data_frame_budget(DATA_FRAME_BUDGET);
     if snapshot.config.http2.websocket {
         builder.enable_connect_protocol();
     }
@@ -135,7 +143,7 @@ struct Driver<S> {
     streams: Rc<Streams>,
     /// GOAWAY was sent: no new streams.
     going: bool,
-    /// When the client was told to calm down.
+    /// When the client was told that the connection ends at once.
     told_off: Option<Instant>,
     idle: Since,
     in_block: Since,
@@ -159,8 +167,8 @@ enum Event {
     Failed(String),
     /// It has to end; streams under way may finish.
     GoAway,
-    /// The client is told to calm down, and the connection ends.
-    Abuse(String),
+    /// The client is told what it did, and the connection ends.
+    Refuse(Reason, String),
     /// It has to end now.
     Close(&'static str),
 }
@@ -188,11 +196,11 @@ impl<S: ByteStream + 'static> Driver<S> {
                     }
                 }
                 Err(Event::GoAway) => self.go_away(),
-                Err(Event::Abuse(why)) => {
-                    debug!(client = %self.client.address, why, "ended an HTTP/2 connection: ENHANCE_YOUR_CALM");
+                Err(Event::Refuse(reason, why)) => {
+                    debug!(client = %self.client.address, ?reason, why, "ended an HTTP/2 connection");
                     self.going = true;
                     self.told_off = Some(Instant::now());
-                    self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    self.h2.abrupt_shutdown(reason);
                 }
                 Err(Event::Ended) => return,
                 Err(Event::Failed(error)) => {
@@ -220,9 +228,13 @@ impl<S: ByteStream + 'static> Driver<S> {
                 return Poll::Ready(Err(Event::Failed(error.to_string())));
             }
             if self.told_off.is_none()
-                && let Some(abuse) = self.io.abuse()
+                && let Some(breach) = self.io.breach()
             {
-                return Poll::Ready(Err(Event::Abuse(abuse.to_string())));
+                let reason = match breach {
+                    Breach::Abuse(_) => Reason::ENHANCE_YOUR_CALM,
+                    Breach::NoSettings => Reason::PROTOCOL_ERROR,
+                };
+                return Poll::Ready(Err(Event::Refuse(reason, breach.to_string())));
             }
             if !self.going && (self.worker.is_draining() || draining.as_mut().poll(cx).is_ready()) {
                 return Poll::Ready(Err(Event::GoAway));
@@ -271,7 +283,8 @@ impl<S: ByteStream + 'static> Driver<S> {
             Late::Idle | Late::ToldOff => Event::Close("it did not react to GOAWAY"),
             Late::Blocked => Event::Close("it took nothing for timeouts.write"),
             Late::InBlock => {
-                Event::Abuse("header fields took longer than timeouts.header".to_owned())
+                let why = "header fields took longer than timeouts.header".to_owned();
+                Event::Refuse(Reason::ENHANCE_YOUR_CALM, why)
             }
         }
     }
@@ -337,8 +350,12 @@ async fn serve_request(
             }
         };
         worker.put_request_parser(parser);
-        if after == After::Reset {
-            connection.io.reset();
+        match after {
+            After::KeepAlive | After::Close => {}
+            After::Linger => {
+                let _ = tokio::time::timeout(BODY_LINGER, connection.io.ended()).await;
+            }
+            After::Reset => connection.io.reset(),
         }
     }
     connection.input.discard(&worker.buffers);

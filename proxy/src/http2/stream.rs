@@ -60,6 +60,12 @@ impl RequestStream {
         self.poll_reset(cx).is_pending()
     }
 
+    /// Waits until the body has ended. Data is thrown away and makes no room for more, so a client
+    /// that has much to send stops.
+    pub async fn ended(&mut self) {
+        while let Some(Ok(_)) = std::future::poll_fn(|cx| self.body.poll_data(cx)).await {}
+    }
+
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let reset = match &mut self.reply {
             Reply::Awaited(respond) => respond.poll_reset(cx),

@@ -255,6 +255,24 @@ fn large_payloads_are_skipped() {
 }
 
 #[test]
+fn the_first_frame_is_settings() {
+    for (first, lacks) in [
+        (kind::SETTINGS, false),
+        (kind::HEADERS, true),
+        (kind::PING, true),
+    ] {
+        let now = Instant::now();
+        let mut budget = Budget::new(Peer::Client, now);
+        assert_eq!(budget.observe(PREFACE_BYTES, now), Ok(()));
+        assert!(!budget.lacks_settings());
+        for kind in [first, kind::SETTINGS, kind::PING] {
+            assert_eq!(budget.observe(&frame(kind, 0, 0, &[]), now), Ok(()));
+            assert_eq!(budget.lacks_settings(), lacks, "{first} first");
+        }
+    }
+}
+
+#[test]
 fn header_blocks_have_an_end() {
     let now = Instant::now();
     let mut budget = Budget::new(Peer::Client, now);
