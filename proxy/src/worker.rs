@@ -82,7 +82,7 @@ struct WorkerRepeats {
 }
 
 /// Parsers, and head buffers, that a worker keeps for reuse.
-const KEPT: usize = 128;
+const KEPT: usize = 1024;
 /// A head buffer that grew beyond this many bytes is not kept.
 const HEAD_KEPT: usize = 64 * 1024;
 /// A buffer for frames that grew beyond this many bytes is not kept.

@@ -199,7 +199,8 @@ async fn attempt<S>(
     tls: Option<&TlsTarget>,
 ) -> Result<Acquired, ConnectError> {
     let limit = request.snapshot.config.timeouts.connect;
-    let connecting = connect(address, tls);
+    // Boxed: rare, and its room for a TLS handshake would be part of every request.
+    let connecting = Box::pin(connect(address, tls));
     let stream = match connection.deadline.within(limit, connecting).await {
         Ok(connected) => connected?,
         Err(_) => return Err(ConnectError::Connect(ErrorKind::TimedOut.into())),

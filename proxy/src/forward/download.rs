@@ -467,13 +467,14 @@ impl<S: ClientStream> Download<'_, '_, S> {
             return Downloaded::Broken;
         }
         let limit = self.request.snapshot.config.timeouts.tunnel;
-        tunnel(
+        // Boxed: rare, and its room would be part of every request.
+        Box::pin(tunnel(
             self.link,
             &self.worker.buffers,
             self.deadline,
             limit,
             answer,
-        )
+        ))
         .await;
         Downloaded::Complete {
             reusable: false,

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::stream::UpstreamStream;
 
 /// Idle connections that a worker keeps to one address.
-const MAX_PER_ADDRESS: usize = 128;
+const MAX_PER_ADDRESS: usize = 1024;
 /// Idle connections that a worker keeps in all.
 const MAX_TOTAL: usize = 4096;
 
