@@ -223,9 +223,16 @@ fn a_backend() {
     check(Peer::Server, 10_000, 0, refuses, CALM);
     let answers = |round| (headers(2 * round + 1).repeat(4), headers(2 * round + 3));
     check(Peer::Server, 10_000, 0, answers, CALM);
+    // The answers to all streams of a connection may come at once.
+    let many = |_| {
+        let streams = (0..100).map(|n| 2 * n + 1);
+        let answers = streams.clone().flat_map(|stream| headers(stream).repeat(3));
+        (answers.collect(), vec![])
+    };
+    check(Peer::Server, 1, 0, many, CALM);
     // Interim answers without end are not.
     let interim = |_| (headers(1), headers(1));
-    let expected = Some((Abuse::OtherFrames, 101));
+    let expected = Some((Abuse::Headers, 401));
     check(Peer::Server, 10_000, 0, interim, expected);
 }
 
