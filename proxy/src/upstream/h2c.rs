@@ -84,6 +84,8 @@ struct Connection {
     idle_since: Cell<Instant>,
     /// It takes no new requests.
     retired: Cell<bool>,
+    /// The backend does what no server of HTTP/2 does.
+    breached: Cell<bool>,
     /// Bytes that the backend has sent, as of the last look.
     received: Cell<u64>,
     /// The highest stream that may have reached the backend, as of the last look.
@@ -274,6 +276,7 @@ async fn open(io: Coalesce<TcpStream>, changed: Rc<Notify>) -> io::Result<Rc<Con
         streams: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
         retired: Cell::new(false),
+        breached: Cell::new(false),
         received: Cell::new(0),
         last_stream: Cell::new(0),
         changed,
@@ -307,8 +310,11 @@ async fn work(
             connection.received.set(io.received());
             connection.last_stream.set(io.last_stream());
         }
-        if let Some(abuse) = io.abuse() {
-            return Poll::Ready(Some(abuse.to_string()));
+        if let Some(breach) = io.breach() {
+            if let Some(connection) = connection.upgrade() {
+                connection.breached.set(true);
+            }
+            return Poll::Ready(Some(breach.to_string()));
         }
         match (ended, drained) {
             (Poll::Ready(ended), _) => Poll::Ready(ended.err().map(|error| error.to_string())),

@@ -235,9 +235,10 @@ impl H2cStream {
     fn fail(&mut self, error: h2::Error) -> io::Error {
         let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
         let never_sent = self.id > self.lease.connection.last_stream.get();
+        let malformed = error.is_library() || !error.is_remote() && error.reason().is_some();
         let fault = if error.is_remote() && (refused || error.is_go_away()) || never_sent {
             Fault::Unprocessed
-        } else if error.is_library() || !error.is_remote() && error.reason().is_some() {
+        } else if malformed || self.lease.connection.breached.get() {
             Fault::Malformed
         } else {
             Fault::Closed

@@ -277,15 +277,15 @@ fn backends_that_break_http2() {
     check_raw(http1, 1, never, Fault::Malformed);
     let odd_settings = b"\0\0\x05\x04\0\0\0\0\0hello";
     check_raw(odd_settings, 1, never, Fault::Malformed);
-    // :status 101 and 100, without END_STREAM.
-    let switch = b"\0\0\x05\x01\x04\0\0\0\x01\x08\x03101";
-    check_raw(switch, 1, Duration::ZERO, Fault::Malformed);
-    let interim = b"\0\0\x05\x01\x04\0\0\0\x01\x08\x03100";
-    check_raw(interim, 500, never, Fault::Closed);
     let ping = b"\0\0\x08\x06\0\0\0\0\0portico!";
-    check_raw(ping, 200, never, Fault::Closed);
+    check_raw(ping, 1, never, Fault::Malformed);
+    // Behind SETTINGS: :status 101 and 100, without END_STREAM.
+    let switch = b"\0\0\0\x04\0\0\0\0\0\0\0\x05\x01\x04\0\0\0\x01\x08\x03101";
+    check_raw(switch, 1, Duration::ZERO, Fault::Malformed);
+    let interim = b"\0\0\0\x04\0\0\0\0\0\0\0\x05\x01\x04\0\0\0\x01\x08\x03100";
+    check_raw(interim, 500, never, Fault::Malformed);
     let settings = b"\0\0\0\x04\0\0\0\0\0";
-    check_raw(settings, 200, never, Fault::Closed);
+    check_raw(settings, 200, never, Fault::Malformed);
 }
 
 #[test]
