@@ -13,6 +13,7 @@
 //! to one address; [`MAX_IDLE`] idle ones in all. What a backend may make portico hold: the windows
 //! and the header list below.
 
+mod inbox;
 pub mod stream;
 
 #[cfg(test)]
@@ -145,7 +146,7 @@ impl H2cPool {
         let _connecting = Connecting(self, address);
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
-        if self.idle().0 >= MAX_IDLE {
+        if self.counts().0 >= MAX_IDLE {
             self.clear();
         }
         let changed = {
@@ -172,13 +173,13 @@ impl H2cPool {
     /// Closes all that carry no request: somebody needs their descriptors. Says whether there were
     /// any.
     pub fn clear(&self) -> bool {
-        let (idle, _) = self.idle();
+        let (idle, _) = self.counts();
         self.retain(|open| open.is_used());
         idle > 0
     }
 
     /// How many connections carry no request, and how many do.
-    pub fn idle(&self) -> (usize, usize) {
+    pub fn counts(&self) -> (usize, usize) {
         let addresses = self.addresses.borrow();
         let open = addresses.values().flat_map(|connections| &connections.open);
         let (used, idle): (Vec<_>, Vec<_>) = open.partition(|open| open.is_used());
@@ -269,6 +270,8 @@ async fn open(io: Coalesce<TcpStream>, changed: Rc<Notify>) -> io::Result<Rc<Con
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(STREAMS)
         .reset_stream_duration(RESET_MEMORY)
+        // Nothing stays within the crate: see `inbox`.
+        .data_frame_budget(usize::MAX)
         .handshake(io.clone());
     let (requests, h2) = handshake.await.map_err(io::Error::other)?;
     let connection = Rc::new(Connection {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use h2::client::ResponseFuture;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, SendStream};
 use http::header::CONTENT_LENGTH;
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
 use super::Lease;
+use super::inbox::Inbox;
 use crate::http1::write_field;
 use crate::http2::head;
 use crate::outgoing::{Frames, Outgoing};
@@ -58,7 +59,7 @@ enum State {
     /// The answer's head is awaited.
     Awaited(ResponseFuture),
     /// Its body is.
-    Body(RecvStream),
+    Body(Inbox),
 }
 
 /// Why there is no answer, or not all of it.
@@ -210,18 +211,13 @@ impl H2cStream {
                         let answer = Response::from_parts(parts, ());
                         let empty = body.is_end_stream() && !self.is_head;
                         self.unread = write_answer(&answer, empty);
-                        self.state = State::Body(body);
+                        self.state = State::Body(Inbox::new(body));
                     }
                 },
                 State::Body(body) => match ready!(body.poll_data(cx)) {
-                    Some(data) => {
-                        let data = data?;
-                        // Before it is read: what waits here is one frame.
-                        let _ = body.flow_control().release_capacity(data.len());
-                        self.unread = data;
-                    }
+                    Some(data) => self.unread = data?,
                     None => {
-                        let trailers = ready!(body.poll_trailers(cx))?;
+                        let trailers = body.take_trailers();
                         let text = trailers.map(|trailers| head::write_trailers(&trailers));
                         self.end = Some(text.unwrap_or_default());
                     }

@@ -265,7 +265,7 @@ fn check_raw(bytes: &'static [u8], repeats: usize, max_idle: Duration, expected:
         drop(stream);
         // The connection is out of use, and closed.
         worker.h2c.sweep(max_idle);
-        assert_eq!(worker.h2c.idle(), (0, 0));
+        assert_eq!(worker.h2c.counts(), (0, 0));
         writing.await.unwrap();
     });
 }
@@ -303,7 +303,7 @@ fn a_connection_carries_what_the_backend_takes_and_then_there_is_another() {
             if open % 2 == 1 {
                 wait_for(|| room(&worker, backend.address) == 1).await;
             }
-            assert_eq!(worker.h2c.idle(), (0, connections));
+            assert_eq!(worker.h2c.counts(), (0, connections));
         }
         let mut waiting = pin!(backend.stream(&worker));
         assert!(
@@ -313,9 +313,9 @@ fn a_connection_carries_what_the_backend_takes_and_then_there_is_another() {
         );
         streams.pop();
         streams.push(waiting.await);
-        assert_eq!(worker.h2c.idle(), (0, MAX_CONNECTIONS));
+        assert_eq!(worker.h2c.counts(), (0, MAX_CONNECTIONS));
         drop(streams);
-        assert_eq!(worker.h2c.idle(), (MAX_CONNECTIONS, 0));
+        assert_eq!(worker.h2c.counts(), (MAX_CONNECTIONS, 0));
     });
 }
 
@@ -380,7 +380,7 @@ fn goaway_takes_no_new_requests_and_lets_old_ones_end() {
         backend.stop.notify_one();
         wait_for(|| {
             worker.h2c.sweep(Duration::from_secs(60));
-            worker.h2c.idle() == (0, 0)
+            worker.h2c.counts() == (0, 0)
         })
         .await;
         let mut new = backend.stream(&worker).await;
@@ -399,13 +399,32 @@ fn goaway_takes_no_new_requests_and_lets_old_ones_end() {
 fn a_dropped_stream_is_cancelled() {
     thread_local!(static RESET: Cell<Option<Reason>> = const { Cell::new(None) });
     run(false, async |worker| {
-        let backend = Backend::new(10, |(_, mut respond): Served| async move {
-            let reset = poll_fn(|cx| respond.poll_reset(cx)).await;
+        // At the first request before the answer, then within it.
+        let backend = Backend::new(10, |(request, mut respond): Served| async move {
+            let reset = if request.method() == "GET" {
+                poll_fn(|cx| respond.poll_reset(cx)).await
+            } else {
+                let mut stream = respond.send_response(Response::new(()), false).unwrap();
+                poll_fn(|cx| stream.poll_reset(cx)).await
+            };
             RESET.set(Some(reset.unwrap()));
         })
         .await;
         let mut stream = backend.stream(&worker).await;
         send_whole(&mut stream, HEAD, Some(b"")).await.unwrap();
+        let mut head = [0; 19];
+        stream.read_exact(&mut head).await.unwrap();
+        assert!(
+            timeout(Duration::from_millis(20), stream.read_u8())
+                .await
+                .is_err()
+        );
+        drop(stream);
+        wait_for(|| RESET.get().is_some()).await;
+        assert_eq!(RESET.take(), Some(Reason::CANCEL));
+        let mut stream = backend.stream(&worker).await;
+        let head = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        send_whole(&mut stream, head, Some(b"")).await.unwrap();
         assert!(
             timeout(Duration::from_millis(20), stream.read_u8())
                 .await
@@ -414,7 +433,7 @@ fn a_dropped_stream_is_cancelled() {
         drop(stream);
         wait_for(|| RESET.get().is_some()).await;
         assert_eq!(RESET.get(), Some(Reason::CANCEL));
-        assert_eq!(worker.h2c.idle(), (1, 0));
+        assert_eq!(worker.h2c.counts(), (1, 0));
     });
 }
 
@@ -429,12 +448,12 @@ fn idle_connections_close() {
             let mut busy = backend.stream(&worker).await;
             send_whole(&mut busy, HEAD, Some(b"")).await.unwrap();
             close_spare(&worker);
-            assert_eq!(worker.h2c.idle(), (0, 1), "one in use stays");
+            assert_eq!(worker.h2c.counts(), (0, 1), "one in use stays");
             read(&mut busy).await;
             drop(busy);
             let ended = backend.ended.get();
             close(&worker);
-            assert_eq!(worker.h2c.idle(), (0, 0));
+            assert_eq!(worker.h2c.counts(), (0, 0));
             wait_for(|| backend.ended.get() > ended).await;
         }
         assert!(!worker.h2c.clear());
@@ -459,7 +478,7 @@ fn a_silent_connection_is_given_up_after_a_request_was() {
             assert!(timeout(wait, stream.read_u8()).await.is_err());
             drop(stream);
             worker.h2c.sweep(Duration::from_secs(600));
-            assert_eq!(worker.h2c.idle(), (connections, 0));
+            assert_eq!(worker.h2c.counts(), (connections, 0));
         }
     });
 }
@@ -493,6 +512,45 @@ fn a_slow_reader_does_not_slow_others() {
         send_whole(&mut quick, HEAD, Some(b"")).await.unwrap();
         assert_eq!(read(&mut quick).await.0.len(), (1 << 20) + 19);
         assert_eq!(backend.connections.get(), 1);
+    });
+}
+
+/// Sends 6,000 frames of ten bytes, and then waits.
+async fn little((_, mut respond): Served) {
+    let mut stream = respond.send_response(Response::new(()), false).unwrap();
+    for _ in 0..6000 {
+        stream.reserve_capacity(10);
+        while stream.capacity() < 10 {
+            if poll_fn(|cx| stream.poll_capacity(cx)).await.is_none() {
+                return;
+            }
+        }
+        stream
+            .send_data(Bytes::from_static(b"0123456789"), false)
+            .unwrap();
+    }
+    pending().await
+}
+
+#[test]
+fn small_frames_for_slow_readers_do_not_end_the_connection() {
+    run(false, async |worker| {
+        let backend = Backend::new(1000, little).await;
+        let mut streams = Vec::new();
+        for _ in 0..20 {
+            let mut stream = backend.stream(&worker).await;
+            send_whole(&mut stream, HEAD, Some(b"")).await.unwrap();
+            let mut head = [0; 19];
+            stream.read_exact(&mut head).await.unwrap();
+            streams.push(stream);
+        }
+        for stream in &mut streams {
+            let mut body = vec![0; 60_000];
+            stream.read_exact(&mut body).await.unwrap();
+            assert_eq!(body, b"0123456789".repeat(6000));
+        }
+        assert_eq!(backend.connections.get(), 1);
+        assert_eq!(worker.h2c.counts(), (0, 1));
     });
 }
 
