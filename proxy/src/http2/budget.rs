@@ -494,6 +494,8 @@ impl Frames {
             stream: u32::from_be_bytes([s & 0x7f, t, u, v]),
             error: u32::from_be_bytes(error),
         };
+        // Nothing of this frame must look like a part of the next.
+        self.head = [0; HEAD + ERROR_CODE];
         self.skip = frame.length - (self.have - HEAD) as u32;
         self.have = 0;
         frame

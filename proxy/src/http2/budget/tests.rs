@@ -154,6 +154,16 @@ fn provoked_resets() {
     }
 }
 
+/// RST_STREAM of a wrong size has no error code, and not that of the one before.
+#[test]
+fn an_error_code_belongs_to_one_frame() {
+    let odd = |round| match round {
+        0 => (headers(1), reset(1, 3)),
+        _ => (vec![], frame(kind::RST_STREAM, 0, 1, b"")),
+    };
+    check(Peer::Client, 1000, 0, odd, CALM);
+}
+
 #[test]
 fn useful_work_earns() {
     let data = |length: usize| frame(kind::DATA, 0, 1, &vec![0; length]);
