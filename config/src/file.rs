@@ -47,7 +47,8 @@ table! {
             meaning: "no registry: only the static routes are served",
         },
         /// Static routes, looked at before the registry: a tool, and the URL of the
-        /// backend for all its paths.
+        /// backend for all its paths. `http://` and `https://` backends are spoken to in HTTP/1.1,
+        /// `h2c://` ones in HTTP/2 without TLS and without asking, as gRPC needs it.
         routes: Map<Name, Backend> = Unset {
             example: "{ admin = \"http://192.0.2.10:8000\" }",
             meaning: "no static routes",

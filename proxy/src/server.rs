@@ -130,7 +130,7 @@ async fn accept_loop(
             }
             Err(error) => {
                 // Idle connections to backends are worth less than a client.
-                worker.idle.clear();
+                worker.close_spare();
                 worker.say_accept_failed(&error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -258,6 +258,7 @@ async fn sweep(worker: Rc<Worker>) {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let max_idle = worker.snapshot.load().config.timeouts.upstream_idle;
         worker.idle.sweep(max_idle);
+        worker.h2c.sweep(max_idle);
     }
 }
 

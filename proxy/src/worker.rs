@@ -22,6 +22,7 @@ use crate::repeats::Repeats;
 use crate::request_id::RequestIds;
 use crate::response::compress::Encoders;
 use crate::snapshot::SnapshotReader;
+use crate::upstream::h2c::H2cPool;
 use crate::upstream::idle::IdlePool;
 use crate::upstream::nodes::Turn;
 
@@ -49,6 +50,8 @@ pub struct Worker {
     pub encoders: Rc<Encoders>,
     /// Idle connections to backends.
     pub idle: IdlePool,
+    /// Connections to backends that speak HTTP/2.
+    pub h2c: H2cPool,
     /// The place in the rotation of the ingress pool.
     pub turn: RefCell<Turn>,
     /// Wakes connections of HTTP/2 when they are to say GOAWAY.
@@ -101,6 +104,7 @@ impl Worker {
             buffers: BufferPool::default(),
             encoders: Rc::default(),
             idle: IdlePool::default(),
+            h2c: H2cPool::default(),
             turn: RefCell::default(),
             draining: Notify::new(),
             request_ids: RequestIds::default(),
@@ -149,6 +153,13 @@ impl Worker {
     /// Whether connections without a request are to close now.
     pub fn closes_idle(&self) -> bool {
         self.phase.get() == Phase::CloseIdle
+    }
+
+    /// Closes connections to backends that carry no request: somebody needs their descriptors. Says
+    /// whether there were any.
+    pub fn close_spare(&self) -> bool {
+        let idle = self.idle.clear();
+        self.h2c.clear() || idle
     }
 
     /// A parser for one request; give it back with [`Worker::put_request_parser`].

@@ -18,7 +18,7 @@ use crate::path::{PathError, canonical_path};
 /// The longest backend URL in bytes.
 pub const MAX_BACKEND: usize = 1024;
 
-/// A backend: `http(s)://host[:port][/base]`, or bare `host:port`.
+/// A backend: `http://`, `https://` or `h2c://host[:port][/base]`, or bare `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Backend {
     /// Plain or TLS.
@@ -39,6 +39,8 @@ pub enum Scheme {
     Http,
     /// HTTP/1.1 over TLS.
     Https,
+    /// HTTP/2 in the clear, without being asked first (RFC 9113, section 3.3): gRPC.
+    H2c,
 }
 
 /// The host of a backend.
@@ -59,12 +61,9 @@ pub enum BackendError {
     /// A space, a control character, a backslash or a byte outside ASCII.
     #[error("the URL has a byte that is not allowed: 0x{0:02x}")]
     BadByte(u8),
-    /// A scheme other than http and https.
-    #[error("the scheme is not supported; http:// and https:// are")]
+    /// A scheme other than http, https and h2c.
+    #[error("the scheme is not supported; http://, https:// and h2c:// are")]
     BadScheme,
-    /// HTTP/2 in the clear is not built yet.
-    #[error("h2c:// is not supported yet; http:// and https:// are")]
-    H2cNotBuilt,
     /// `user@` or `user:password@`.
     #[error("the URL has user information")]
     UserInfo,
@@ -90,7 +89,7 @@ pub enum BackendError {
 }
 
 impl Backend {
-    /// Parses `http(s)://host[:port][/base]` or bare `host:port` (which is http).
+    /// Parses `scheme://host[:port][/base]` or bare `host:port` (which is http).
     ///
     /// # Errors
     /// [`BackendError`] says what is wrong with it.
@@ -118,7 +117,7 @@ impl Backend {
         let (host, port) = split_port(authority);
         let port = match (port, scheme) {
             (Some(port), _) => parse_port(port)?,
-            (None, Some(Scheme::Http)) => 80,
+            (None, Some(Scheme::Http | Scheme::H2c)) => 80,
             (None, Some(Scheme::Https)) => 443,
             (None, None) => return Err(BackendError::MissingPort),
         };
@@ -145,7 +144,7 @@ fn split_scheme(text: &str) -> Result<(Option<Scheme>, &str), BackendError> {
     } else if scheme.eq_ignore_ascii_case("https") {
         Ok((Some(Scheme::Https), rest))
     } else if scheme.eq_ignore_ascii_case("h2c") {
-        Err(BackendError::H2cNotBuilt)
+        Ok((Some(Scheme::H2c), rest))
     } else {
         Err(BackendError::BadScheme)
     }
@@ -222,6 +221,7 @@ impl fmt::Display for Scheme {
         f.write_str(match self {
             Scheme::Http => "http",
             Scheme::Https => "https",
+            Scheme::H2c => "h2c",
         })
     }
 }
@@ -258,6 +258,9 @@ mod tests {
         check("http://h:1/a/b%20c", Ok("http://h:1/a/b%20c"));
         check("http://h:1//a/./b/../c//", Ok("http://h:1/a/c"));
         check("http://h:1/x://y", Ok("http://h:1/x:/y"));
+        check("h2c://192.0.2.1:50051", Ok("h2c://192.0.2.1:50051"));
+        check("H2C://node/", Ok("h2c://node:80"));
+        check("h2c://[::1]:1/base", Ok("h2c://[::1]:1/base"));
     }
 
     #[test]
@@ -271,7 +274,8 @@ mod tests {
         check("://h:1", Err(BackendError::BadScheme));
         check("ftp://h:1", Err(BackendError::BadScheme));
         check("file:///etc/passwd", Err(BackendError::BadScheme));
-        check("h2c://h:1", Err(BackendError::H2cNotBuilt));
+        check("h2://h:1", Err(BackendError::BadScheme));
+        check("h2c:h:1", Err(bad_name(b':')));
         check("http://u@h:1", Err(BackendError::UserInfo));
         check("http://u:p@h:1", Err(BackendError::UserInfo));
         check("http://h:1?x", Err(BackendError::QueryOrFragment));
@@ -340,7 +344,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_parses_to_the_same(text in "(https?://)?(\\[::1\\]|[a-c0-9.x]{0,6}|127.0.0.1)(:[0-9]{0,6})?(/[a-c/.%0-9]{0,8})?") {
+        fn what_is_shown_parses_to_the_same(text in "((https?|h2c)://)?(\\[::1\\]|[a-c0-9.x]{0,6}|127.0.0.1)(:[0-9]{0,6})?(/[a-c/.%0-9]{0,8})?") {
             if let Ok(backend) = Backend::parse(&text) {
                 prop_assert_ne!(backend.port, 0);
                 prop_assert!(!backend.base.ends_with('/'));

@@ -10,7 +10,7 @@ use crate::reader::{FromText, Mistake};
 
 impl FromText for Backend {
     fn allowed() -> String {
-        "a URL such as \"http://192.0.2.10:8000\" or \"https://host.example/base\", without user, query and fragment"
+        "a URL such as \"http://192.0.2.10:8000\", \"https://host.example/base\" or \"h2c://192.0.2.10:50051\", without user, query and fragment"
             .to_owned()
     }
 

@@ -1,4 +1,5 @@
-//! A connection to the destination: a pooled one if it is alive, else a new one.
+//! A connection to the destination: a pooled one if it is alive, else a new one; a stream of one
+//! where the backend speaks HTTP/2.
 //!
 //! A tool, or the fallback, has one address (or the addresses of one name); the ingress has nodes, of which
 //! another is tried when one cannot be connected to: nothing of the request was sent, so
@@ -20,6 +21,7 @@ use crate::context::Request;
 use crate::failure_text::with_sources;
 use crate::policy::backends::{BackendPolicy, Refusal};
 use crate::upstream::connect::{ConnectError, TlsTarget, connect};
+use crate::upstream::h2c::stream::H2cStream;
 use crate::upstream::nodes::NodePool;
 use crate::upstream::stream::UpstreamStream;
 
@@ -97,7 +99,8 @@ async fn to_backend<S>(
             fault = BackendFault::Forbidden;
             continue;
         }
-        if let Some(max_idle) = max_idle
+        if backend.scheme != Scheme::H2c
+            && let Some(max_idle) = max_idle
             && let Some(stream) =
                 connection
                     .worker
@@ -116,7 +119,13 @@ async fn to_backend<S>(
                 server_name: Arc::from(&**name),
             });
         }
-        match fresh(connection, request, address, tls.as_ref()).await {
+        let how = match (backend.scheme, &tls) {
+            (Scheme::H2c, _) => How::H2c {
+                fresh: max_idle.is_none(),
+            },
+            (Scheme::Http | Scheme::Https, tls) => How::Connection(tls.as_ref()),
+        };
+        match fresh(connection, request, address, how).await {
             Ok(acquired) => return Ok(acquired),
             Err(error) if is_exhausted(&error) => {
                 fault = exhausted(connection, address, &error);
@@ -158,7 +167,7 @@ async fn to_node<S>(
                 reused: true,
             });
         }
-        match fresh(connection, request, address, None).await {
+        match fresh(connection, request, address, How::Connection(None)).await {
             Ok(acquired) => return Ok(acquired),
             // Not the node's fault: it stays up. Ports run out for one address at a time, so
             // another node may do.
@@ -174,6 +183,15 @@ async fn to_node<S>(
     Err(fault)
 }
 
+/// What is to be had at an address.
+#[derive(Clone, Copy)]
+enum How<'a> {
+    /// A new connection, perhaps over TLS.
+    Connection(Option<&'a TlsTarget>),
+    /// A stream of HTTP/2, perhaps on an open connection.
+    H2c { fresh: bool },
+}
+
 /// A new connection. When this machine has no descriptor or memory left, idle connections make
 /// room: they may be many, one for each tool that was asked lately, and are worth less than a
 /// request. For want of a port they would go in vain: a port that is closed rests a while before it
@@ -182,11 +200,11 @@ async fn fresh<S>(
     connection: &mut Connection<S>,
     request: &Request,
     address: SocketAddr,
-    tls: Option<&TlsTarget>,
+    how: How<'_>,
 ) -> Result<Acquired, ConnectError> {
-    match attempt(connection, request, address, tls).await {
-        Err(error) if is_full(&error) && connection.worker.idle.clear() => {
-            attempt(connection, request, address, tls).await
+    match attempt(connection, request, address, how).await {
+        Err(error) if is_full(&error) && connection.worker.close_spare() => {
+            attempt(connection, request, address, how).await
         }
         result => result,
     }
@@ -196,20 +214,31 @@ async fn attempt<S>(
     connection: &mut Connection<S>,
     request: &Request,
     address: SocketAddr,
-    tls: Option<&TlsTarget>,
+    how: How<'_>,
 ) -> Result<Acquired, ConnectError> {
     let limit = request.snapshot.config.timeouts.connect;
-    // Boxed: rare, and its room for a TLS handshake would be part of every request.
-    let connecting = Box::pin(connect(address, tls));
-    let stream = match connection.deadline.within(limit, connecting).await {
-        Ok(connected) => connected?,
-        Err(_) => return Err(ConnectError::Connect(ErrorKind::TimedOut.into())),
+    let worker = &connection.worker;
+    let acquiring = async {
+        let (stream, reused) = match how {
+            // Boxed: rare, and its room for a TLS handshake would be part of every request.
+            How::Connection(tls) => (Box::pin(connect(address, tls)).await?, false),
+            How::H2c { fresh } => {
+                let lease = worker.h2c.lease(worker, address, fresh).await;
+                let lease = lease.map_err(ConnectError::Connect)?;
+                let reused = lease.reused;
+                (UpstreamStream::h2c(H2cStream::new(lease)), reused)
+            }
+        };
+        Ok(Acquired {
+            stream,
+            address,
+            reused,
+        })
     };
-    Ok(Acquired {
-        stream,
-        address,
-        reused: false,
-    })
+    match connection.deadline.within(limit, acquiring).await {
+        Ok(acquired) => acquired,
+        Err(_) => Err(ConnectError::Connect(ErrorKind::TimedOut.into())),
+    }
 }
 
 /// A connection that takes too long is a time-out, as in nginx; anything else that fails is

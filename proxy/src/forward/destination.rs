@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use portico_routing::backend::Backend;
+use portico_routing::backend::{Backend, Scheme};
 
+use crate::http1::Framing;
+use crate::outgoing::Coding;
 use crate::response::answer::Failure;
 use crate::upstream::fallback::Fallback;
 use crate::upstream::nodes::NodePool;
@@ -54,6 +56,25 @@ impl BackendFault {
 }
 
 impl Destination {
+    /// Whether requests go there over HTTP/2.
+    pub fn speaks_http2(&self) -> bool {
+        match self {
+            Self::Tool(backend) => backend.scheme == Scheme::H2c,
+            Self::Fallback(fallback) => fallback.backend.scheme == Scheme::H2c,
+            Self::Ingress(_) => false,
+        }
+    }
+
+    /// How a body goes there that a client has framed so: HTTP/2 has frames for all.
+    pub fn coding(&self, framing: Framing) -> Coding {
+        match framing {
+            Framing::Chunked if !self.speaks_http2() => Coding::Chunked,
+            Framing::Chunked | Framing::None | Framing::Length(_) | Framing::UntilClose => {
+                Coding::Raw
+            }
+        }
+    }
+
     /// The fault as a failure that names the right side: of a tool's own address the tool, of the
     /// ingress the platform. That of the fallback is for the log: its client asked for what is not
     /// there in any case.

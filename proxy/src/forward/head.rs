@@ -50,6 +50,11 @@ pub(super) fn write(
             write_field(out, field.name.of(buf), field.value.of(buf));
         }
     }
+    if destination.speaks_http2() {
+        // Whatever the client said: portico takes them itself (RFC 9110, section 10.1.4), and gRPC
+        // insists on it.
+        write_field(out, b"TE", b"trailers");
+    }
     match head.framing {
         Framing::None | Framing::UntilClose => {}
         Framing::Length(length) => write_number(out, b"Content-Length", length),

@@ -7,7 +7,8 @@
 //! The retry: a pooled connection may have died while the request was on its way. The request is
 //! sent once more, on a fresh connection, if no byte of an answer came and either nothing was sent
 //! or the method is idempotent and everything that was sent is still at hand (RFC 9110 section
-//! 9.2.2). A POST that may have run is never repeated.
+//! 9.2.2). A POST that may have run is never repeated. Over HTTP/2 a backend can say that it has not
+//! begun (RFC 9113, section 8.7): then any request may, while all of it is at hand.
 
 mod acquire;
 mod destination;
@@ -18,6 +19,7 @@ mod tunnel;
 mod upload;
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 
 use tokio::io::AsyncWriteExt;
 
@@ -28,6 +30,7 @@ use crate::halves::Shared;
 use crate::http1::RequestHead;
 use crate::outgoing::Outgoing;
 use crate::response::answer::Failure;
+use crate::upstream::h2c::stream::Fault;
 use crate::upstream::stream::UpstreamStream;
 use acquire::Acquired;
 pub use destination::{BackendFault, Destination};
@@ -80,7 +83,9 @@ async fn send<S: ClientStream>(
     out: &mut Vec<u8>,
 ) -> Outcome {
     let limit = request.snapshot.config.limits.body;
-    let mut upload = Upload::new(request.framing, S::FRAMED, limit);
+    let coding = destination.coding(request.framing);
+    let mut upload = Upload::new(request.framing, S::FRAMED, coding, limit);
+    let head_len = out.len();
     let failed = |failure, upload: &Upload| Outcome::Failed {
         failure,
         body_is_read: upload.is_done(),
@@ -101,7 +106,8 @@ async fn send<S: ClientStream>(
             Ok(acquired) => acquired,
             Err(fault) => return failed(destination.blame(fault), &upload),
         };
-        let sent = send_head(connection, request, &mut stream, out).await;
+        let mut message = Outgoing::head(out, head_len, upload.end());
+        let sent = send_head(connection, request, &mut stream, &mut message).await;
         let exchanged = match sent {
             Sent::Nothing => Exchanged::Dead,
             Sent::Stalled => Exchanged::Fault(BackendFault::Timeout),
@@ -111,19 +117,28 @@ async fn send<S: ClientStream>(
             }
         };
         match exchanged {
-            Exchanged::Dead if reused => {
-                let repeatable = request.method.idempotent() && complete;
-                if sent == Sent::Nothing || repeatable {
+            Exchanged::Dead => {
+                let repeatable = match stream.fault() {
+                    Some(Fault::Unprocessed) => complete || !upload.has_begun(),
+                    Some(Fault::Malformed | Fault::Closed) | None => {
+                        let idempotent = request.method.idempotent() && complete;
+                        reused && (sent == Sent::Nothing || idempotent)
+                    }
+                };
+                if pooled && repeatable {
                     pooled = false;
                     continue;
                 }
-                return failed(destination.blame(BackendFault::Closed), &upload);
+                let fault = match stream.fault() {
+                    Some(Fault::Malformed) => BackendFault::Malformed,
+                    Some(Fault::Unprocessed | Fault::Closed) | None => BackendFault::Closed,
+                };
+                return failed(destination.blame(fault), &upload);
             }
-            Exchanged::Dead => return failed(destination.blame(BackendFault::Closed), &upload),
             Exchanged::Fault(fault) => return failed(destination.blame(fault), &upload),
             Exchanged::Client(failure) => return failed(failure, &upload),
             Exchanged::Ended { reusable, after } => {
-                if reusable && upload.is_sent() {
+                if reusable && upload.is_sent() && stream.is_connection() {
                     connection.worker.idle.put(address, stream);
                 }
                 return Outcome::Answered(after);
@@ -149,15 +164,16 @@ async fn send_head<S: ClientStream>(
     connection: &mut Connection<S>,
     request: &Request,
     stream: &mut UpstreamStream,
-    out: &[u8],
+    message: &mut Outgoing<'_>,
 ) -> Sent {
     let limit = request.snapshot.config.timeouts.response;
-    let mut sent = 0;
-    while let Some(rest) = out.get(sent..).filter(|rest| !rest.is_empty()) {
-        match connection.deadline.within(limit, stream.write(rest)).await {
-            Ok(Ok(n)) if n > 0 => sent += n,
-            Ok(_) if sent == 0 => return Sent::Nothing,
-            Ok(_) => return Sent::Some,
+    let mut any = false;
+    while !message.sent {
+        let step = poll_fn(|cx| stream.poll_send(cx, message));
+        match connection.deadline.within(limit, step).await {
+            Ok(Ok(())) => any = true,
+            Ok(Err(_)) if any || stream.has_begun() => return Sent::Some,
+            Ok(Err(_)) => return Sent::Nothing,
             Err(_) => return Sent::Stalled,
         }
     }

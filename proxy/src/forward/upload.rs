@@ -30,6 +30,8 @@ pub(super) struct Upload {
     sent: bool,
     /// [`Upload::run`] has begun and not ended: it holds bytes of the client's.
     running: bool,
+    /// See [`Upload::has_begun`].
+    begun: bool,
 }
 
 /// Why a body cannot be sent to its end; always the client's fault.
@@ -47,20 +49,19 @@ pub(super) enum UploadError {
 
 impl Upload {
     /// `framed`: the client frames bodies as HTTP/1 does; else its stream ends with the body.
-    pub(super) fn new(framing: Framing, framed: bool, limit: u64) -> Self {
+    /// `coding`: how the backend gets it.
+    pub(super) fn new(framing: Framing, framed: bool, coding: Coding, limit: u64) -> Self {
         let coded = match framing {
             Framing::Chunked if !framed => Framing::UntilClose,
             other => other,
         };
         Self {
             decoder: BodyDecoder::new(coded, BodyLimits::REQUEST),
-            coding: match framing {
-                Framing::Chunked => Coding::Chunked,
-                Framing::None | Framing::Length(_) | Framing::UntilClose => Coding::Raw,
-            },
+            coding,
             allowance: limit,
             sent: false,
             running: false,
+            begun: false,
         }
     }
 
@@ -76,6 +77,16 @@ impl Upload {
     /// would be taken for the rest of this body.
     pub(super) fn is_sent(&self) -> bool {
         self.sent
+    }
+
+    /// Whether more was read of the body than [`Upload::encode`] gave: it is gone then.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// The trailers, if the body was read to its end.
+    pub(super) fn end(&self) -> Option<&[u8]> {
+        self.is_done().then(|| self.decoder.trailers())
     }
 
     /// Says that what [`Upload::encode`] gave went out whole.
@@ -165,6 +176,7 @@ impl Upload {
                 }
                 Err(_) => return Err(UploadError::Stalled),
             };
+            self.begun = true;
             // A client that fills a buffer has more to send: fewer, larger reads.
             size = if n >= SMALL { LARGE } else { SMALL };
             let piece = self.decode(input, end)?;

@@ -30,7 +30,8 @@
 //! | PRIORITY, PRIORITY_UPDATE | 2019-9513 | [`Abuse::Priorities`]; h2 ignores both |
 //! | WINDOW_UPDATE, one byte at a time | 2019-9511 | [`Abuse::WindowUpdates`] |
 //! | windows that stay shut | 2019-9517 | time limits of the request; h2's `max_send_buffer_size` and capacity |
-//! | GOAWAY, PUSH_PROMISE, unknown types, HEADERS on a stream that is open | | [`Abuse::OtherFrames`]; from a backend this bounds interim answers, which h2 queues without a limit |
+//! | HEADERS that open no stream | | [`Abuse::Headers`]; from a backend this bounds interim answers, which h2 queues without a limit |
+//! | GOAWAY, PUSH_PROMISE, unknown types | | [`Abuse::OtherFrames`] |
 
 use std::time::{Duration, Instant};
 
@@ -62,7 +63,10 @@ pub enum Abuse {
     /// WINDOW_UPDATE.
     #[error("too many WINDOW_UPDATE frames")]
     WindowUpdates,
-    /// GOAWAY, PUSH_PROMISE, unknown types, and HEADERS that open no stream.
+    /// HEADERS that open no stream: trailers, and what a backend answers.
+    #[error("too many HEADERS frames")]
+    Headers,
+    /// GOAWAY, PUSH_PROMISE and unknown types.
     #[error("too many frames without a use")]
     OtherFrames,
 }
@@ -140,12 +144,20 @@ pub const WINDOW_UPDATES: Limit = Limit {
     per_data: 1000,
 };
 
-/// Chrome greases: a frame of a reserved type for a request. A request may have trailers. An answer
-/// of a backend is one HEADERS, interim ones before it and trailers behind.
+/// A request may have trailers. An answer of a backend is one HEADERS, with interim ones before it
+/// and trailers behind; the answers to 100 requests may come at once.
+pub const HEADERS: Limit = Limit {
+    burst: 400,
+    per_second: 10,
+    per_stream: 4000,
+    per_data: 0,
+};
+
+/// Chrome greases: a frame of a reserved type with a request.
 pub const OTHER_FRAMES: Limit = Limit {
     burst: 100,
     per_second: 10,
-    per_stream: 4000,
+    per_stream: 2000,
     per_data: 0,
 };
 
@@ -165,6 +177,7 @@ pub struct Budget {
     settings: Bucket,
     priorities: Bucket,
     window_updates: Bucket,
+    headers: Bucket,
     other_frames: Bucket,
     received: Frames,
     sent: Frames,
@@ -192,6 +205,7 @@ impl Budget {
             settings: Bucket::new(&SETTINGS, now),
             priorities: Bucket::new(&PRIORITIES, now),
             window_updates: Bucket::new(&WINDOW_UPDATES, now),
+            headers: Bucket::new(&HEADERS, now),
             other_frames: Bucket::new(&OTHER_FRAMES, now),
             received,
             sent,
@@ -255,6 +269,11 @@ impl Budget {
         self.first.is_some_and(|kind| kind != kind::SETTINGS)
     }
 
+    /// The highest stream that the client opened, 0 for none. What is above it was never sent.
+    pub fn last_stream(&self) -> u32 {
+        self.last_stream
+    }
+
     fn receive(&mut self, frame: Frame, now: Instant) -> Result<(), Abuse> {
         self.first.get_or_insert(frame.kind);
         self.in_block_frame = matches!(frame.kind, kind::HEADERS | kind::CONTINUATION);
@@ -267,6 +286,7 @@ impl Budget {
                 self.open(frame.stream);
                 return Ok(());
             }
+            kind::HEADERS => (&mut self.headers, Abuse::Headers),
             kind::RST_STREAM => (&mut self.resets, Abuse::Resets),
             kind::PING => (&mut self.pings, Abuse::Pings),
             kind::SETTINGS => (&mut self.settings, Abuse::Settings),
@@ -296,6 +316,7 @@ impl Budget {
         self.pings.earn(PINGS.per_stream);
         self.priorities.earn(PRIORITIES.per_stream);
         self.window_updates.earn(WINDOW_UPDATES.per_stream);
+        self.headers.earn(HEADERS.per_stream);
         self.other_frames.earn(OTHER_FRAMES.per_stream);
     }
 }
@@ -473,6 +494,8 @@ impl Frames {
             stream: u32::from_be_bytes([s & 0x7f, t, u, v]),
             error: u32::from_be_bytes(error),
         };
+        // Nothing of this frame must look like a part of the next.
+        self.head = [0; HEAD + ERROR_CODE];
         self.skip = frame.length - (self.have - HEAD) as u32;
         self.have = 0;
         frame

@@ -42,6 +42,8 @@ struct Inner<S> {
     unflushed: bool,
     budget: Budget,
     breach: Option<Breach>,
+    /// Bytes that came in all.
+    received: u64,
 }
 
 /// Why a peer is not listened to any longer.
@@ -73,6 +75,7 @@ impl<S: ByteStream> Coalesce<S> {
             unflushed: false,
             budget: Budget::new(peer, Instant::now()),
             breach: None,
+            received: 0,
         })))
     }
 
@@ -101,6 +104,16 @@ impl<S: ByteStream> Coalesce<S> {
     /// Whether a block of header fields has begun and is not here whole.
     pub fn in_header_block(&self) -> bool {
         self.0.borrow().budget.in_header_block()
+    }
+
+    /// See [`Budget::last_stream`].
+    pub fn last_stream(&self) -> u32 {
+        self.0.borrow().budget.last_stream()
+    }
+
+    /// Grows with each byte that comes in.
+    pub fn received(&self) -> u64 {
+        self.0.borrow().received
     }
 
     /// Reads what the peer still sends and throws it away: unread bytes would turn the close into a
@@ -189,6 +202,7 @@ impl<S: ByteStream> AsyncRead for Coalesce<S> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut inner.io).poll_read(cx, buf))?;
         let read = buf.filled().get(before..).unwrap_or_default();
+        inner.received += read.len() as u64;
         if let Err(breach) = inner.observe(read) {
             inner.breach = Some(breach);
             buf.set_filled(before);

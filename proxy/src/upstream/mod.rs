@@ -2,11 +2,12 @@
 //!
 //! `nodes` knows the pools and which nodes are there, `balance` chooses among them, `fallback` is
 //! the 404 backend, `resolve` keeps names resolved, `idle` keeps connections for reuse, `connect`
-//! makes new ones, `stream` is what both hand out.
+//! makes new ones, `h2c` shares those of HTTP/2, `stream` is what these hand out.
 
 pub mod balance;
 pub mod connect;
 pub mod fallback;
+pub mod h2c;
 pub mod idle;
 pub mod nodes;
 pub mod resolve;

@@ -1,6 +1,7 @@
-//! A connection to a backend: plain TCP, or TLS for backends with an `https://` URL.
+//! A connection to a backend: plain TCP, TLS for backends with an `https://` URL, or one stream of
+//! HTTP/2 for those with `h2c://`.
 
-use std::io::{self, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -9,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use super::h2c::stream::{Fault, H2cStream};
 use crate::outgoing::Outgoing;
 
 /// A connection to a backend.
@@ -24,6 +26,8 @@ enum Transport {
         stream: Box<TlsStream<TcpStream>>,
         server_name: Arc<str>,
     },
+    /// Good for one request.
+    H2c(Box<H2cStream>),
 }
 
 impl UpstreamStream {
@@ -44,10 +48,17 @@ impl UpstreamStream {
         }
     }
 
+    /// A stream of HTTP/2.
+    pub fn h2c(stream: H2cStream) -> Self {
+        Self {
+            transport: Transport::H2c(Box::new(stream)),
+        }
+    }
+
     /// The name that the certificate was checked for; `None` on a plain connection.
     pub fn server_name(&self) -> Option<&str> {
         match &self.transport {
-            Transport::Plain(_) => None,
+            Transport::Plain(_) | Transport::H2c(_) => None,
             Transport::Tls { server_name, .. } => Some(server_name),
         }
     }
@@ -66,24 +77,53 @@ impl UpstreamStream {
                     .poll_read(&mut cx, &mut ReadBuf::new(&mut byte))
                     .is_pending()
             }
+            Transport::H2c(_) => false,
         }
     }
-}
 
-impl UpstreamStream {
+    /// Whether it is a connection, which may carry another request.
+    pub fn is_connection(&self) -> bool {
+        match &self.transport {
+            Transport::Plain(_) | Transport::Tls { .. } => true,
+            Transport::H2c(_) => false,
+        }
+    }
+
+    /// Whether a failed [`UpstreamStream::poll_send`] may have sent something all the same.
+    pub fn has_begun(&self) -> bool {
+        match &self.transport {
+            Transport::Plain(_) | Transport::Tls { .. } => false,
+            Transport::H2c(stream) => stream.has_begun(),
+        }
+    }
+
+    /// Why a stream of HTTP/2 gave no answer; `None` where a connection says nothing of it.
+    pub fn fault(&self) -> Option<Fault> {
+        match &self.transport {
+            Transport::Plain(_) | Transport::Tls { .. } => None,
+            Transport::H2c(stream) => stream.fault(),
+        }
+    }
+
     /// Sends some of a message; it is sent when [`Outgoing`] says so.
     pub fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
         message: &mut Outgoing<'_>,
     ) -> Poll<io::Result<()>> {
-        message.poll_write(cx, self)
+        match &mut self.transport {
+            Transport::Plain(_) | Transport::Tls { .. } => message.poll_write(cx, self),
+            Transport::H2c(stream) => stream.poll_send(cx, message),
+        }
     }
 
     /// The trailers that came at the end of the body: `name: value` lines and an empty one. None
     /// where bodies are framed as HTTP/1 does.
     pub fn take_trailers(&mut self) -> Option<Vec<u8>> {
-        None
+        match &mut self.transport {
+            Transport::Plain(_) | Transport::Tls { .. } => None,
+            Transport::H2c(stream) => stream.take_trailers(),
+        }
     }
 }
 
@@ -96,10 +136,12 @@ impl AsyncRead for UpstreamStream {
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Tls { stream, .. } => Pin::new(stream).poll_read(cx, buf),
+            Transport::H2c(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
         }
     }
 }
 
+/// Bytes as they are, which streams of HTTP/2 do not take: see [`UpstreamStream::poll_send`].
 impl AsyncWrite for UpstreamStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
@@ -109,6 +151,7 @@ impl AsyncWrite for UpstreamStream {
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Transport::Tls { stream, .. } => Pin::new(stream).poll_write(cx, buf),
+            Transport::H2c(_) => Poll::Ready(Err(ErrorKind::Unsupported.into())),
         }
     }
 
@@ -120,6 +163,7 @@ impl AsyncWrite for UpstreamStream {
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Transport::Tls { stream, .. } => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Transport::H2c(_) => Poll::Ready(Err(ErrorKind::Unsupported.into())),
         }
     }
 
@@ -131,6 +175,7 @@ impl AsyncWrite for UpstreamStream {
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Transport::Tls { stream, .. } => Pin::new(stream).poll_flush(cx),
+            Transport::H2c(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -138,6 +183,7 @@ impl AsyncWrite for UpstreamStream {
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Tls { stream, .. } => Pin::new(stream).poll_shutdown(cx),
+            Transport::H2c(_) => Poll::Ready(Ok(())),
         }
     }
 }

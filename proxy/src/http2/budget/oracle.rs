@@ -70,10 +70,11 @@ fn twin(peer: Peer, events: &[Event]) -> Story {
         PRIORITIES,
         WINDOW_UPDATES,
         OTHER_FRAMES,
+        HEADERS,
     ];
     // In millionths, so that microseconds count too.
     let mut levels = limits.map(|limit| u128::from(limit.burst) * 1_000_000);
-    let mut earn = [0_u128; 6];
+    let mut earn = [0_u128; 7];
     let mut bytes = [Vec::new(), Vec::new()];
     let mut seen = [0; 2];
     seen[usize::from(peer == Peer::Server)] = 24;
@@ -100,7 +101,7 @@ fn twin(peer: Peer, events: &[Event]) -> Story {
             if opens {
                 last_stream = stream;
                 earn[0] = if event.sent { 1_000 } else { 500 };
-                for which in 1..6 {
+                for which in 1..7 {
                     earn[which] = u128::from(limits[which].per_stream);
                 }
             } else if event.sent && kind == 0 && length > 0 {
@@ -116,10 +117,11 @@ fn twin(peer: Peer, events: &[Event]) -> Story {
                     4 => Some((2, 1, Abuse::Settings)),
                     2 | 16 => Some((3, 1, Abuse::Priorities)),
                     8 => Some((4, 1, Abuse::WindowUpdates)),
+                    1 => Some((6, 1, Abuse::Headers)),
                     _ => Some((5, 1, Abuse::OtherFrames)),
                 };
             }
-            for which in 0..6 {
+            for which in 0..7 {
                 let full = u128::from(limits[which].burst) * 1_000_000;
                 levels[which] = (levels[which] + std::mem::take(&mut earn[which]) * 1000).min(full);
             }

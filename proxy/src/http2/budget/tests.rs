@@ -154,6 +154,16 @@ fn provoked_resets() {
     }
 }
 
+/// RST_STREAM of a wrong size has no error code, and not that of the one before.
+#[test]
+fn an_error_code_belongs_to_one_frame() {
+    let odd = |round| match round {
+        0 => (headers(1), reset(1, 3)),
+        _ => (vec![], frame(kind::RST_STREAM, 0, 1, b"")),
+    };
+    check(Peer::Client, 1000, 0, odd, CALM);
+}
+
 #[test]
 fn useful_work_earns() {
     let data = |length: usize| frame(kind::DATA, 0, 1, &vec![0; length]);
@@ -223,9 +233,16 @@ fn a_backend() {
     check(Peer::Server, 10_000, 0, refuses, CALM);
     let answers = |round| (headers(2 * round + 1).repeat(4), headers(2 * round + 3));
     check(Peer::Server, 10_000, 0, answers, CALM);
+    // The answers to all streams of a connection may come at once.
+    let many = |_| {
+        let streams = (0..100).map(|n| 2 * n + 1);
+        let answers = streams.clone().flat_map(|stream| headers(stream).repeat(3));
+        (answers.collect(), vec![])
+    };
+    check(Peer::Server, 1, 0, many, CALM);
     // Interim answers without end are not.
     let interim = |_| (headers(1), headers(1));
-    let expected = Some((Abuse::OtherFrames, 101));
+    let expected = Some((Abuse::Headers, 401));
     check(Peer::Server, 10_000, 0, interim, expected);
 }
 
