@@ -29,6 +29,10 @@ pub struct Process {
     pub connections: Arc<Semaphore>,
     /// How many places there are.
     pub max_connections: usize,
+    /// One place for each connection to a backend: descriptors that client connections leave. A
+    /// client of HTTP/2 may ask for a hundred at once, which must not keep others from being
+    /// accepted.
+    pub backends: Arc<Semaphore>,
     /// TLS towards backends with an https:// URL.
     pub backend_tls: Arc<rustls::ClientConfig>,
 }

@@ -100,7 +100,10 @@ pub fn prepare_config(
         }
     };
     let wanted = config.limits.connections;
-    let max_connections = descriptors_for(wanted)?;
+    let Descriptors {
+        clients: max_connections,
+        backends,
+    } = descriptors_for(wanted)?;
     if max_connections < wanted {
         warnings.push(format!(
             "limits.connections is lowered from {wanted} to {max_connections}: the process may not open more files; \
@@ -120,6 +123,7 @@ pub fn prepare_config(
         tools: ToolCap::default(),
         connections: Arc::new(Semaphore::new(max_connections)),
         max_connections,
+        backends: Arc::new(Semaphore::new(backends)),
         backend_tls: tls::client_config()?,
     };
     Ok(Prepared {
@@ -148,10 +152,16 @@ fn warn_of_uncovered(config: &Config, store: &CertificateStore, warnings: &mut V
     }
 }
 
+/// How many connections the descriptors suffice for.
+struct Descriptors {
+    clients: usize,
+    backends: usize,
+}
+
 /// Raises the limit on open files as far as allowed, and says for how many client connections it
 /// suffices, `wanted` at the most. Three descriptors for two connections: an idle one needs one,
-/// one with a request under way two.
-fn descriptors_for(wanted: usize) -> Result<usize, StartError> {
+/// one with a request under way two. What is left is for connections to backends.
+fn descriptors_for(wanted: usize) -> Result<Descriptors, StartError> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -163,9 +173,14 @@ fn descriptors_for(wanted: usize) -> Result<usize, StartError> {
         .current
         .and_then(|n| usize::try_from(n).ok())
         .unwrap_or(usize::MAX / 2);
-    match files.saturating_sub(RESERVED_DESCRIPTORS) / 3 * 2 {
+    let left = files.saturating_sub(RESERVED_DESCRIPTORS);
+    match left / 3 * 2 {
         0 => Err(StartError::Descriptors(files)),
-        enough => Ok(wanted.min(enough)),
+        enough => {
+            let clients = wanted.min(enough);
+            let backends = (left - clients).min(Semaphore::MAX_PERMITS);
+            Ok(Descriptors { clients, backends })
+        }
     }
 }
 
@@ -299,7 +314,10 @@ mod tests {
 
     #[test]
     fn few_connections_are_not_lowered() {
-        assert_eq!(descriptors_for(10).unwrap(), 10);
-        assert!(descriptors_for(usize::MAX).unwrap() < usize::MAX);
+        let few = descriptors_for(10).unwrap();
+        assert_eq!(few.clients, 10);
+        let all = descriptors_for(usize::MAX).unwrap();
+        assert!(all.clients < usize::MAX && all.backends >= all.clients / 2);
+        assert_eq!(all.clients + all.backends, few.clients + few.backends);
     }
 }

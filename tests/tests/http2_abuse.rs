@@ -594,3 +594,43 @@ fn a_body_that_stalls_is_cut() {
     let healthz = Head::get(HOST, "/.well-known/healthz");
     assert_eq!(client.exchange(&healthz).status, 200);
 }
+
+// --- descriptors
+
+/// Each stream may need a connection to a tool. However many there are, new clients are accepted.
+#[test]
+fn streams_that_wait_leave_descriptors_for_other_clients() {
+    let origin = Origin::echo("grid");
+    // 64 are for the process itself, two thirds of the others for clients: 78 are left for tools.
+    let portico = Builder::new()
+        .route("grid", &origin.url())
+        .descriptors(300)
+        .start();
+    let mut client = portico.http2();
+    let streams: Vec<u32> = (0..100)
+        .map(|_| client.request(&Head::get(HOST, "/sleep/1500"), true))
+        .collect();
+    let mut second = portico.http2();
+    for _ in 0..100 {
+        second.request(&Head::get(HOST, "/sleep/1500"), true);
+    }
+    eventually("the tool is asked", SOON, || {
+        (origin.heads() > 70).then_some(())
+    });
+    let mut others: Vec<Http2> = (0..60).map(|_| portico.http2()).collect();
+    for other in &mut others {
+        let answer = other.exchange(&Head::get(HOST, "/.well-known/healthz"));
+        assert_eq!(answer.status, 200);
+    }
+    let statuses: Vec<u16> = streams.iter().map(|&id| client.answer(id).status).collect();
+    assert!(
+        statuses.iter().all(|status| matches!(status, 200 | 503)),
+        "{statuses:?}"
+    );
+    assert!(statuses.contains(&200), "{statuses:?}");
+    assert!(
+        origin.heads() <= 79,
+        "{} requests at the tool",
+        origin.heads()
+    );
+}

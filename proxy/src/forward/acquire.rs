@@ -221,7 +221,10 @@ async fn attempt<S>(
     let acquiring = async {
         let (stream, reused) = match how {
             // Boxed: rare, and its room for a TLS handshake would be part of every request.
-            How::Connection(tls) => (Box::pin(connect(address, tls)).await?, false),
+            How::Connection(tls) => (
+                Box::pin(connect(address, tls, &worker.process.backends)).await?,
+                false,
+            ),
             How::H2c { fresh } => {
                 let lease = worker.h2c.lease(worker, address, fresh).await;
                 let lease = lease.map_err(ConnectError::Connect)?;

@@ -4,6 +4,7 @@
 //! must know of each other. No borrow of it lives across a wait.
 
 use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -45,13 +46,12 @@ pub(super) enum Awaited {
     BackendSince(Instant),
 }
 
-/// Runs upload and download until the download has ended, or the upload has failed.
+/// Runs upload and download until the download has ended, or the upload has failed. By reference:
+/// what an `async fn` takes by value it keeps twice.
 pub(super) async fn both<D, E>(
-    uploading: impl Future<Output = Result<(), E>>,
-    downloading: impl Future<Output = D>,
+    mut uploading: Pin<&mut impl Future<Output = Result<(), E>>>,
+    mut downloading: Pin<&mut impl Future<Output = D>>,
 ) -> Result<D, E> {
-    let mut uploading = std::pin::pin!(uploading);
-    let mut downloading = std::pin::pin!(downloading);
     let mut upload_ended = false;
     std::future::poll_fn(|cx| {
         if !upload_ended {

@@ -20,12 +20,12 @@ mod upload;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::pin::pin;
 
 use tokio::io::AsyncWriteExt;
 
 use crate::connection::{After, ClientStream, Connection};
 use crate::context::Request;
-use crate::deadline::Deadline;
 use crate::halves::Shared;
 use crate::http1::RequestHead;
 use crate::outgoing::Outgoing;
@@ -254,14 +254,17 @@ async fn exchange<S: ClientStream>(
         deadline,
         trusted: true,
     };
-    let ended = if uploads {
-        let timeouts = &request.snapshot.config.timeouts;
-        let upload_deadline =
-            upload_deadline.get_or_insert_with(|| Deadline::new(timeouts.body_idle));
-        let uploading = upload.run(&link, &worker.buffers, timeouts, upload_deadline);
-        both(uploading, download.run()).await
-    } else {
-        Ok(download.run().await)
+    let ended = {
+        let uploading = pin!(async {
+            if !uploads {
+                return Ok(());
+            }
+            let timeouts = &request.snapshot.config.timeouts;
+            let deadline = upload_deadline.get_or_insert_with(|| worker.deadline());
+            upload.run(&link, &worker.buffers, timeouts, deadline).await
+        });
+        let downloading = pin!(download.run());
+        both(uploading, downloading).await
     };
     let answer_begun = link.answer_begun.get();
     *input_ended = link.input_ended.get();

@@ -46,8 +46,9 @@ use websocket::Key;
 
 /// The window of a stream: what a client may send of one body before somebody has taken it.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// The window of a connection: the same for all its streams together.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// The window of a connection: the same for all its streams together. So many uploads may stand
+/// still before others of the same connection have to wait.
+const CONNECTION_WINDOW: u32 = 8 * STREAM_WINDOW;
 /// Bytes of an answer that may wait within the crate, for each stream.
 const SEND_BUFFER: usize = 64 * 1024;
 /// What a header list may take beside `limits.header` and `limits.uri`, so that these are
@@ -302,8 +303,10 @@ impl<S: ByteStream + 'static> Driver<S> {
         let place = Streams::enter(&self.streams);
         let (worker, client) = (Rc::clone(&self.worker), self.client.clone());
         let websocket = self.snapshot.config.http2.websocket;
+        // Boxed here, because the runtime would move a future of some kilobytes three times.
+        let serving = Box::pin(serve_request(request, respond, worker, client, websocket));
         tokio::task::spawn_local(async move {
-            serve_request(request, respond, worker, client, websocket).await;
+            serving.await;
             drop(place);
         });
     }
@@ -360,6 +363,9 @@ async fn serve_request(
     }
     connection.input.discard(&worker.buffers);
     worker.put_deadline(connection.deadline);
+    if let Some(deadline) = connection.upload_deadline {
+        worker.put_deadline(deadline);
+    }
 }
 
 /// Since when something holds without a break.

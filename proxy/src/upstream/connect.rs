@@ -4,8 +4,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsConnector;
 
 use super::stream::UpstreamStream;
@@ -30,6 +32,16 @@ pub struct TlsTarget {
     pub server_name: Arc<str>,
 }
 
+/// A place for a connection to a backend.
+///
+/// # Errors
+/// "Too many open files": there would be, if this went on.
+pub fn take_place(places: &Arc<Semaphore>) -> io::Result<OwnedSemaphorePermit> {
+    Arc::clone(places)
+        .try_acquire_owned()
+        .map_err(|_| Errno::MFILE.into())
+}
+
 /// Connects to `address`, over TLS if `tls` is given. The caller bounds the time.
 ///
 /// # Errors
@@ -37,13 +49,15 @@ pub struct TlsTarget {
 pub async fn connect(
     address: SocketAddr,
     tls: Option<&TlsTarget>,
+    places: &Arc<Semaphore>,
 ) -> Result<UpstreamStream, ConnectError> {
+    let place = take_place(places).map_err(ConnectError::Connect)?;
     let stream = TcpStream::connect(address)
         .await
         .map_err(ConnectError::Connect)?;
     stream.set_nodelay(true).map_err(ConnectError::Connect)?;
     let Some(tls) = tls else {
-        return Ok(UpstreamStream::plain(stream));
+        return Ok(UpstreamStream::plain(stream, place));
     };
     let name = match tls.server_name.parse::<IpAddr>() {
         Ok(ip) => ServerName::from(ip),
@@ -54,5 +68,9 @@ pub async fn connect(
         .connect(name, stream)
         .await
         .map_err(ConnectError::Handshake)?;
-    Ok(UpstreamStream::tls(stream, Arc::clone(&tls.server_name)))
+    Ok(UpstreamStream::tls(
+        stream,
+        Arc::clone(&tls.server_name),
+        place,
+    ))
 }

@@ -32,12 +32,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use crate::http2::budget::Peer;
 use crate::http2::coalesce::Coalesce;
+use crate::upstream::connect::take_place;
 use crate::worker::Worker;
 
 /// Requests on one connection at the same time.
@@ -144,6 +145,7 @@ impl H2cPool {
 
     async fn connect(&self, worker: &Rc<Worker>, address: SocketAddr) -> io::Result<Lease> {
         let _connecting = Connecting(self, address);
+        let place = take_place(&worker.process.backends)?;
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
         if self.counts().0 >= MAX_IDLE {
@@ -154,7 +156,7 @@ impl H2cPool {
             Rc::clone(&addresses.entry(address).or_default().changed)
         };
         let io = Coalesce::new(tcp, Rc::clone(worker), Peer::Server);
-        let connection = open(io, changed).await?;
+        let connection = open(io, changed, place).await?;
         let lease = Lease::new(&connection, false);
         let mut addresses = self.addresses.borrow_mut();
         addresses.entry(address).or_default().open.push(connection);
@@ -259,7 +261,11 @@ impl Drop for Connection {
 }
 
 /// Begins with HTTP/2 and leaves the rest to a task of its own.
-async fn open(io: Coalesce<TcpStream>, changed: Rc<Notify>) -> io::Result<Rc<Connection>> {
+async fn open(
+    io: Coalesce<TcpStream>,
+    changed: Rc<Notify>,
+    place: OwnedSemaphorePermit,
+) -> io::Result<Rc<Connection>> {
     let handshake = client::Builder::new()
         .enable_push(false)
         .max_concurrent_streams(0)
@@ -288,6 +294,7 @@ async fn open(io: Coalesce<TcpStream>, changed: Rc<Notify>) -> io::Result<Rc<Con
     let released = Rc::clone(&connection.released);
     let weak = Rc::downgrade(&connection);
     tokio::task::spawn_local(async move {
+        let _place = place;
         let mut work = pin!(work(h2, io, weak));
         tokio::select! {
             biased;

@@ -116,13 +116,22 @@ impl IdlePool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
     use tokio::io::AsyncWriteExt;
     use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+    fn place() -> OwnedSemaphorePermit {
+        Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap()
+    }
 
     async fn pair(listener: &TcpListener) -> (UpstreamStream, TcpStream) {
         let address = listener.local_addr().unwrap();
         let (here, there) = tokio::join!(TcpStream::connect(address), listener.accept());
-        (UpstreamStream::plain(here.unwrap()), there.unwrap().0)
+        (
+            UpstreamStream::plain(here.unwrap(), place()),
+            there.unwrap().0,
+        )
     }
 
     fn run(test: impl Future<Output = ()>) {

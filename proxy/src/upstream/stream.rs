@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::client::TlsStream;
 
 use super::h2c::stream::{Fault, H2cStream};
@@ -17,6 +18,8 @@ use crate::outgoing::Outgoing;
 #[derive(Debug)]
 pub struct UpstreamStream {
     transport: Transport,
+    /// Its place among those of the process; a stream of HTTP/2 is not the one who holds it.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -32,19 +35,25 @@ enum Transport {
 
 impl UpstreamStream {
     /// A plain connection.
-    pub fn plain(stream: TcpStream) -> Self {
+    pub fn plain(stream: TcpStream, place: OwnedSemaphorePermit) -> Self {
         Self {
             transport: Transport::Plain(stream),
+            _place: Some(place),
         }
     }
 
     /// A connection over TLS, made for `server_name`.
-    pub fn tls(stream: TlsStream<TcpStream>, server_name: Arc<str>) -> Self {
+    pub fn tls(
+        stream: TlsStream<TcpStream>,
+        server_name: Arc<str>,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
         Self {
             transport: Transport::Tls {
                 stream: Box::new(stream),
                 server_name,
             },
+            _place: Some(place),
         }
     }
 
@@ -52,6 +61,7 @@ impl UpstreamStream {
     pub fn h2c(stream: H2cStream) -> Self {
         Self {
             transport: Transport::H2c(Box::new(stream)),
+            _place: None,
         }
     }
 
