@@ -629,7 +629,7 @@ fn streams_that_wait_leave_descriptors_for_other_clients() {
     );
     assert!(statuses.contains(&200), "{statuses:?}");
     assert!(
-        origin.heads() <= 79,
+        origin.heads() <= 100,
         "{} requests at the tool",
         origin.heads()
     );

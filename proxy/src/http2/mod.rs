@@ -15,6 +15,7 @@ pub mod budget;
 pub mod coalesce;
 pub mod head;
 pub mod stream;
+pub mod unread;
 pub mod websocket;
 
 use std::cell::{Cell, RefCell};

@@ -2,7 +2,7 @@
 //!
 //! Reading gives the data of the request's body, and the end of the stream as the end of input.
 //! What is read makes room in the client's window, so an upload is never further ahead of the
-//! backend than the window of its stream. Sending takes heads as HTTP/1.1 text and data as the
+//! backend than the window of its stream. What has come is taken out of the crate at once. Sending takes heads as HTTP/1.1 text and data as the
 //! client's window allows; what the crate holds of it is bounded by its send buffer.
 //!
 //! Dropping it ends the stream: with NO_ERROR behind a whole answer whose request was not read to
@@ -18,6 +18,7 @@ use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::head;
+use super::unread::Unread;
 use crate::buffer::{Buffer, BufferPool};
 use crate::connection::{ClientStream, Watched};
 use crate::outgoing::{Frames, Outgoing};
@@ -29,10 +30,11 @@ const PIECE: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct RequestStream {
     body: RecvStream,
-    /// Data that has come and was not read.
-    unread: Bytes,
-    /// The body has ended, with these trailers.
-    end: Option<Vec<u8>>,
+    /// What is being read, and what comes behind it.
+    piece: Bytes,
+    unread: Unread,
+    /// The body has ended behind that: with these trailers, or by an error.
+    end: Option<Result<Vec<u8>, h2::Error>>,
     reply: Reply,
 }
 
@@ -49,7 +51,8 @@ impl RequestStream {
     pub fn new(body: RecvStream, respond: SendResponse<Bytes>) -> Self {
         Self {
             body,
-            unread: Bytes::new(),
+            piece: Bytes::new(),
+            unread: Unread::default(),
             end: None,
             reply: Reply::Awaited(respond),
         }
@@ -63,7 +66,15 @@ impl RequestStream {
     /// Waits until the body has ended. Data is thrown away and makes no room for more, so a client
     /// that has much to send stops.
     pub async fn ended(&mut self) {
-        while let Some(Ok(_)) = std::future::poll_fn(|cx| self.body.poll_data(cx)).await {}
+        std::future::poll_fn(|cx| {
+            self.take_in(cx);
+            while self.unread.pop().is_some() {}
+            match self.end {
+                Some(_) => Poll::Ready(()),
+                None => Poll::Pending,
+            }
+        })
+        .await;
     }
 
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -74,22 +85,40 @@ impl RequestStream {
         reset.map(|_| ())
     }
 
-    /// Reads until data is there, or the end. `None`: the end.
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<&mut Bytes>>> {
-        while self.unread.is_empty() {
-            if self.end.is_some() {
-                return Poll::Ready(Ok(None));
-            }
-            match ready!(self.body.poll_data(cx)) {
-                Some(data) => self.unread = data.map_err(gone)?,
+    /// Takes what has come out of the crate.
+    fn take_in(&mut self, cx: &mut Context<'_>) {
+        while self.end.is_none() {
+            let Poll::Ready(data) = self.body.poll_data(cx) else {
+                return;
+            };
+            match data {
+                Some(Ok(data)) => self.unread.push(data),
+                Some(Err(error)) => self.end = Some(Err(error)),
                 None => {
-                    let trailers = ready!(self.body.poll_trailers(cx)).map_err(gone)?;
-                    let text = trailers.map(|trailers| head::write_trailers(&trailers));
-                    self.end = Some(text.unwrap_or_default());
+                    let Poll::Ready(trailers) = self.body.poll_trailers(cx) else {
+                        return;
+                    };
+                    let text = |trailers: Option<_>| {
+                        trailers.map_or_else(Vec::new, |trailers| head::write_trailers(&trailers))
+                    };
+                    self.end = Some(trailers.map(text));
                 }
             }
         }
-        Poll::Ready(Ok(Some(&mut self.unread)))
+    }
+
+    /// Waits for data. `None`: the body has ended.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<&mut Bytes>>> {
+        if self.piece.is_empty() {
+            self.take_in(cx);
+            match (self.unread.pop(), &mut self.end) {
+                (Some(piece), _) => self.piece = piece,
+                (None, None) => return Poll::Pending,
+                (None, Some(Ok(_))) => return Poll::Ready(Ok(None)),
+                (None, Some(Err(_))) => return Poll::Ready(Err(ErrorKind::ConnectionReset.into())),
+            }
+        }
+        Poll::Ready(Ok(Some(&mut self.piece)))
     }
 
     /// Sends a head. `ended`: nothing follows it.
@@ -189,6 +218,7 @@ impl ClientStream for RequestStream {
         _: &BufferPool,
         _: bool,
     ) -> Poll<Watched> {
+        self.take_in(cx);
         self.poll_reset(cx).map(|()| Watched::Gone)
     }
 
@@ -197,7 +227,7 @@ impl ClientStream for RequestStream {
     }
 
     fn take_trailers(&mut self) -> Option<Vec<u8>> {
-        self.end.as_mut().map(std::mem::take)
+        Some(std::mem::take(self.end.as_mut()?.as_mut().ok()?))
     }
 
     fn reset(&mut self) {
@@ -215,11 +245,11 @@ impl AsyncRead for RequestStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let Some(unread) = ready!(this.poll_data(cx))? else {
+        let Some(piece) = ready!(this.poll_piece(cx))? else {
             return Poll::Ready(Ok(()));
         };
-        let n = unread.len().min(buf.remaining());
-        buf.put_slice(&unread.split_to(n));
+        let n = piece.len().min(buf.remaining());
+        buf.put_slice(&piece.split_to(n));
         // Fails only for more than was received.
         let _ = this.body.flow_control().release_capacity(n);
         Poll::Ready(Ok(()))

@@ -1,24 +1,17 @@
 //! What has come of an answer's body and was not read.
 //!
-//! Taken out of the `h2` crate at once, by a task of its own: left there, each frame would cost
-//! some hundred bytes and hold the whole buffer that it was read into, and many small frames for
-//! slow clients would end the connection of all (`data_frame_budget` counts them for all streams
-//! together).
-//!
-//! Bound: the stream's window, which opens again by what the reader takes.
+//! Taken out of the `h2` crate by a task of its own, whether somebody reads or not: see [`Unread`].
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::{FlowControl, RecvStream};
 use http::HeaderMap;
 use tokio::task::JoinHandle;
 
-/// Data in smaller pieces is copied together.
-const SMALL: usize = 4096;
+use crate::http2::unread::Unread;
 
 /// The reader's side. Dropped, it gives the stream up.
 #[derive(Debug)]
@@ -30,9 +23,7 @@ pub(super) struct Inbox {
 
 #[derive(Debug, Default)]
 struct Shared {
-    pieces: VecDeque<Bytes>,
-    /// Small pieces, behind `pieces`.
-    small: BytesMut,
+    unread: Unread,
     end: Option<End>,
     reader: Option<Waker>,
 }
@@ -58,7 +49,7 @@ impl Inbox {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, h2::Error>>> {
         let mut shared = self.shared.borrow_mut();
-        if let Some(data) = shared.pop() {
+        if let Some(data) = shared.unread.pop() {
             // Before it is sent on: what is on its way to the client is one piece.
             let _ = self.window.release_capacity(data.len());
             return Poll::Ready(Some(Ok(data)));
@@ -89,25 +80,6 @@ impl Drop for Inbox {
 }
 
 impl Shared {
-    fn push(&mut self, data: Bytes) {
-        if data.len() < SMALL {
-            self.small.extend_from_slice(&data);
-        } else {
-            if !self.small.is_empty() {
-                self.pieces.push_back(self.small.split().freeze());
-            }
-            self.pieces.push_back(data);
-        }
-        self.wake();
-    }
-
-    fn pop(&mut self) -> Option<Bytes> {
-        let small = &mut self.small;
-        self.pieces
-            .pop_front()
-            .or_else(|| (!small.is_empty()).then(|| std::mem::take(small).freeze()))
-    }
-
     fn wake(&mut self) {
         if let Some(reader) = self.reader.take() {
             reader.wake();
@@ -118,7 +90,11 @@ impl Shared {
 async fn fill(mut body: RecvStream, shared: Rc<RefCell<Shared>>) {
     let end = loop {
         match body.data().await {
-            Some(Ok(data)) => shared.borrow_mut().push(data),
+            Some(Ok(data)) => {
+                let mut shared = shared.borrow_mut();
+                shared.unread.push(data);
+                shared.wake();
+            }
             Some(Err(error)) => break Err(error),
             None => break body.trailers().await,
         }
