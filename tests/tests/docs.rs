@@ -62,7 +62,7 @@ const COMMANDS: &[(&str, How)] = &[
         How::Configured,
     ),
     (
-        "apt-get install python3 openssl redis-server wrk nginx haproxy",
+        "apt-get install python3 openssl redis-server wrk nghttp2-client nginx haproxy",
         How::Elsewhere("scripts/test installs what CI needs of these"),
     ),
     (
