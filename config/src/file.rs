@@ -390,7 +390,8 @@ table! {
         /// The whole request head, from its first byte: 408 after it. Guards against
         /// clients that trickle.
         header: Duration = Default("\"10s\""),
-        /// Between two reads of a request body: 408 after it.
+        /// Between two reads of a request body: 408 after it. Once the answer has begun (gRPC streams
+        /// both ways), `response` counts instead.
         body_idle: Duration = Default("\"60s\""),
         /// An idle client connection. Keep it above that of a balancer in front.
         keep_alive: Duration = Default("\"65s\""),

@@ -303,25 +303,27 @@ fn a_part_of_an_answer_is_not_held_back() {
     assert_eq!(client.answer(stream).text(), "hellohellohello");
 }
 
+/// Answers chunks of one byte ("1 CRLF x CRLF") one by one, until one is "!".
+fn ping_pong(connection: &mut Connection) {
+    if connection.read_head().is_none() {
+        return;
+    }
+    connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let mut body = portico_tests::wire::Body::default();
+    while connection.wire.read_counted(6, &mut body).is_ok() {
+        if body.bytes.ends_with(b"!\r\n") {
+            break;
+        }
+        connection.send("1\r\ny\r\n");
+    }
+    connection.send("0\r\n\r\n");
+    connection.wait_for_close();
+}
+
 /// Both directions of a stream at once, as gRPC needs it.
 #[test]
 fn a_stream_is_two_ways() {
-    let origin = Origin::scripted("pingpong", |connection: &mut Connection| {
-        if connection.read_head().is_none() {
-            return;
-        }
-        connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-        let mut body = portico_tests::wire::Body::default();
-        // Chunks of one byte: "1 CRLF x CRLF", answered one by one.
-        while connection.wire.read_counted(6, &mut body).is_ok() {
-            if body.bytes.ends_with(b"!\r\n") {
-                break;
-            }
-            connection.send("1\r\ny\r\n");
-        }
-        connection.send("0\r\n\r\n");
-        connection.wait_for_close();
-    });
+    let origin = Origin::scripted("pingpong", ping_pong);
     let portico = Portico::before(&origin);
     let mut client = portico.http2();
     let stream = client.request(&Head::post(HOST, "/"), false);
@@ -333,6 +335,31 @@ fn a_stream_is_two_ways() {
     }
     client.send(&Frame::data(stream, b"!".to_vec(), false));
     assert_eq!(client.answer(stream).body.length, 20);
+    origin.forgive();
+}
+
+/// Who listens to an answer may have nothing to say for long; when both are silent it ends.
+#[test]
+fn a_stream_outlives_the_silence_of_the_client() {
+    let origin = Origin::scripted("pingpong", ping_pong);
+    let portico = Builder::new()
+        .route("grid", &origin.url())
+        .with("[timeouts]\nbody_idle = '200ms'\nresponse = '2s'")
+        .start();
+    let mut client = portico.http2();
+    let stream = client.request(&Head::post(HOST, "/"), false);
+    for turn in 1..=3 {
+        client.send(&Frame::data(stream, b"x".to_vec(), false));
+        while client.so_far(stream).body.length < turn {
+            client.read_frame().unwrap().expect("an echo");
+        }
+        thread::sleep(Duration::from_millis(500));
+    }
+    let found = client.outcome(stream);
+    assert!(
+        matches!(found, Outcome::Reset(code::INTERNAL_ERROR)),
+        "{found:?}"
+    );
     origin.forgive();
 }
 

@@ -264,6 +264,50 @@ fn a_busy_tool() {
     check(&portico, &case(HOST, 503, "tool", "overloaded"));
 }
 
+/// The page cannot tell which address refused, which rule was broken, or why an answer ended: the
+/// log does, under the id of the request.
+#[test]
+fn the_log_says_why_a_tool_failed() {
+    #[track_caller]
+    fn check(url: &str, why: &str) {
+        let portico = Builder::new()
+            .route("grid", url)
+            .with("log.level = 'debug'")
+            .start();
+        let mut client = portico.tcp();
+        client.send(get(HOST, "/"));
+        let _ = client.try_response(false);
+        eventually("the log says why", SOON, || {
+            let log = portico.stderr();
+            let line = log.lines().find(|line| line.contains(why))?;
+            let (_, id) = line.split_once("id=")?;
+            let id = id.split(' ').next()?;
+            let of_id = |line: &&str| line.contains(id) && line.contains("request finished");
+            log.lines().find(of_id).map(|_| ())
+        });
+    }
+    let answers = |answer: &'static str| {
+        Origin::scripted("grid", move |exchange| {
+            if exchange.read_request().is_some() {
+                exchange.send(answer);
+            }
+        })
+    };
+    check(
+        &format!("http://{}", free_address()),
+        "cannot connect to a backend",
+    );
+    check(&answers("nonsense\r\n\r\n").url(), "the head of an answer");
+    check(
+        &answers("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc").url(),
+        "the backend closed its connection before the end",
+    );
+    check(
+        &answers("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nx\r\n").url(),
+        "the backend's body is not valid",
+    );
+}
+
 /// An operator is given the id and looks for it.
 #[test]
 fn the_log_names_the_request() {

@@ -183,20 +183,21 @@ impl FromText for HeaderPattern {
     }
 }
 
-/// A media type, such as `text/html`; in lower case.
+/// A media type, such as `text/html`; in lower case. A range such as `text/*` is none: it would look
+/// right and match nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MediaType(pub(crate) Box<str>);
 
 impl FromText for MediaType {
     fn allowed() -> String {
-        "a media type such as \"text/html\", without parameters".to_owned()
+        "a media type such as \"text/html\", without parameters and *".to_owned()
     }
 
     fn from_text(text: &str) -> Result<Self, Mistake> {
         let valid = text
             .split_once('/')
             .is_some_and(|(kind, sub)| is_token(kind) && is_token(sub));
-        valid
+        (valid && !text.contains('*'))
             .then(|| Self(text.to_ascii_lowercase().into()))
             .ok_or_else(|| Mistake::new(format!("{} is no media type", quote(text))))
     }
@@ -264,6 +265,8 @@ mod tests {
         bad::<MediaType>("text", None);
         bad::<MediaType>("text/html; charset=utf-8", None);
         bad::<MediaType>("text/", None);
+        bad::<MediaType>("text/*", None);
+        bad::<MediaType>("*/*", None);
     }
 
     #[test]

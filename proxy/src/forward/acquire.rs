@@ -95,7 +95,8 @@ async fn to_backend<S>(
         // Before the pool is asked: it may hold connections that the ingress made, or another
         // route.
         if let Err(refusal) = policy(&request.snapshot.backends, address) {
-            debug!(%backend, %address, %refusal, "a backend is where portico may not connect");
+            let id = request.id;
+            debug!(%id, %backend, %address, %refusal, "a backend is where portico may not connect");
             fault = BackendFault::Forbidden;
             continue;
         }
@@ -131,8 +132,8 @@ async fn to_backend<S>(
                 fault = exhausted(connection, address, &error);
             }
             Err(error) => {
-                let text = with_sources(&error);
-                debug!(%backend, %address, error = text, "cannot connect to a backend");
+                let (id, text) = (request.id, with_sources(&error));
+                debug!(%id, %backend, %address, error = text, "cannot connect to a backend");
                 fault = fault_of(&error);
             }
         }

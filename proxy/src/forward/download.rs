@@ -15,6 +15,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::task::yield_now;
+use tracing::debug;
 
 use super::destination::BackendFault;
 use super::link::{Awaited, Link};
@@ -24,8 +25,8 @@ use crate::connection::{ClientInfo, ClientStream, Watched, WriteError, send};
 use crate::context::Request;
 use crate::deadline::Deadline;
 use crate::http1::{
-    BodyDecoder, BodyLimits, Framing, Method, Parsed, RequestKind, ResponseHead, ResponseParser,
-    Version, write_field, write_status_line,
+    BodyDecoder, BodyError, BodyLimits, Framing, Method, Parsed, RequestKind, ResponseHead,
+    ResponseParser, Version, write_field, write_status_line,
 };
 use crate::outgoing::{Coding, Outgoing, chunked};
 use crate::response::answer::{Answer, Shape};
@@ -79,6 +80,25 @@ enum Read {
     Failed,
     TimedOut,
     ClientGone,
+}
+
+/// Why the body of an answer broke off; for the log.
+#[derive(Debug, thiserror::Error)]
+enum BrokenOff {
+    #[error("the backend closed its connection before the end")]
+    Ended,
+    #[error("the connection to the backend failed")]
+    Failed,
+    #[error("the backend was silent for timeouts.response")]
+    TimedOut,
+    #[error("the client is gone")]
+    ClientGone,
+    #[error("the client takes no more")]
+    NotTaken,
+    #[error("the backend's body is not valid: {0}")]
+    Malformed(#[from] BodyError),
+    #[error("it cannot be compressed: {0}")]
+    Encoding(#[from] EncodeError),
 }
 
 /// How the body goes to the client.
@@ -179,7 +199,10 @@ impl<S: ClientStream> Download<'_, '_, S> {
                     continue;
                 }
                 Ok(Parsed::Partial) => {}
-                Err(_) => return Err(Downloaded::Fault(BackendFault::Malformed)),
+                Err(error) => {
+                    debug!(id = %self.request.id, %error, "the head of an answer is not valid");
+                    return Err(Downloaded::Fault(BackendFault::Malformed));
+                }
             }
             if answer.is_full() {
                 answer.grow(&self.worker.buffers, answer.len() * 2);
@@ -234,7 +257,8 @@ impl<S: ClientStream> Download<'_, '_, S> {
         if let Err(downloaded) = begun {
             return downloaded;
         }
-        if !self.rest(&mut body, head.framing, answer).await {
+        if let Err(error) = self.rest(&mut body, head.framing, answer).await {
+            debug!(id = %self.request.id, %error, "an answer broke off");
             return Downloaded::Broken;
         }
         Downloaded::Complete {
@@ -327,10 +351,11 @@ impl<S: ClientStream> Download<'_, '_, S> {
     ) -> Result<(), Downloaded> {
         let head_len = out.len();
         if !answer.is_empty() && !body.decoder.is_done() {
-            let piece = body
-                .decoder
-                .decode(answer.filled_mut())
-                .map_err(|_| Downloaded::Fault(BackendFault::Malformed))?;
+            let piece = body.decoder.decode(answer.filled_mut()).map_err(|error| {
+                let error = BrokenOff::Malformed(error);
+                debug!(id = %self.request.id, %error, "an answer cannot be sent");
+                Downloaded::Fault(BackendFault::Malformed)
+            })?;
             let data = answer.filled().get(..piece.data).unwrap_or_default();
             let mut encoded = self.worker.head();
             let data = body
@@ -356,8 +381,13 @@ impl<S: ClientStream> Download<'_, '_, S> {
         sent.map_err(|_| Downloaded::Broken)
     }
 
-    /// Sends what is left of the body. `false`: it broke off.
-    async fn rest(&mut self, body: &mut Body, framing: Framing, answer: &mut Buffer) -> bool {
+    /// Sends what is left of the body.
+    async fn rest(
+        &mut self,
+        body: &mut Body,
+        framing: Framing,
+        answer: &mut Buffer,
+    ) -> Result<(), BrokenOff> {
         let encodes = body.encoder.is_some();
         let mut size = match framing {
             Framing::Length(length) if length > 2 * SMALL as u64 && !encodes => LARGE,
@@ -373,26 +403,24 @@ impl<S: ClientStream> Download<'_, '_, S> {
                 Read::Bytes(n) if n >= SMALL && !encodes => size = LARGE,
                 Read::Bytes(_) => {}
                 Read::Ended if self.ends(&mut body.decoder) => {}
-                Read::Ended | Read::Failed | Read::TimedOut | Read::ClientGone => return false,
+                Read::Ended => return Err(BrokenOff::Ended),
+                Read::Failed => return Err(BrokenOff::Failed),
+                Read::TimedOut => return Err(BrokenOff::TimedOut),
+                Read::ClientGone => return Err(BrokenOff::ClientGone),
             }
-            let Ok(piece) = body.decoder.decode(answer.filled_mut()) else {
-                return false;
-            };
+            let piece = body.decoder.decode(answer.filled_mut())?;
             let data = answer.filled().get(..piece.data).unwrap_or_default();
             let mut encoded = self.worker.head();
-            let Ok(data) = body.encode(data, piece.done, &mut encoded) else {
-                return false;
-            };
+            let data = body.encode(data, piece.done, &mut encoded)?;
             let mut digits = [0; 18];
             let end = piece.done.then(|| body.decoder.trailers());
             let mut message = Outgoing::data(&mut digits, data, end, body.sending.coding());
-            if self.send(&mut message).await.is_err() {
-                return false;
-            }
+            let sent = self.send(&mut message).await;
+            sent.map_err(|_| BrokenOff::NotTaken)?;
             self.worker.put_head(encoded);
             answer.consume(piece.consumed);
         }
-        true
+        Ok(())
     }
 
     /// Whether the body may end with the backend's stream.

@@ -161,9 +161,17 @@ impl Upload {
         let mut size = SMALL;
         while !self.decoder.is_done() {
             let mut client = &link.client;
-            let fill = input.fill(&mut client, pool, size);
             let mut end = None;
-            let n = match deadline.within(timeouts.body_idle, fill).await {
+            let fill = input.fill(&mut client, pool, size);
+            let mut filled = deadline.within(timeouts.body_idle, fill).await;
+            if filled.is_err() && link.answer_begun.get() {
+                // The two speak with each other (gRPC streams both ways), and the client has
+                // nothing to say. From now on it is the backend's silence that ends it.
+                link.awaited.set(Awaited::BackendSince(Instant::now()));
+                filled = Ok(input.fill(&mut client, pool, size).await);
+                link.awaited.set(Awaited::Client);
+            }
+            let n = match filled {
                 Ok(Ok(0)) if !S::FRAMED => {
                     let trailers = link.client.with(|io| io.take_trailers());
                     end = Some(trailers.unwrap_or_default());

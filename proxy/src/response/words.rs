@@ -119,7 +119,7 @@ impl Words {
                 "This tool gave a broken answer",
                 "Tell the tool's maintainers.",
                 TOOL,
-                "Mend what the web service writes: it does not follow RFC 9112.",
+                "Mend what the web service writes: it does not follow RFC 9112, or RFC 9113 if its route begins with h2c://.",
             ),
             Failure::ToolForbidden => words(
                 "This tool's route is not allowed",
