@@ -368,7 +368,7 @@ table! {
         /// The backend that makes 404 pages, for hosts outside of `[domains]` and for tools that
         /// nothing routes; empty: portico makes them. The request goes there as it came, with its
         /// Host and with X-Original-URI, and its answer is treated like a tool's. While the backend
-        /// is down, silent for `timeouts.response`, or busy with `limits.in_flight_per_tool`
+        /// is down, silent for 10 seconds (or `timeouts.response`, if that is less), or busy with `limits.in_flight_per_tool`
         /// requests, portico's own page is the answer.
         backend: MaybeBackend = Default("\"\""),
         /// A page for people who need help, shown on the pages that portico makes; empty: none.

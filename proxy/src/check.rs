@@ -27,7 +27,7 @@ pub fn check(path: &Path) -> Result<Report, StartError> {
     let snapshot = prepared.process.snapshot.load_full();
     let config = &snapshot.config;
     let mut summary = format!(
-        "{}: ok; {} certificates, {} pools, {} static routes",
+        "{}: ok; certificates: {}, pools: {}, static routes: {}",
         path.display(),
         config.tls.certificates.len(),
         config.pools.len(),

@@ -2,6 +2,8 @@
 //!
 //! It outlives the bytes of the head, which make room for the body while the request is under way.
 
+use std::time::Duration;
+
 use portico_routing::host::Host;
 use portico_routing::table::ToolName;
 
@@ -49,6 +51,8 @@ pub struct Request {
     pub accepts: Accepts,
     /// What to answer if the tool has no such file.
     pub default_file: Option<DefaultFile>,
+    /// How long the backend may be silent.
+    pub silence: Duration,
     /// The place among the tool's requests; given back when the request ends.
     pub place: Option<tool_cap::Place>,
 }
@@ -63,6 +67,7 @@ impl Request {
         buf: &[u8],
         version: Version,
     ) -> Self {
+        let silence = snapshot.config.timeouts.response;
         let made_key = version == Version::Http2 && head.upgrade_websocket;
         Self {
             snapshot,
@@ -85,6 +90,7 @@ impl Request {
             accepts: Accepts::default(),
             default_file: None,
             place: None,
+            silence,
         }
     }
 

@@ -15,7 +15,7 @@
 
 use std::sync::Arc;
 
-use portico_routing::decide::{Decision, Verdict, decide};
+use portico_routing::decide::{Verdict, decide};
 use portico_routing::field::Field;
 use portico_routing::host::{Host, Place};
 use portico_routing::path::split_target;
@@ -35,7 +35,7 @@ use crate::response::answer::{Answer, DefaultFile, Failure, Shape};
 use crate::response::compress::Accepts;
 use crate::response::headers::ClientView;
 use crate::snapshot::Snapshot;
-use crate::upstream::fallback::FALLBACK;
+use crate::upstream::fallback::{self, FALLBACK};
 
 /// The path of the service's own health check, on every host.
 const HEALTH_PATH: &[u8] = b"/.well-known/healthz";
@@ -167,15 +167,18 @@ fn plan(
     {
         return plan;
     }
+    // Decided before anything is refused, so that a refusal names the tool.
+    let mut scratch = Vec::new();
+    let rules = &request.snapshot.config.rules;
+    let decision = decide(rules, &process.table, host, target, &mut scratch);
+    request.tool = decision.tool;
+    request.shared_host = decision.shared_host;
     if let Some(failure) = refuse(&request.snapshot, head, buf) {
         return Plan::Fail(failure);
     }
     let algorithms = &request.snapshot.config.compression.algorithms;
     request.accepts = Accepts::new(head, buf, algorithms);
-    let mut scratch = Vec::new();
-    let rules = &request.snapshot.config.rules;
-    let decision = decide(rules, &process.table, host, target, &mut scratch);
-    route(request, process, decision, path)
+    route(request, process, decision.verdict, path)
 }
 
 /// The host that the request names: an absolute-form target's authority wins (RFC
@@ -223,11 +226,9 @@ fn refuse(snapshot: &Snapshot, head: &RequestHead, buf: &[u8]) -> Option<Failure
 }
 
 /// Phases 5 and 6: where the decision leads, and whether the tool has room for one more.
-fn route(request: &mut Request, process: &Process, decision: Decision, path: &[u8]) -> Plan {
-    request.tool = decision.tool;
-    request.shared_host = decision.shared_host;
+fn route(request: &mut Request, process: &Process, verdict: Verdict, path: &[u8]) -> Plan {
     let snapshot = request.snapshot.clone();
-    let destination = match decision.verdict {
+    let destination = match verdict {
         Verdict::Backend(backend) => Destination::Tool(backend),
         Verdict::Ingress => match &snapshot.ingress {
             Some(pool) => Destination::Ingress(Arc::clone(pool)),
@@ -263,6 +264,7 @@ fn fall_back(request: &mut Request, process: &Process, failure: Failure) -> Plan
     match process.tools.enter(FALLBACK, limit) {
         tool_cap::Verdict::Admitted(place) => {
             request.place = Some(place);
+            request.silence = request.silence.min(fallback::SILENCE);
             Plan::Forward(Destination::Fallback(Arc::clone(fallback)))
         }
         tool_cap::Verdict::Full => Plan::Fail(failure),

@@ -89,7 +89,7 @@ enum BrokenOff {
     Ended,
     #[error("the connection to the backend failed")]
     Failed,
-    #[error("the backend was silent for timeouts.response")]
+    #[error("the backend was silent for too long (timeouts.response)")]
     TimedOut,
     #[error("the client is gone")]
     ClientGone,
@@ -518,7 +518,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
     /// Reads from the backend, and watches the client meanwhile. Silence counts once the upload has
     /// ended: before that the backend may be waiting itself.
     async fn read(&mut self, answer: &mut Buffer, size: usize) -> Read {
-        let silence = self.request.snapshot.config.timeouts.response;
+        let silence = self.request.silence;
         let mut limit = silence;
         // What the client pipelines fills the input, so that its end cannot be read: it is looked
         // after now and then.

@@ -166,7 +166,7 @@ async fn send_head<S: ClientStream>(
     stream: &mut UpstreamStream,
     message: &mut Outgoing<'_>,
 ) -> Sent {
-    let limit = request.snapshot.config.timeouts.response;
+    let limit = request.silence;
     let mut any = false;
     while !message.sent {
         let step = poll_fn(|cx| stream.poll_send(cx, message));

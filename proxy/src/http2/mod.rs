@@ -66,8 +66,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How much of it, so that a flood does not go on.
 const LINGER_BYTES: usize = 4 * 1024 * 1024;
 /// How long the rest of a body may still arrive behind an early answer before its stream is reset:
-/// what is on its way at that moment makes some clients lose the answer.
-const BODY_LINGER: Duration = Duration::from_millis(500);
+/// what is on its way at that moment makes some clients lose the answer (curl 7.88).
+const BODY_LINGER: Duration = Duration::from_secs(2);
 /// What small frames of data that wait to be read may cost, at 256 for each: streams of messages
 /// come in bursts of thousands.
 const DATA_FRAME_BUDGET: usize = 2 * 1024 * 1024;
@@ -357,7 +357,7 @@ async fn serve_request(
         match after {
             After::KeepAlive | After::Close => {}
             After::Linger => {
-                let _ = tokio::time::timeout(BODY_LINGER, connection.io.ended()).await;
+                let _ = tokio::time::timeout(BODY_LINGER, connection.io.ended(LINGER_BYTES)).await;
             }
             After::Reset => connection.io.reset(),
         }

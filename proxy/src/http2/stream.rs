@@ -63,12 +63,17 @@ impl RequestStream {
         self.poll_reset(cx).is_pending()
     }
 
-    /// Waits until the body has ended. Data is thrown away and makes no room for more, so a client
-    /// that has much to send stops.
-    pub async fn ended(&mut self) {
+    /// Waits until the body has ended. Data is thrown away; the first `most` bytes make room for more,
+    /// so that clients that read no answer before they have sent everything get theirs.
+    pub async fn ended(&mut self, most: usize) {
+        let mut left = most;
         std::future::poll_fn(|cx| {
             self.take_in(cx);
-            while self.unread.pop().is_some() {}
+            while let Some(data) = self.unread.pop() {
+                let n = data.len().min(left);
+                left -= n;
+                let _ = self.body.flow_control().release_capacity(n);
+            }
             match self.end {
                 Some(_) => Poll::Ready(()),
                 None => Poll::Pending,

@@ -185,6 +185,14 @@ fn https_comes_before_refusals() {
 }
 
 #[test]
+fn a_refusal_knows_its_tool() {
+    let raw = "GET / HTTP/1.1\r\nHost: grid.toolforge.org\r\n\r\n";
+    let (plan, request) = planned(&process(false), true, raw);
+    assert_eq!(described(&plan), "NoUserAgent");
+    assert_eq!(request.tool.unwrap().as_str(), "grid");
+}
+
+#[test]
 fn refusals_come_before_routing() {
     let get = "GET /x HTTP/1.1";
     check_over(true, get, "example.org", "", "NoUserAgent");

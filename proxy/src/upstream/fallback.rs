@@ -5,7 +5,7 @@
 //! is decided in `request`.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use portico_routing::backend::Backend;
 use tracing::warn;
@@ -15,6 +15,10 @@ use crate::repeats::Repeats;
 /// The name under which requests in flight to the fallback are counted. No tool's: a name has no
 /// brackets.
 pub const FALLBACK: &str = "[fallback]";
+
+/// How long it may be silent, unless `timeouts.response` is shorter: the page that stands in for it
+/// is at hand, and it has no long jobs.
+pub const SILENCE: Duration = Duration::from_secs(10);
 
 /// The backend of `[fallback]`.
 #[derive(Debug)]
