@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use portico_tests::http2::{Frame, Head, Http2, Outcome, PREFACE, code, flag, kind, setting};
-use portico_tests::origin::Origin;
+use portico_tests::http2::{
+    Frame, Head, Http2, MAX_FRAME, Outcome, PREFACE, code, flag, kind, setting,
+};
+use portico_tests::origin::{Connection, Origin};
 use portico_tests::portico::{Builder, HOST, Portico};
 use portico_tests::{MIB, SOON, body_bytes, eventually};
 
@@ -633,4 +635,53 @@ fn streams_that_wait_leave_descriptors_for_other_clients() {
         "{} requests at the tool",
         origin.heads()
     );
+}
+
+// --- what one byte can hold
+
+/// A tool that takes nothing keeps what its client has sent in memory. Sent as single bytes between
+/// large frames for another tool, each byte would keep the buffer that it was read into.
+#[test]
+fn single_bytes_for_a_tool_that_takes_nothing() {
+    const BYTES: usize = 8000;
+    let stalled = Origin::scripted("stalled", |connection| {
+        while connection.read_head().is_some() {
+            thread::sleep(Duration::from_secs(30));
+        }
+    });
+    let taking = Origin::scripted("taking", Connection::wait_for_close);
+    let portico = Builder::new()
+        .route("grid", &stalled.url())
+        .route("other", &taking.url())
+        .with("[server]\nworkers = 1\n[limits]\nbody = '1GiB'")
+        .start();
+    let mut client = portico.http2();
+    let slow = client.request(&Head::post(HOST, "/"), false);
+    let fast = client.request(&Head::post("other.toolforge.org", "/"), false);
+    // As much as the kernel takes: then the window stays as it is.
+    let mut last = Instant::now();
+    while last.elapsed() < Duration::from_millis(500) {
+        client.drain().unwrap();
+        // Portico gives room again when half of it is used.
+        if client.room(slow) > 100_000 {
+            client.send_body(slow, &[b'x'; 16_384], false);
+            last = Instant::now();
+        }
+    }
+    let before = portico.resident_bytes();
+    for _ in 0..BYTES {
+        while client.room(fast) < MAX_FRAME as i64 {
+            client.read_frame().unwrap().expect("leave to send");
+        }
+        client.send(&Frame::data(fast, [b'x'; MAX_FRAME], false));
+        client.send(&Frame::data(slow, *b"x", false));
+        client.drain().unwrap();
+    }
+    let after = portico.resident_bytes();
+    assert!(
+        after <= before + LEFT,
+        "{before} bytes before, {after} behind {BYTES} single bytes"
+    );
+    stalled.forgive();
+    taking.forgive();
 }

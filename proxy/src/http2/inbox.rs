@@ -1,16 +1,19 @@
-//! What has come of an answer's body and was not read.
+//! What has come of a body and was not read: of a request's that its tool takes slowly, of an
+//! answer's that its client takes slowly.
 //!
 //! Taken out of the `h2` crate at once, by a task of its own: left there, each frame would cost
-//! some hundred bytes and hold the whole buffer that it was read into, and many small frames for
-//! slow clients would end the connection of all (`data_frame_budget` counts them for all streams
-//! together).
+//! some hundred bytes and hold the whole buffer that it was read into. A byte would cost 8 KB: a
+//! window of them, between large frames for another stream, more memory than there is. And many
+//! small frames for slow readers would end the connection of all (`data_frame_budget` counts them
+//! for all streams together).
 //!
-//! Bound: the stream's window, which opens again by what the reader takes.
+//! Bound: the stream's window, which opens again by what the reader releases.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use h2::{FlowControl, RecvStream};
@@ -22,10 +25,11 @@ const SMALL: usize = 4096;
 
 /// The reader's side. Dropped, it gives the stream up.
 #[derive(Debug)]
-pub(super) struct Inbox {
+pub(crate) struct Inbox {
     shared: Rc<RefCell<Shared>>,
     window: FlowControl,
-    filling: JoinHandle<()>,
+    /// None if all of the body was here from the start.
+    filling: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -41,10 +45,15 @@ type End = Result<Option<HeaderMap>, h2::Error>;
 
 impl Inbox {
     /// Begins to take in the body.
-    pub(super) fn new(mut body: RecvStream) -> Self {
+    pub(crate) fn new(mut body: RecvStream) -> Self {
         let shared = Rc::<RefCell<Shared>>::default();
         let window = body.flow_control().clone();
-        let filling = tokio::task::spawn_local(fill(body, Rc::clone(&shared)));
+        // What is here already can go on with the head.
+        let mut cx = Context::from_waker(Waker::noop());
+        let taken = shared.borrow_mut().poll_take(&mut body, &mut cx);
+        let filling = taken
+            .is_pending()
+            .then(|| tokio::task::spawn_local(fill(body, Rc::clone(&shared))));
         Self {
             shared,
             window,
@@ -53,14 +62,12 @@ impl Inbox {
     }
 
     /// The next data; `None`: all was read, and [`Inbox::take_trailers`] has its end.
-    pub(super) fn poll_data(
+    pub(crate) fn poll_data(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, h2::Error>>> {
         let mut shared = self.shared.borrow_mut();
         if let Some(data) = shared.pop() {
-            // Before it is sent on: what is on its way to the client is one piece.
-            let _ = self.window.release_capacity(data.len());
             return Poll::Ready(Some(Ok(data)));
         }
         match shared.end.take() {
@@ -76,19 +83,55 @@ impl Inbox {
         }
     }
 
+    /// Makes room for `n` bytes more in the peer's window.
+    pub(crate) fn release(&mut self, n: usize) {
+        // Fails only for more than was received.
+        let _ = self.window.release_capacity(n);
+    }
+
+    /// Waits until the body has ended. What comes is thrown away and makes no room for more.
+    pub(crate) async fn ended(&mut self) {
+        poll_fn(|cx| {
+            let mut shared = self.shared.borrow_mut();
+            while shared.pop().is_some() {}
+            if shared.end.is_some() {
+                return Poll::Ready(());
+            }
+            shared.reader = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// The trailers, once the end was read.
-    pub(super) fn take_trailers(&mut self) -> Option<HeaderMap> {
+    pub(crate) fn take_trailers(&mut self) -> Option<HeaderMap> {
         self.shared.borrow_mut().end.as_mut()?.as_mut().ok()?.take()
     }
 }
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        self.filling.abort();
+        if let Some(filling) = &self.filling {
+            filling.abort();
+        }
     }
 }
 
 impl Shared {
+    /// Takes what has come. Ready at the end of the body.
+    fn poll_take(&mut self, body: &mut RecvStream, cx: &mut Context<'_>) -> Poll<()> {
+        let end = loop {
+            match ready!(body.poll_data(cx)) {
+                Some(Ok(data)) => self.push(data),
+                Some(Err(error)) => break Err(error),
+                None => break ready!(body.poll_trailers(cx)),
+            }
+        };
+        self.end = Some(end);
+        self.wake();
+        Poll::Ready(())
+    }
+
     fn push(&mut self, data: Bytes) {
         if data.len() < SMALL {
             self.small.extend_from_slice(&data);
@@ -116,14 +159,5 @@ impl Shared {
 }
 
 async fn fill(mut body: RecvStream, shared: Rc<RefCell<Shared>>) {
-    let end = loop {
-        match body.data().await {
-            Some(Ok(data)) => shared.borrow_mut().push(data),
-            Some(Err(error)) => break Err(error),
-            None => break body.trailers().await,
-        }
-    };
-    let mut shared = shared.borrow_mut();
-    shared.end = Some(end);
-    shared.wake();
+    poll_fn(|cx| shared.borrow_mut().poll_take(&mut body, cx)).await;
 }

@@ -1,7 +1,7 @@
 //! One request of an HTTP/2 connection, as the stream to a client that the request path knows.
 //!
 //! Reading gives the data of the request's body, and the end of the stream as the end of input.
-//! What is read makes room in the client's window, so an upload is never further ahead of the
+//! What is not read yet waits in the [`Inbox`]. What is read makes room in the client's window, so an upload is never further ahead of the
 //! backend than the window of its stream. Sending takes heads as HTTP/1.1 text and data as the
 //! client's window allows; what the crate holds of it is bounded by its send buffer.
 //!
@@ -18,6 +18,7 @@ use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::head;
+use super::inbox::Inbox;
 use crate::buffer::{Buffer, BufferPool};
 use crate::connection::{ClientStream, Watched};
 use crate::outgoing::{Frames, Outgoing};
@@ -28,7 +29,8 @@ const PIECE: usize = 64 * 1024;
 /// A stream that a client has opened.
 #[derive(Debug)]
 pub struct RequestStream {
-    body: RecvStream,
+    /// None if there is no body.
+    body: Option<Inbox>,
     /// Data that has come and was not read.
     unread: Bytes,
     /// The body has ended, with these trailers.
@@ -47,10 +49,12 @@ enum Reply {
 impl RequestStream {
     /// The stream of a request.
     pub fn new(body: RecvStream, respond: SendResponse<Bytes>) -> Self {
+        // Most requests have none.
+        let end = body.is_end_stream().then(Vec::new);
         Self {
-            body,
+            body: end.is_none().then(|| Inbox::new(body)),
             unread: Bytes::new(),
-            end: None,
+            end,
             reply: Reply::Awaited(respond),
         }
     }
@@ -63,7 +67,9 @@ impl RequestStream {
     /// Waits until the body has ended. Data is thrown away and makes no room for more, so a client
     /// that has much to send stops.
     pub async fn ended(&mut self) {
-        while let Some(Ok(_)) = std::future::poll_fn(|cx| self.body.poll_data(cx)).await {}
+        if let Some(body) = &mut self.body {
+            body.ended().await;
+        }
     }
 
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -77,13 +83,13 @@ impl RequestStream {
     /// Reads until data is there, or the end. `None`: the end.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<&mut Bytes>>> {
         while self.unread.is_empty() {
-            if self.end.is_some() {
+            let Some(body) = self.body.as_mut().filter(|_| self.end.is_none()) else {
                 return Poll::Ready(Ok(None));
-            }
-            match ready!(self.body.poll_data(cx)) {
+            };
+            match ready!(body.poll_data(cx)) {
                 Some(data) => self.unread = data.map_err(gone)?,
                 None => {
-                    let trailers = ready!(self.body.poll_trailers(cx)).map_err(gone)?;
+                    let trailers = body.take_trailers();
                     let text = trailers.map(|trailers| head::write_trailers(&trailers));
                     self.end = Some(text.unwrap_or_default());
                 }
@@ -220,8 +226,9 @@ impl AsyncRead for RequestStream {
         };
         let n = unread.len().min(buf.remaining());
         buf.put_slice(&unread.split_to(n));
-        // Fails only for more than was received.
-        let _ = this.body.flow_control().release_capacity(n);
+        if let Some(body) = &mut this.body {
+            body.release(n);
+        }
         Poll::Ready(Ok(()))
     }
 }
