@@ -685,3 +685,40 @@ fn single_bytes_for_a_tool_that_takes_nothing() {
     stalled.forgive();
     taking.forgive();
 }
+
+/// Interim answers have no windows: what a client does not read of them waits in memory.
+#[test]
+fn interim_answers_for_a_client_that_never_reads() {
+    let origin = Origin::scripted("hints", |connection| {
+        if connection.read_head().is_some() {
+            let hints = format!(
+                "HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n",
+                "x".repeat(30_000)
+            );
+            while connection.send(&hints) {}
+        }
+    });
+    let portico = Portico::before(&origin);
+    let mut client = portico.http2();
+    assert_eq!(
+        client
+            .exchange(&Head::get(HOST, "/.well-known/healthz"))
+            .status,
+        200
+    );
+    let before = portico.resident_bytes();
+    let streams: Vec<u32> = (0..30)
+        .map(|_| client.request(&Head::get(HOST, "/"), true))
+        .collect();
+    eventually("the tool is given up", SOON, || {
+        (origin.connections() == streams.len()).then_some(())
+    });
+    thread::sleep(Duration::from_millis(500));
+    let after = portico.resident_bytes();
+    assert!(
+        after <= before + LEFT,
+        "{before} bytes before, {after} behind the hints"
+    );
+    assert_eq!(client.answer(streams[0]).status, 502);
+    origin.forgive();
+}
