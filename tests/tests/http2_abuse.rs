@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use portico_tests::http2::{Frame, Head, Http2, Outcome, PREFACE, code, flag, kind, setting};
-use portico_tests::origin::Origin;
+use portico_tests::http2::{
+    Frame, Head, Http2, MAX_FRAME, Outcome, PREFACE, code, flag, kind, setting,
+};
+use portico_tests::origin::{Connection, Origin};
 use portico_tests::portico::{Builder, HOST, Portico};
 use portico_tests::{MIB, SOON, body_bytes, eventually};
 
@@ -601,7 +603,7 @@ fn a_body_that_stalls_is_cut() {
 #[test]
 fn streams_that_wait_leave_descriptors_for_other_clients() {
     let origin = Origin::echo("grid");
-    // 64 are for the process itself, two thirds of the others for clients: 78 are left for tools.
+    // 64 are for the process itself, two thirds of the others for clients: 80 are left for tools.
     let portico = Builder::new()
         .route("grid", &origin.url())
         .descriptors(300)
@@ -629,8 +631,94 @@ fn streams_that_wait_leave_descriptors_for_other_clients() {
     );
     assert!(statuses.contains(&200), "{statuses:?}");
     assert!(
-        origin.heads() <= 100,
+        origin.heads() <= 80,
         "{} requests at the tool",
         origin.heads()
     );
+}
+
+// --- what one byte can hold
+
+/// A tool that takes nothing keeps what its client has sent in memory. Sent as single bytes between
+/// large frames for another tool, each byte would keep the buffer that it was read into.
+#[test]
+fn single_bytes_for_a_tool_that_takes_nothing() {
+    const BYTES: usize = 8000;
+    let stalled = Origin::scripted("stalled", |connection| {
+        while connection.read_head().is_some() {
+            thread::sleep(Duration::from_secs(30));
+        }
+    });
+    let taking = Origin::scripted("taking", Connection::wait_for_close);
+    let portico = Builder::new()
+        .route("grid", &stalled.url())
+        .route("other", &taking.url())
+        .with("[server]\nworkers = 1\n[limits]\nbody = '1GiB'")
+        .start();
+    let mut client = portico.http2();
+    let slow = client.request(&Head::post(HOST, "/"), false);
+    let fast = client.request(&Head::post("other.toolforge.org", "/"), false);
+    // As much as the kernel takes: then the window stays as it is.
+    let mut last = Instant::now();
+    while last.elapsed() < Duration::from_millis(500) {
+        client.drain().unwrap();
+        // Portico gives room again when half of it is used.
+        if client.room(slow) > 100_000 {
+            client.send_body(slow, &[b'x'; 16_384], false);
+            last = Instant::now();
+        }
+    }
+    let before = portico.resident_bytes();
+    for _ in 0..BYTES {
+        while client.room(fast) < MAX_FRAME as i64 {
+            client.read_frame().unwrap().expect("leave to send");
+        }
+        client.send(&Frame::data(fast, [b'x'; MAX_FRAME], false));
+        client.send(&Frame::data(slow, *b"x", false));
+        client.drain().unwrap();
+    }
+    let after = portico.resident_bytes();
+    assert!(
+        after <= before + LEFT,
+        "{before} bytes before, {after} behind {BYTES} single bytes"
+    );
+    stalled.forgive();
+    taking.forgive();
+}
+
+/// Interim answers have no windows: what a client does not read of them waits in memory.
+#[test]
+fn interim_answers_for_a_client_that_never_reads() {
+    let origin = Origin::scripted("hints", |connection| {
+        if connection.read_head().is_some() {
+            let hints = format!(
+                "HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n",
+                "x".repeat(30_000)
+            );
+            while connection.send(&hints) {}
+        }
+    });
+    let portico = Portico::before(&origin);
+    let mut client = portico.http2();
+    assert_eq!(
+        client
+            .exchange(&Head::get(HOST, "/.well-known/healthz"))
+            .status,
+        200
+    );
+    let before = portico.resident_bytes();
+    let streams: Vec<u32> = (0..30)
+        .map(|_| client.request(&Head::get(HOST, "/"), true))
+        .collect();
+    eventually("the tool is given up", SOON, || {
+        (origin.connections() == streams.len()).then_some(())
+    });
+    thread::sleep(Duration::from_millis(500));
+    let after = portico.resident_bytes();
+    assert!(
+        after <= before + LEFT,
+        "{before} bytes before, {after} behind the hints"
+    );
+    assert_eq!(client.answer(streams[0]).status, 502);
+    origin.forgive();
 }

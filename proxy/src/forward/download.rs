@@ -42,6 +42,8 @@ const HALF_CLOSED: Duration = Duration::from_secs(10);
 /// Interim answers (1xx) that a backend may send before the final one. Without a bound it could
 /// keep a request for ever.
 const MAX_INTERIM: usize = 256;
+/// Bytes of all of them together: over HTTP/2 they wait in memory for a client that does not read.
+const MAX_INTERIM_BYTES: usize = 64 * 1024;
 
 /// One answer on its way.
 pub(super) struct Download<'a, 'b, S> {
@@ -178,7 +180,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
             upgrade: self.request.upgrade,
         };
         let mut any = false;
-        let mut interim = 0;
+        let (mut interim, mut interim_bytes) = (0, 0);
         loop {
             match parser.parse(answer.filled_mut(), kind) {
                 Ok(Parsed::Complete) => {
@@ -187,7 +189,8 @@ impl<S: ClientStream> Download<'_, '_, S> {
                         return Ok(());
                     }
                     interim += 1;
-                    if interim > MAX_INTERIM {
+                    interim_bytes += head.len;
+                    if interim > MAX_INTERIM || interim_bytes > MAX_INTERIM_BYTES {
                         return Err(Downloaded::Fault(BackendFault::Malformed));
                     }
                     self.trusted &= head.reusable;

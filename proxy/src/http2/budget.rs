@@ -23,7 +23,7 @@
 //! | CONTINUATION, empty or not | 2024-27316 | h2: a block has at most 5 that do not end it, or 1.25 times what `max_header_list_size` needs; memory is bounded by that times the frame size |
 //! | header list, HPACK bombs | 2016-6581, 2019-9516 | h2's `max_header_list_size` (default 16 MiB, we: 64 KiB or what `limits.header` needs); over four times that it ends the connection |
 //! | DATA that is empty | 2019-9518 | h2: 100 without END_STREAM in the life of a connection, fixed |
-//! | DATA that is tiny | | h2's `data_frame_budget` (default half of the connection's window): what is not read yet may hold a frame for each 256 bytes of it |
+//! | DATA that is tiny | | `inbox`: what a tool has not taken is copied together, or each byte would hold the 8 KB it was read into; h2's `data_frame_budget` for what comes at once |
 //! | DATA for streams that are gone | | h2 ignores it for `reset_stream_duration` (1 s; we: 5 s) on the last `max_concurrent_reset_streams` (50; we: as many as concurrent streams), then provokes a reset |
 //! | PING, SETTINGS whose answers are not read | 2019-9512, 2019-9515 | h2 holds one answer of each and reads no further while it cannot write, so the adapter's write buffer must have a bound |
 //! | PING, SETTINGS that are read | | [`Abuse::Pings`], [`Abuse::Settings`]: a SETTINGS costs a walk over all streams |

@@ -24,8 +24,15 @@ use crate::http1::write_field;
 /// A request that cannot be said in HTTP/1.1 because it breaks the rules of HTTP/2: the stream ends
 /// with PROTOCOL_ERROR (RFC 9113, section 8.1.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a field value begins or ends with white space")]
-pub struct Malformed;
+pub enum Malformed {
+    /// RFC 9113, section 8.2.1.
+    #[error("a field value begins or ends with white space")]
+    Padded,
+    /// A tunnel has none (RFC 9110, section 9.3.6). In the handshake it would be that of a body, and
+    /// the answer to an ordinary GET would be taken for a tunnel.
+    #[error("an extended CONNECT has a Content-Length")]
+    TunnelWithLength,
+}
 
 /// What a request asks for, as far as its text does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,10 +76,11 @@ pub fn write_request(
     for (name, value) in &request.headers {
         let value = value.as_bytes();
         if is_padded(value) {
-            return Err(Malformed);
+            return Err(Malformed::Padded);
         }
         match name {
             &COOKIE => {}
+            &CONTENT_LENGTH if websocket.is_some() => return Err(Malformed::TunnelWithLength),
             &SEC_WEBSOCKET_KEY if websocket.is_some() => {}
             // The same as the authority, or, as a second Host, refused (8.3.1).
             &HOST if authority.is_some_and(|own| value.eq_ignore_ascii_case(own.as_bytes())) => {}
@@ -293,7 +301,11 @@ mod tests {
     fn values_with_space_around_them_are_malformed() {
         for value in [" a", "a ", "\ta", " "] {
             let parts = parts("GET", "https://a.org/", &[("x", value)]);
-            assert_eq!(written(&parts, Body::None), Err(Malformed), "{value:?}");
+            assert_eq!(
+                written(&parts, Body::None),
+                Err(Malformed::Padded),
+                "{value:?}"
+            );
         }
         assert!(written(&parts("GET", "https://a.org/", &[("x", "")]), Body::None).is_ok());
     }
@@ -319,6 +331,10 @@ mod tests {
             str::from_utf8(key.as_bytes()).unwrap()
         );
         assert_eq!(text, expected);
+
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+        let written = write_request(&mut Vec::new(), &parts, Body::Streamed, Some(&key));
+        assert_eq!(written, Err(Malformed::TunnelWithLength));
     }
 
     #[test]

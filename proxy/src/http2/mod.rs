@@ -14,6 +14,7 @@
 pub mod budget;
 pub mod coalesce;
 pub mod head;
+pub mod inbox;
 pub mod stream;
 pub mod unread;
 pub mod websocket;

@@ -1,8 +1,8 @@
 //! One request of an HTTP/2 connection, as the stream to a client that the request path knows.
 //!
 //! Reading gives the data of the request's body, and the end of the stream as the end of input.
-//! What is read makes room in the client's window, so an upload is never further ahead of the
-//! backend than the window of its stream. What has come is taken out of the crate at once. Sending takes heads as HTTP/1.1 text and data as the
+//! What is not read yet waits in the [`Inbox`]. What is read makes room in the client's window, so an
+//! upload is never further ahead of the backend than the window of its stream. Sending takes heads as HTTP/1.1 text and data as the
 //! client's window allows; what the crate holds of it is bounded by its send buffer.
 //!
 //! Dropping it ends the stream: with NO_ERROR behind a whole answer whose request was not read to
@@ -18,7 +18,7 @@ use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::head;
-use super::unread::Unread;
+use super::inbox::Inbox;
 use crate::buffer::{Buffer, BufferPool};
 use crate::connection::{ClientStream, Watched};
 use crate::outgoing::{Frames, Outgoing};
@@ -29,12 +29,12 @@ const PIECE: usize = 64 * 1024;
 /// A stream that a client has opened.
 #[derive(Debug)]
 pub struct RequestStream {
-    body: RecvStream,
-    /// What is being read, and what comes behind it.
-    piece: Bytes,
-    unread: Unread,
-    /// The body has ended behind that: with these trailers, or by an error.
-    end: Option<Result<Vec<u8>, h2::Error>>,
+    /// None if there is no body.
+    body: Option<Inbox>,
+    /// Data that has come and was not read.
+    unread: Bytes,
+    /// The body has ended, with these trailers.
+    end: Option<Vec<u8>>,
     reply: Reply,
 }
 
@@ -49,11 +49,12 @@ enum Reply {
 impl RequestStream {
     /// The stream of a request.
     pub fn new(body: RecvStream, respond: SendResponse<Bytes>) -> Self {
+        // Most requests have none.
+        let end = body.is_end_stream().then(Vec::new);
         Self {
-            body,
-            piece: Bytes::new(),
-            unread: Unread::default(),
-            end: None,
+            body: end.is_none().then(|| Inbox::new(body)),
+            unread: Bytes::new(),
+            end,
             reply: Reply::Awaited(respond),
         }
     }
@@ -66,20 +67,9 @@ impl RequestStream {
     /// Waits until the body has ended. Data is thrown away; the first `most` bytes make room for more,
     /// so that clients that read no answer before they have sent everything get theirs.
     pub async fn ended(&mut self, most: usize) {
-        let mut left = most;
-        std::future::poll_fn(|cx| {
-            self.take_in(cx);
-            while let Some(data) = self.unread.pop() {
-                let n = data.len().min(left);
-                left -= n;
-                let _ = self.body.flow_control().release_capacity(n);
-            }
-            match self.end {
-                Some(_) => Poll::Ready(()),
-                None => Poll::Pending,
-            }
-        })
-        .await;
+        if let Some(body) = &mut self.body {
+            body.ended(most).await;
+        }
     }
 
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -90,40 +80,22 @@ impl RequestStream {
         reset.map(|_| ())
     }
 
-    /// Takes what has come out of the crate.
-    fn take_in(&mut self, cx: &mut Context<'_>) {
-        while self.end.is_none() {
-            let Poll::Ready(data) = self.body.poll_data(cx) else {
-                return;
+    /// Reads until data is there, or the end. `None`: the end.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<&mut Bytes>>> {
+        while self.unread.is_empty() {
+            let Some(body) = self.body.as_mut().filter(|_| self.end.is_none()) else {
+                return Poll::Ready(Ok(None));
             };
-            match data {
-                Some(Ok(data)) => self.unread.push(data),
-                Some(Err(error)) => self.end = Some(Err(error)),
+            match ready!(body.poll_data(cx)) {
+                Some(data) => self.unread = data.map_err(gone)?,
                 None => {
-                    let Poll::Ready(trailers) = self.body.poll_trailers(cx) else {
-                        return;
-                    };
-                    let text = |trailers: Option<_>| {
-                        trailers.map_or_else(Vec::new, |trailers| head::write_trailers(&trailers))
-                    };
-                    self.end = Some(trailers.map(text));
+                    let trailers = body.take_trailers();
+                    let text = trailers.map(|trailers| head::write_trailers(&trailers));
+                    self.end = Some(text.unwrap_or_default());
                 }
             }
         }
-    }
-
-    /// Waits for data. `None`: the body has ended.
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<&mut Bytes>>> {
-        if self.piece.is_empty() {
-            self.take_in(cx);
-            match (self.unread.pop(), &mut self.end) {
-                (Some(piece), _) => self.piece = piece,
-                (None, None) => return Poll::Pending,
-                (None, Some(Ok(_))) => return Poll::Ready(Ok(None)),
-                (None, Some(Err(_))) => return Poll::Ready(Err(ErrorKind::ConnectionReset.into())),
-            }
-        }
-        Poll::Ready(Ok(Some(&mut self.piece)))
+        Poll::Ready(Ok(Some(&mut self.unread)))
     }
 
     /// Sends a head. `ended`: nothing follows it.
@@ -223,7 +195,6 @@ impl ClientStream for RequestStream {
         _: &BufferPool,
         _: bool,
     ) -> Poll<Watched> {
-        self.take_in(cx);
         self.poll_reset(cx).map(|()| Watched::Gone)
     }
 
@@ -232,7 +203,7 @@ impl ClientStream for RequestStream {
     }
 
     fn take_trailers(&mut self) -> Option<Vec<u8>> {
-        Some(std::mem::take(self.end.as_mut()?.as_mut().ok()?))
+        self.end.as_mut().map(std::mem::take)
     }
 
     fn reset(&mut self) {
@@ -250,13 +221,14 @@ impl AsyncRead for RequestStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let Some(piece) = ready!(this.poll_piece(cx))? else {
+        let Some(unread) = ready!(this.poll_data(cx))? else {
             return Poll::Ready(Ok(()));
         };
-        let n = piece.len().min(buf.remaining());
-        buf.put_slice(&piece.split_to(n));
-        // Fails only for more than was received.
-        let _ = this.body.flow_control().release_capacity(n);
+        let n = unread.len().min(buf.remaining());
+        buf.put_slice(&unread.split_to(n));
+        if let Some(body) = &mut this.body {
+            body.release(n);
+        }
         Poll::Ready(Ok(()))
     }
 }

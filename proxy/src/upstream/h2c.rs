@@ -13,7 +13,6 @@
 //! to one address; [`MAX_IDLE`] idle ones in all. What a backend may make portico hold: the windows
 //! and the header list below.
 
-mod inbox;
 pub mod stream;
 
 #[cfg(test)]
@@ -276,7 +275,7 @@ async fn open(
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_reset_streams(STREAMS)
         .reset_stream_duration(RESET_MEMORY)
-        // Nothing stays within the crate: see `inbox`.
+        // Nothing stays within the crate: see `http2::inbox`.
         .data_frame_budget(usize::MAX)
         .handshake(io.clone());
     let (requests, h2) = handshake.await.map_err(io::Error::other)?;

@@ -22,9 +22,9 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
 use super::Lease;
-use super::inbox::Inbox;
 use crate::http1::write_field;
 use crate::http2::head;
+use crate::http2::inbox::Inbox;
 use crate::outgoing::{Frames, Outgoing};
 
 /// Data handed to the crate at once.
@@ -215,7 +215,11 @@ impl H2cStream {
                     }
                 },
                 State::Body(body) => match ready!(body.poll_data(cx)) {
-                    Some(data) => self.unread = data?,
+                    Some(data) => {
+                        self.unread = data?;
+                        // Before it is sent on: what is on its way to the client is one piece.
+                        body.release(self.unread.len());
+                    }
                     None => {
                         let trailers = body.take_trailers();
                         let text = trailers.map(|trailers| head::write_trailers(&trailers));
