@@ -2,8 +2,9 @@
 //!
 //! Reading gives the data of the request's body, and the end of the stream as the end of input.
 //! What is read makes room in the client's window, so an upload is never further ahead of the
-//! backend than the window of its stream. What has come is taken out of the crate at once. Sending takes heads as HTTP/1.1 text and data as the
-//! client's window allows; what the crate holds of it is bounded by its send buffer.
+//! backend than the window of its stream. What has come is taken out of the crate at once. Sending
+//! takes heads as HTTP/1.1 text and data as the client's window allows; what the crate holds of it
+//! is bounded by its send buffer.
 //!
 //! Dropping it ends the stream: with NO_ERROR behind a whole answer whose request was not read to
 //! the end (RFC 9113, section 8.1), else with CANCEL. [`ClientStream::reset`] says INTERNAL_ERROR.
@@ -11,11 +12,13 @@
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use super::head;
 use super::unread::Unread;
@@ -25,6 +28,13 @@ use crate::outgoing::{Frames, Outgoing};
 
 /// Data handed to the crate at once.
 const PIECE: usize = 64 * 1024;
+/// Room in the client's window that is worth a frame. A client that opens its window by what each
+/// frame brought would otherwise get small frames for ever once there is one: the silly window
+/// syndrome (RFC 1122, section 4.2.3.4).
+const WORTH_A_FRAME: usize = 1024;
+/// How long less room than that waits for more: some clients open a window only when all of it was
+/// used.
+const PATIENCE: Duration = Duration::from_millis(5);
 
 /// A stream that a client has opened.
 #[derive(Debug)]
@@ -36,6 +46,8 @@ pub struct RequestStream {
     /// The body has ended behind that: with these trailers, or by an error.
     end: Option<Result<Vec<u8>, h2::Error>>,
     reply: Reply,
+    /// Ends a wait for a larger window.
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Debug)]
@@ -55,6 +67,7 @@ impl RequestStream {
             unread: Unread::default(),
             end: None,
             reply: Reply::Awaited(respond),
+            patience: None,
         }
     }
 
@@ -145,11 +158,20 @@ impl RequestStream {
             return Poll::Ready(Err(ErrorKind::InvalidInput.into()));
         };
         stream.reserve_capacity(data.len().min(PIECE));
-        while stream.capacity() == 0 {
-            ready!(stream.poll_capacity(cx))
-                .ok_or(ErrorKind::BrokenPipe)?
-                .map_err(gone)?;
+        while stream.capacity() < data.len().min(WORTH_A_FRAME) {
+            match stream.poll_capacity(cx) {
+                Poll::Ready(grown) => grown.ok_or(ErrorKind::BrokenPipe)?.map_err(gone)?,
+                Poll::Pending if stream.capacity() == 0 => return Poll::Pending,
+                Poll::Pending => {
+                    let patience = self
+                        .patience
+                        .get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+                    ready!(patience.as_mut().poll(cx));
+                    break;
+                }
+            };
         }
+        self.patience = None;
         let n = data.len().min(stream.capacity());
         let piece = Bytes::copy_from_slice(data.get(..n).unwrap_or_default());
         let ended = ended && n == data.len();
