@@ -138,6 +138,40 @@ mod tests {
         });
     }
 
+    /// Waits polled by hand, several at a time: seconds after the start, and the one that ends.
+    #[track_caller]
+    fn check_until(ends: &[u64], armed: u64, expected: u64) {
+        runtime().block_on(async {
+            let mut deadline = Deadline::new(Duration::from_secs(armed));
+            let start = Instant::now();
+            std::future::poll_fn(|cx| {
+                let polled = ends.iter().map(|end| {
+                    let at = start + Duration::from_secs(*end);
+                    (*end, deadline.poll_until(cx, at).is_ready())
+                });
+                let over: Vec<_> = polled.filter(|(_, over)| *over).collect();
+                match over.first() {
+                    Some((end, _)) => {
+                        assert_eq!(*end, expected);
+                        Poll::Ready(())
+                    }
+                    None => Poll::Pending,
+                }
+            })
+            .await;
+            assert_eq!(start.elapsed().as_secs(), expected, "{ends:?} {armed}");
+        });
+    }
+
+    #[test]
+    fn of_several_waits_the_first_to_end_ends_in_time() {
+        for ends in [[60, 10, 30], [10, 30, 60], [30, 60, 10]] {
+            for armed in [5, 10, 20, 3600] {
+                check_until(&ends, armed, 10);
+            }
+        }
+    }
+
     #[test]
     fn a_total_deadline_spans_waits() {
         runtime().block_on(async {

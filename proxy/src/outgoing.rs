@@ -28,20 +28,20 @@ pub struct Outgoing<'a> {
     /// What HTTP/1 has to write and has not written yet.
     bytes: [&'a [u8]; 5],
     /// What HTTP/2 has to send and has not sent yet.
-    pub(crate) frames: Frames<'a>,
+    pub frames: Frames<'a>,
     /// The stream has taken all of it.
-    pub(crate) sent: bool,
+    pub sent: bool,
 }
 
 /// A message in the form that HTTP/2 sends.
 #[derive(Debug)]
-pub(crate) struct Frames<'a> {
+pub struct Frames<'a> {
     /// The text of a head, with its empty line; empty when there is none.
-    pub(crate) head: &'a [u8],
+    pub head: &'a [u8],
     /// Data, not coded.
-    pub(crate) data: &'a [u8],
+    pub data: &'a [u8],
     /// The message ends behind the data, with these trailers: `name: value` lines, or nothing.
-    pub(crate) end: Option<&'a [u8]>,
+    pub end: Option<&'a [u8]>,
 }
 
 impl<'a> Outgoing<'a> {

@@ -60,6 +60,10 @@ async fn serve(
     match what {
         // The attempt is not over before the test says so.
         "/refused" => return respond.send_reset(Reason::REFUSED_STREAM),
+        "/refused-late" => {
+            let _ = body.data().await;
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        }
         "/failed" => return respond.send_reset(Reason::INTERNAL_ERROR),
         "/hang" => {
             let reset = poll_fn(|cx| respond.poll_reset(cx)).await.unwrap();
@@ -234,6 +238,22 @@ fn what_was_not_begun_is_sent_once_more() {
         "HTTP/1.1 502 Bad Gateway",
         &["POST /failed/1"],
     );
+}
+
+/// What portico has read and sent on it does not have any more.
+#[test]
+fn a_body_that_has_begun_is_not_sent_once_more() {
+    let (address, said) = backend();
+    let portico = Portico::before(address);
+    let head = "POST /refused-late/1 HTTP/1.1\r\nHost: tool.example.org\r\nUser-Agent: test\r\n\
+                Transfer-Encoding: chunked\r\n\r\n";
+    let mut client = portico.send(head);
+    assert_eq!(said.recv_timeout(LONG).unwrap(), "POST /refused-late/1");
+    client.write_all(b"5\r\nhello\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    assert!(said.try_recv().is_err(), "sent once more");
 }
 
 #[test]

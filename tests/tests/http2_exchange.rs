@@ -389,6 +389,27 @@ fn a_reset_ends_the_tools_side() {
     assert_eq!(client.exchange(&healthz).status, 200);
 }
 
+/// Whoever opens streams and resets them in the same breath costs the tool nothing.
+#[test]
+fn a_stream_that_is_reset_at_once_does_not_reach_the_tool() {
+    let (origin, portico) = echo();
+    let mut client = portico.http2();
+    // From now on a connection to the tool is at hand: nothing has to wait.
+    assert_eq!(client.exchange(&Head::get(HOST, "/first")).status, 200);
+    let head = Head::get(HOST, "/reset");
+    let mut bytes = Vec::new();
+    for _ in 0..20 {
+        let stream = client.next_stream();
+        client.expect_head(stream, &head);
+        bytes.extend(Frame::headers(stream, &head, true).bytes());
+        bytes.extend(Frame::rst(stream, code::CANCEL).bytes());
+    }
+    client.try_send_bytes(&bytes).unwrap();
+    assert_eq!(client.exchange(&Head::get(HOST, "/last")).status, 200);
+    let seen: Vec<_> = origin.take().into_iter().map(|head| head.target).collect();
+    assert_eq!(seen, ["/first", "/last"]);
+}
+
 /// The rest of the limits count as over HTTP/1.1.
 #[test]
 fn sizes_count_as_over_http_1_1() {

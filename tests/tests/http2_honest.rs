@@ -104,7 +104,7 @@ fn a_download_with_many_updates_and_pings() {
     let mut client = portico.http2();
     client.windows = false;
     let stream = client.request(&Head::get(HOST, "/bytes/20000000"), true);
-    let mut turn = 0;
+    let (mut turn, mut small) = (0, 0);
     while !client.so_far(stream).ended {
         let frame = client.read_frame().unwrap().expect("all of it");
         if frame.kind == kind::DATA && !frame.payload.is_empty() {
@@ -112,12 +112,15 @@ fn a_download_with_many_updates_and_pings() {
             client.send(&Frame::window_update(0, length));
             client.send(&Frame::window_update(stream, length));
             turn += 1;
+            small += usize::from(length < 256);
             if turn % 20 == 0 {
                 client.send(&Frame::ping([9; 8]));
             }
         }
     }
     assert_eq!(client.so_far(stream).body.length, 20_000_000);
+    // A small frame opens the window by little, for which there must not be another small one.
+    assert!(small < 400, "{small} of {turn} frames are small");
 }
 
 /// A connection that is kept alive by a PING now and then, for long.

@@ -1,8 +1,8 @@
 //! A connection to the destination: a pooled one if it is alive, else a new one; a stream of one
 //! where the backend speaks HTTP/2.
 //!
-//! A tool, or the fallback, has one address (or the addresses of one name); the ingress has nodes, of which
-//! another is tried when one cannot be connected to: nothing of the request was sent, so
+//! A tool, or the fallback, has one address (or the addresses of one name); the ingress has nodes,
+//! of which another is tried when one cannot be connected to: nothing of the request was sent, so
 //! any method may go on.
 
 use std::borrow::Cow;

@@ -5,8 +5,8 @@
 //! and skips its payload. Over budget the answer is [`Abuse`], and the owner ends the connection
 //! with GOAWAY(ENHANCE_YOUR_CALM).
 //!
-//! Does not check the protocol (`h2` does, but for [`Budget::lacks_settings`]), does not decode header blocks, does no IO and reads no
-//! clock.
+//! Does not check the protocol (`h2` does, but for [`Budget::lacks_settings`]), does not decode
+//! header blocks, does no IO and reads no clock.
 //!
 //! Invariants: the same verdict however the bytes are cut; nothing is allocated; the work is that
 //! of the frames, not of their bytes.

@@ -15,6 +15,7 @@ pub mod budget;
 pub mod coalesce;
 pub mod head;
 pub mod inbox;
+pub mod sending;
 pub mod stream;
 pub mod unread;
 pub mod websocket;
@@ -25,7 +26,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use h2::server::{self, SendResponse};
 use h2::{Reason, RecvStream};
 use http::Request;
@@ -43,6 +43,7 @@ use crate::worker::Worker;
 use budget::Peer;
 use coalesce::{Breach, Coalesce};
 use head::Body;
+use sending::Piece;
 use stream::RequestStream;
 use websocket::Key;
 
@@ -105,7 +106,7 @@ pub async fn serve<S: ByteStream + 'static>(io: S, worker: Rc<Worker>, client: C
     let _ = tokio::time::timeout(LINGER, driver.io.discard(LINGER_BYTES)).await;
 }
 
-type H2<S> = server::Connection<Coalesce<S>, Bytes>;
+type H2<S> = server::Connection<Coalesce<S>, Piece>;
 
 /// Exchanges prefaces. What is to be sent goes out as soon as nothing can be read.
 async fn shake_hands<S: ByteStream>(
@@ -129,7 +130,7 @@ async fn shake_hands<S: ByteStream>(
     if snapshot.config.http2.websocket {
         builder.enable_connect_protocol();
     }
-    let mut handshake = pin!(builder.handshake(io.clone()));
+    let mut handshake = pin!(builder.handshake::<_, Piece>(io.clone()));
     std::future::poll_fn(|cx| {
         let shaken = handshake.as_mut().poll(cx);
         // An error here shows at the next read.
@@ -161,7 +162,7 @@ struct Driver<S> {
 }
 
 /// A request, and the way to answer it.
-type Opened = (Request<RecvStream>, SendResponse<Bytes>);
+type Opened = (Request<RecvStream>, SendResponse<Piece>);
 
 /// What happens to a connection, but for requests.
 enum Event {
@@ -301,7 +302,7 @@ impl<S: ByteStream + 'static> Driver<S> {
         }
     }
 
-    fn start(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    fn start(&self, request: Request<RecvStream>, respond: SendResponse<Piece>) {
         let place = Streams::enter(&self.streams);
         let (worker, client) = (Rc::clone(&self.worker), self.client.clone());
         let websocket = self.snapshot.config.http2.websocket;
@@ -317,7 +318,7 @@ impl<S: ByteStream + 'static> Driver<S> {
 /// Serves one request, on the path of HTTP/1.
 async fn serve_request(
     request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    mut respond: SendResponse<Piece>,
     worker: Rc<Worker>,
     client: ClientInfo,
     websocket: bool,

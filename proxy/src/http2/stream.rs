@@ -2,8 +2,8 @@
 //!
 //! Reading gives the data of the request's body, and the end of the stream as the end of input.
 //! What is not read yet waits in the [`Inbox`]. What is read makes room in the client's window, so an
-//! upload is never further ahead of the backend than the window of its stream. Sending takes heads as HTTP/1.1 text and data as the
-//! client's window allows; what the crate holds of it is bounded by its send buffer.
+//! upload is never further ahead of the backend than the window of its stream. Heads are taken as
+//! HTTP/1.1 text; data goes out through [`Sending`].
 //!
 //! Dropping it ends the stream: with NO_ERROR behind a whole answer whose request was not read to
 //! the end (RFC 9113, section 8.1), else with CANCEL. [`ClientStream::reset`] says INTERNAL_ERROR.
@@ -14,17 +14,15 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, RecvStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::head;
 use super::inbox::Inbox;
+use super::sending::{Piece, Sending, broken};
 use crate::buffer::{Buffer, BufferPool};
 use crate::connection::{ClientStream, Watched};
-use crate::outgoing::{Frames, Outgoing};
-
-/// Data handed to the crate at once.
-const PIECE: usize = 64 * 1024;
+use crate::outgoing::Outgoing;
 
 /// A stream that a client has opened.
 #[derive(Debug)]
@@ -41,14 +39,14 @@ pub struct RequestStream {
 #[derive(Debug)]
 enum Reply {
     /// No final head was sent.
-    Awaited(SendResponse<Bytes>),
+    Awaited(SendResponse<Piece>),
     /// The head was sent, data may follow.
-    Begun(SendStream<Bytes>),
+    Begun(Sending),
 }
 
 impl RequestStream {
     /// The stream of a request.
-    pub fn new(body: RecvStream, respond: SendResponse<Bytes>) -> Self {
+    pub fn new(body: RecvStream, respond: SendResponse<Piece>) -> Self {
         // Most requests have none.
         let end = body.is_end_stream().then(Vec::new);
         Self {
@@ -87,7 +85,7 @@ impl RequestStream {
                 return Poll::Ready(Ok(None));
             };
             match ready!(body.poll_data(cx)) {
-                Some(data) => self.unread = data.map_err(gone)?,
+                Some(data) => self.unread = data.map_err(broken)?,
                 None => {
                     let trailers = body.take_trailers();
                     let text = trailers.map(|trailers| head::write_trailers(&trailers));
@@ -105,46 +103,18 @@ impl RequestStream {
         };
         let answer = head::read_answer(text);
         if answer.status().is_informational() {
-            return respond.send_informational(answer).map_err(gone);
+            return respond.send_informational(answer).map_err(broken);
         }
-        self.reply = Reply::Begun(respond.send_response(answer, ended).map_err(gone)?);
+        let stream = respond.send_response(answer, ended).map_err(broken)?;
+        self.reply = Reply::Begun(Sending::new(stream));
         Ok(())
     }
 
-    /// Hands on as much of `data` as the client's window allows. `ended`: nothing follows it.
-    fn poll_send_data(
-        &mut self,
-        cx: &mut Context<'_>,
-        data: &[u8],
-        ended: bool,
-    ) -> Poll<io::Result<usize>> {
-        let Reply::Begun(stream) = &mut self.reply else {
-            return Poll::Ready(Err(ErrorKind::InvalidInput.into()));
-        };
-        stream.reserve_capacity(data.len().min(PIECE));
-        while stream.capacity() == 0 {
-            ready!(stream.poll_capacity(cx))
-                .ok_or(ErrorKind::BrokenPipe)?
-                .map_err(gone)?;
-        }
-        let n = data.len().min(stream.capacity());
-        let piece = Bytes::copy_from_slice(data.get(..n).unwrap_or_default());
-        let ended = ended && n == data.len();
-        stream.send_data(piece, ended).map_err(gone)?;
-        Poll::Ready(Ok(n))
-    }
-
-    /// Ends the stream.
-    fn send_end(&mut self, trailers: &[u8]) -> io::Result<()> {
-        let Reply::Begun(stream) = &mut self.reply else {
-            return Err(ErrorKind::InvalidInput.into());
-        };
-        if trailers.is_empty() {
-            stream.send_data(Bytes::new(), true).map_err(gone)
-        } else {
-            stream
-                .send_trailers(head::read_fields(trailers))
-                .map_err(gone)
+    /// What sends the body, once the head was sent.
+    fn sending(&mut self) -> io::Result<&mut Sending> {
+        match &mut self.reply {
+            Reply::Begun(sending) => Ok(sending),
+            Reply::Awaited(_) => Err(ErrorKind::InvalidInput.into()),
         }
     }
 }
@@ -157,30 +127,19 @@ impl ClientStream for RequestStream {
         cx: &mut Context<'_>,
         message: &mut Outgoing<'_>,
     ) -> Poll<io::Result<()>> {
-        let Frames { head, data, end } = &mut message.frames;
-        let plain_end = *end == Some(b"");
-        if !head.is_empty() {
-            let ended = plain_end && data.is_empty();
-            self.send_head(head, ended)?;
-            *head = b"";
+        let frames = &mut message.frames;
+        if !frames.head.is_empty() {
+            let ended = frames.data.is_empty() && frames.end == Some(b"");
+            self.send_head(frames.head, ended)?;
+            frames.head = b"";
             if ended {
-                *end = None;
+                frames.end = None;
             }
         }
-        if !data.is_empty() {
-            let n = ready!(self.poll_send_data(cx, data, plain_end))?;
-            *data = data.get(n..).unwrap_or_default();
-            if !data.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            if plain_end {
-                *end = None;
-            }
-        }
-        if let Some(trailers) = end.take() {
-            self.send_end(trailers)?;
-        }
-        message.sent = true;
+        message.sent = match (frames.data, frames.end) {
+            (b"", None) => true,
+            _ => ready!(self.sending()?.poll_send(cx, frames))?,
+        };
         Poll::Ready(Ok(()))
     }
 
@@ -240,7 +199,7 @@ impl AsyncWrite for RequestStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_send_data(cx, bytes, false)
+        self.sending()?.poll_send_data(cx, bytes, false)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -248,10 +207,6 @@ impl AsyncWrite for RequestStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.send_end(b""))
+        Poll::Ready(self.sending()?.send_end(b""))
     }
-}
-
-fn gone(error: h2::Error) -> io::Error {
-    io::Error::new(ErrorKind::ConnectionReset, error)
 }

@@ -28,7 +28,6 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use h2::client::{self, SendRequest};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -37,6 +36,7 @@ use tracing::debug;
 
 use crate::http2::budget::Peer;
 use crate::http2::coalesce::Coalesce;
+use crate::http2::sending::Piece;
 use crate::upstream::connect::take_place;
 use crate::worker::Worker;
 
@@ -79,7 +79,7 @@ struct Connections {
 /// One connection.
 #[derive(Debug)]
 struct Connection {
-    requests: SendRequest<Bytes>,
+    requests: SendRequest<Piece>,
     streams: Cell<usize>,
     /// When the last stream ended.
     idle_since: Cell<Instant>,
@@ -277,7 +277,7 @@ async fn open(
         .reset_stream_duration(RESET_MEMORY)
         // Nothing stays within the crate: see `http2::inbox`.
         .data_frame_budget(usize::MAX)
-        .handshake(io.clone());
+        .handshake::<_, Piece>(io.clone());
     let (requests, h2) = handshake.await.map_err(io::Error::other)?;
     let connection = Rc::new(Connection {
         requests,
@@ -308,7 +308,7 @@ async fn open(
 
 /// Lets a connection work until it ends.
 async fn work(
-    mut h2: client::Connection<Coalesce<TcpStream>, Bytes>,
+    mut h2: client::Connection<Coalesce<TcpStream>, Piece>,
     io: Coalesce<TcpStream>,
     connection: Weak<Connection>,
 ) {

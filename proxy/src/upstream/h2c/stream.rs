@@ -13,8 +13,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use h2::Reason;
 use h2::client::ResponseFuture;
-use h2::{Reason, SendStream};
 use http::header::CONTENT_LENGTH;
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -25,10 +25,9 @@ use super::Lease;
 use crate::http1::write_field;
 use crate::http2::head;
 use crate::http2::inbox::Inbox;
-use crate::outgoing::{Frames, Outgoing};
+use crate::http2::sending::{Sending, broken};
+use crate::outgoing::Outgoing;
 
-/// Data handed to the crate at once.
-const PIECE: usize = 64 * 1024;
 /// A request that was given up after so long, while nothing came from the backend, puts the
 /// connection out of use.
 const SUSPICIOUS: Duration = Duration::from_secs(5);
@@ -37,7 +36,8 @@ const SUSPICIOUS: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct H2cStream {
     state: State,
-    sending: Option<SendStream<Bytes>>,
+    /// None before the head, and behind the end.
+    sending: Option<Sending>,
     /// Text of a head, or data, that was not read.
     unread: Bytes,
     /// The answer has ended, with these trailers.
@@ -111,30 +111,22 @@ impl H2cStream {
         cx: &mut Context<'_>,
         message: &mut Outgoing<'_>,
     ) -> Poll<io::Result<()>> {
-        let Frames { head, data, end } = &mut message.frames;
-        let plain_end = *end == Some(b"");
-        if !head.is_empty() {
-            let ended = plain_end && data.is_empty();
-            self.send_head(head, ended)?;
-            *head = b"";
-            if ended {
-                *end = None;
-            }
+        let frames = &mut message.frames;
+        if !frames.head.is_empty() {
+            let ended = frames.data.is_empty() && frames.end == Some(b"");
+            self.send_head(frames.head, ended)?;
+            frames.head = b"";
         }
-        if !data.is_empty() {
-            let n = ready!(self.poll_send_data(cx, data, plain_end))?;
-            *data = data.get(n..).unwrap_or_default();
-            if !data.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            if plain_end {
-                *end = None;
-            }
+        let ends = frames.end.is_some();
+        message.sent = match &mut self.sending {
+            Some(sending) => ready!(sending.poll_send(cx, frames))?,
+            // Nothing ends twice.
+            None if frames.data.is_empty() => true,
+            None => return Poll::Ready(Err(ErrorKind::InvalidInput.into())),
+        };
+        if message.sent && ends {
+            self.sending = None;
         }
-        if let Some(trailers) = end.take() {
-            self.send_end(trailers)?;
-        }
-        message.sent = true;
         Poll::Ready(Ok(()))
     }
 
@@ -146,7 +138,7 @@ impl H2cStream {
             Ok((answer, sending)) => {
                 self.id = answer.stream_id().as_u32();
                 self.state = State::Awaited(answer);
-                self.sending = Some(sending).filter(|_| !ended);
+                self.sending = (!ended).then(|| Sending::new(sending));
                 Ok(())
             }
             Err(error) => {
@@ -154,40 +146,6 @@ impl H2cStream {
                 Err(io::Error::new(ErrorKind::ConnectionReset, error))
             }
         }
-    }
-
-    fn poll_send_data(
-        &mut self,
-        cx: &mut Context<'_>,
-        data: &[u8],
-        ended: bool,
-    ) -> Poll<io::Result<usize>> {
-        let stream = self.sending.as_mut().ok_or(ErrorKind::InvalidInput)?;
-        stream.reserve_capacity(data.len().min(PIECE));
-        while stream.capacity() == 0 {
-            match ready!(stream.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
-                None => return Poll::Ready(Err(ErrorKind::BrokenPipe.into())),
-            }
-        }
-        let n = data.len().min(stream.capacity());
-        let piece = Bytes::copy_from_slice(data.get(..n).unwrap_or_default());
-        let ended = ended && n == data.len();
-        stream.send_data(piece, ended).map_err(broken)?;
-        Poll::Ready(Ok(n))
-    }
-
-    fn send_end(&mut self, trailers: &[u8]) -> io::Result<()> {
-        // Nothing ends twice.
-        let Some(mut stream) = self.sending.take() else {
-            return Ok(());
-        };
-        match trailers {
-            b"" => stream.send_data(Bytes::new(), true),
-            text => stream.send_trailers(head::read_fields(text)),
-        }
-        .map_err(broken)
     }
 
     /// Reads until text or data is there, or the end.
@@ -275,10 +233,6 @@ impl Drop for H2cStream {
             connection.retired.set(true);
         }
     }
-}
-
-fn broken(error: h2::Error) -> io::Error {
-    io::Error::new(ErrorKind::ConnectionReset, error)
 }
 
 /// Makes a request of a head that `forward` has written as HTTP/1.1 text.

@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use std::future::pending;
 use std::rc::Rc;
 
@@ -441,6 +442,8 @@ fn a_dropped_stream_is_cancelled() {
 fn idle_connections_close() {
     run(false, async |worker| {
         let backend = Backend::new(10, echo).await;
+        let places = || worker.process.backends.available_permits();
+        let all = places();
         for close in [
             (|worker| worker.h2c.sweep(Duration::ZERO)) as fn(&Worker),
             |worker| assert!(worker.h2c.clear()),
@@ -450,11 +453,12 @@ fn idle_connections_close() {
             close_spare(&worker);
             assert_eq!(worker.h2c.counts(), (0, 1), "one in use stays");
             read(&mut busy).await;
+            assert_eq!(places(), all - 1);
             drop(busy);
             let ended = backend.ended.get();
             close(&worker);
             assert_eq!(worker.h2c.counts(), (0, 0));
-            wait_for(|| backend.ended.get() > ended).await;
+            wait_for(|| backend.ended.get() > ended && places() == all).await;
         }
         assert!(!worker.h2c.clear());
     });
