@@ -32,6 +32,7 @@ pub mod routes;
 pub mod run;
 pub mod server;
 pub mod snapshot;
+pub mod spare;
 pub mod start;
 pub mod tls;
 pub mod upstream;

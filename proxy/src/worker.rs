@@ -22,6 +22,7 @@ use crate::repeats::Repeats;
 use crate::request_id::RequestIds;
 use crate::response::compress::Encoders;
 use crate::snapshot::SnapshotReader;
+use crate::spare::{Spare, SpareBuffers};
 use crate::upstream::h2c::H2cPool;
 use crate::upstream::idle::IdlePool;
 use crate::upstream::nodes::Turn;
@@ -66,8 +67,9 @@ pub struct Worker {
     closed: Notify,
     request_parsers: Spare<Box<RequestParser>>,
     response_parsers: Spare<Box<ResponseParser>>,
-    heads: Spare<Vec<u8>>,
-    frames: Spare<Vec<u8>>,
+    heads: SpareBuffers,
+    /// For frames of HTTP/2 that are being written.
+    pub frames: Rc<SpareBuffers>,
     deadlines: Spare<Deadline>,
     /// Keep messages that every connection could cause from filling the log.
     repeats: RefCell<WorkerRepeats>,
@@ -84,10 +86,14 @@ struct WorkerRepeats {
     no_proxy_header: Repeats,
 }
 
-/// Parsers, and head buffers, that a worker keeps for reuse.
+/// Parsers, timers and head buffers that a worker keeps for reuse.
 const KEPT: usize = 1024;
-/// A head buffer that grew beyond this many bytes is not kept.
-const HEAD_KEPT: usize = 64 * 1024;
+/// Bytes that a head buffer has at first; what has grown beyond [`HEAD_KEPT`] is not kept.
+const HEAD: usize = 2048;
+/// See [`HEAD`].
+const HEAD_KEPT: usize = 8 * 1024;
+/// Buffers for frames of HTTP/2 that a worker keeps; a connection has one only while it writes.
+const FRAMES: usize = 64;
 /// A buffer for frames that grew beyond this many bytes is not kept.
 const FRAMES_KEPT: usize = 128 * 1024;
 /// Bytes of an answer's head that a tool may send.
@@ -98,13 +104,14 @@ const MAX_FIELDS: usize = 128;
 impl Worker {
     /// A worker that serves.
     pub fn new(process: Arc<Process>) -> Self {
+        let frames = Rc::new(SpareBuffers::new(FRAMES, SMALL, FRAMES_KEPT));
         Self {
             snapshot: SnapshotReader::new(Arc::clone(&process.snapshot)),
+            h2c: H2cPool::new(Rc::clone(&frames), Arc::clone(&process.backends)),
             process,
             buffers: BufferPool::default(),
             encoders: Rc::default(),
             idle: IdlePool::default(),
-            h2c: H2cPool::default(),
             turn: RefCell::default(),
             draining: Notify::new(),
             request_ids: RequestIds::default(),
@@ -112,11 +119,11 @@ impl Worker {
             phase: Cell::new(Phase::Serving),
             open: Cell::new(0),
             closed: Notify::new(),
-            request_parsers: Spare::default(),
-            response_parsers: Spare::default(),
-            heads: Spare::default(),
-            frames: Spare::default(),
-            deadlines: Spare::default(),
+            request_parsers: Spare::new(KEPT),
+            response_parsers: Spare::new(KEPT),
+            heads: SpareBuffers::new(KEPT, HEAD, HEAD_KEPT),
+            frames,
+            deadlines: Spare::new(KEPT),
             repeats: RefCell::default(),
             date: RefCell::new((0, Rc::from(""))),
         }
@@ -199,32 +206,12 @@ impl Worker {
 
     /// An empty buffer for a head that is being written; give it back with [`Worker::put_head`].
     pub fn head(&self) -> Vec<u8> {
-        self.heads
-            .take()
-            .unwrap_or_else(|| Vec::with_capacity(2048))
+        self.heads.take()
     }
 
     /// Takes a head buffer back.
-    pub fn put_head(&self, mut head: Vec<u8>) {
-        if head.capacity() <= HEAD_KEPT {
-            head.clear();
-            self.heads.put(head);
-        }
-    }
-
-    /// An empty buffer for frames of HTTP/2; give it back with [`Worker::put_frames`].
-    pub fn frames(&self) -> Vec<u8> {
-        self.frames
-            .take()
-            .unwrap_or_else(|| Vec::with_capacity(SMALL))
-    }
-
-    /// Takes a buffer for frames back.
-    pub fn put_frames(&self, mut frames: Vec<u8>) {
-        if frames.capacity() <= FRAMES_KEPT {
-            frames.clear();
-            self.frames.put(frames);
-        }
+    pub fn put_head(&self, head: Vec<u8>) {
+        self.heads.put(head);
     }
 
     /// A timer; give it back with [`Worker::put_deadline`] where it would be made often.
@@ -287,29 +274,6 @@ impl Worker {
         if let Some(unsaid) = repeats.no_proxy_header.occur(Instant::now()) {
             warn!(%peer, %error, unsaid, "closed a connection from listen.proxy_protocol_from; does the load balancer send the PROXY protocol?");
         }
-    }
-}
-
-/// Things of one kind that a worker keeps for reuse, at most [`KEPT`].
-#[derive(Debug)]
-struct Spare<T>(RefCell<Vec<T>>);
-
-impl<T> Spare<T> {
-    fn take(&self) -> Option<T> {
-        self.0.borrow_mut().pop()
-    }
-
-    fn put(&self, thing: T) {
-        let mut kept = self.0.borrow_mut();
-        if kept.len() < KEPT {
-            kept.push(thing);
-        }
-    }
-}
-
-impl<T> Default for Spare<T> {
-    fn default() -> Self {
-        Self(RefCell::default())
     }
 }
 

@@ -227,7 +227,7 @@ async fn attempt<S>(
                 false,
             ),
             How::H2c { fresh } => {
-                let lease = worker.h2c.lease(worker, address, fresh).await;
+                let lease = worker.h2c.lease(address, fresh).await;
                 let lease = lease.map_err(ConnectError::Connect)?;
                 let reused = lease.reused;
                 (UpstreamStream::h2c(H2cStream::new(lease)), reused)

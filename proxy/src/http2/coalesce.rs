@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::budget::{Abuse, Budget, Peer};
 use crate::connection::ByteStream;
-use crate::worker::Worker;
+use crate::spare::SpareBuffers;
 
 /// Bytes that may wait to be written before the crate has to wait.
 const MAX_PENDING: usize = 64 * 1024;
@@ -32,7 +32,7 @@ pub struct Coalesce<S>(Rc<RefCell<Inner<S>>>);
 #[derive(Debug)]
 struct Inner<S> {
     io: S,
-    worker: Rc<Worker>,
+    buffers: Rc<SpareBuffers>,
     /// What was written and not sent yet: `pending[sent..]`.
     pending: Vec<u8>,
     sent: usize,
@@ -64,11 +64,11 @@ impl<S> Clone for Coalesce<S> {
 }
 
 impl<S: ByteStream> Coalesce<S> {
-    /// Takes the socket to this peer over.
-    pub fn new(io: S, worker: Rc<Worker>, peer: Peer) -> Self {
+    /// Takes the socket to this peer over. `buffers` lend room for what is written.
+    pub fn new(io: S, buffers: Rc<SpareBuffers>, peer: Peer) -> Self {
         Self(Rc::new(RefCell::new(Inner {
             io,
-            worker,
+            buffers,
             pending: Vec::new(),
             sent: 0,
             taken: 0,
@@ -153,7 +153,7 @@ impl<S: ByteStream> Inner<S> {
         }
         if self.sent > 0 {
             self.sent = 0;
-            self.worker.put_frames(std::mem::take(&mut self.pending));
+            self.buffers.put(std::mem::take(&mut self.pending));
         }
         if self.unflushed {
             ready!(Pin::new(&mut self.io).poll_flush(cx))?;
@@ -183,7 +183,7 @@ impl<S: ByteStream> Inner<S> {
             ready!(self.poll_drain(cx))?;
         }
         if self.pending.capacity() == 0 {
-            self.pending = self.worker.frames();
+            self.pending = self.buffers.take();
         }
         Poll::Ready(Ok(()))
     }

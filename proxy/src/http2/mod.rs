@@ -79,7 +79,7 @@ const RESET_MEMORY: Duration = Duration::from_secs(5);
 /// Serves a client until the connection ends.
 pub async fn serve<S: ByteStream + 'static>(io: S, worker: Rc<Worker>, client: ClientInfo) {
     let snapshot = worker.snapshot.load();
-    let io = Coalesce::new(io, Rc::clone(&worker), Peer::Client);
+    let io = Coalesce::new(io, Rc::clone(&worker.frames), Peer::Client);
     let handshake = shake_hands(&io, &snapshot);
     let limit = snapshot.config.timeouts.header;
     let h2 = match tokio::time::timeout(limit, handshake).await {

@@ -25,20 +25,21 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use h2::client::{self, SendRequest};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use crate::http2::budget::Peer;
 use crate::http2::coalesce::Coalesce;
 use crate::http2::sending::Piece;
+use crate::spare::SpareBuffers;
 use crate::upstream::connect::take_place;
-use crate::worker::Worker;
 
 /// Requests on one connection at the same time.
 const STREAMS: usize = 100;
@@ -61,8 +62,12 @@ const RESET_MEMORY: Duration = Duration::from_secs(5);
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The connections of one worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct H2cPool {
+    /// For frames that are being written.
+    buffers: Rc<SpareBuffers>,
+    /// The places for connections to backends.
+    places: Arc<Semaphore>,
     addresses: RefCell<HashMap<SocketAddr, Connections, foldhash::fast::RandomState>>,
 }
 
@@ -105,18 +110,22 @@ pub struct Lease {
 }
 
 impl H2cPool {
+    /// A pool without connections.
+    pub fn new(buffers: Rc<SpareBuffers>, places: Arc<Semaphore>) -> Self {
+        Self {
+            buffers,
+            places,
+            addresses: RefCell::default(),
+        }
+    }
+
     /// A place on a connection to `address`, an open one if there is room; else it makes one, or
     /// waits for room. `fresh`: on a new connection, if there may be another. The caller bounds the
     /// time.
     ///
     /// # Errors
     /// The connection cannot be made.
-    pub async fn lease(
-        &self,
-        worker: &Rc<Worker>,
-        address: SocketAddr,
-        fresh: bool,
-    ) -> io::Result<Lease> {
+    pub async fn lease(&self, address: SocketAddr, fresh: bool) -> io::Result<Lease> {
         loop {
             let changed = {
                 let mut addresses = self.addresses.borrow_mut();
@@ -137,14 +146,14 @@ impl H2cPool {
             };
             match changed {
                 Some(changed) => changed.notified().await,
-                None => return self.connect(worker, address).await,
+                None => return self.connect(address).await,
             }
         }
     }
 
-    async fn connect(&self, worker: &Rc<Worker>, address: SocketAddr) -> io::Result<Lease> {
+    async fn connect(&self, address: SocketAddr) -> io::Result<Lease> {
         let _connecting = Connecting(self, address);
-        let place = take_place(&worker.process.backends)?;
+        let place = take_place(&self.places)?;
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
         if self.counts().0 >= MAX_IDLE {
@@ -154,7 +163,7 @@ impl H2cPool {
             let mut addresses = self.addresses.borrow_mut();
             Rc::clone(&addresses.entry(address).or_default().changed)
         };
-        let io = Coalesce::new(tcp, Rc::clone(worker), Peer::Server);
+        let io = Coalesce::new(tcp, Rc::clone(&self.buffers), Peer::Server);
         let connection = open(io, changed, place).await?;
         let lease = Lease::new(&connection, false);
         let mut addresses = self.addresses.borrow_mut();

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use super::stream::{Fault, H2cStream};
 use super::*;
 use crate::outgoing::{Coding, Outgoing};
+use crate::worker::Worker;
 
 const CONFIG: &str = r#"
     [listen]
@@ -90,7 +91,7 @@ impl Backend {
     }
 
     async fn stream(&self, worker: &Rc<Worker>) -> H2cStream {
-        let lease = worker.h2c.lease(worker, self.address, false).await;
+        let lease = worker.h2c.lease(self.address, false).await;
         H2cStream::new(lease.unwrap())
     }
 }
@@ -245,7 +246,7 @@ fn check_raw(bytes: &'static [u8], repeats: usize, max_idle: Duration, expected:
     run(false, async |worker| {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let lease = worker.h2c.lease(&worker, address, false);
+        let lease = worker.h2c.lease(address, false);
         let (lease, accepted) = tokio::join!(lease, listener.accept());
         let mut stream = H2cStream::new(lease.unwrap());
         let head = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -362,7 +363,7 @@ fn a_failed_connect_wakes_those_who_wait() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let lease = || worker.h2c.lease(&worker, address, false);
+        let lease = || worker.h2c.lease(address, false);
         let (one, two, three) = tokio::join!(lease(), lease(), lease());
         assert!(one.is_err() && two.is_err() && three.is_err());
         worker.h2c.sweep(Duration::ZERO);
@@ -475,7 +476,7 @@ fn a_silent_connection_is_given_up_after_a_request_was() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         for (waits, connections) in [(1, 1), (60, 0)] {
-            let lease = worker.h2c.lease(&worker, address, false).await.unwrap();
+            let lease = worker.h2c.lease(address, false).await.unwrap();
             let mut stream = H2cStream::new(lease);
             send_whole(&mut stream, HEAD, Some(b"")).await.unwrap();
             let wait = Duration::from_secs(waits);
