@@ -13,7 +13,7 @@ use crate::buffer::SMALL;
 use crate::connection::{After, ClientInfo, ClientStream, Connection};
 use crate::http1::{Parsed, RequestError, RequestParser};
 use crate::request;
-use crate::response::answer::Failure;
+use crate::response::failure::Failure;
 use crate::worker::Worker;
 
 /// What came out of the wait for a request.

@@ -6,7 +6,7 @@ use portico_routing::backend::{Backend, Scheme};
 
 use crate::http1::Framing;
 use crate::outgoing::Coding;
-use crate::response::answer::Failure;
+use crate::response::failure::Failure;
 use crate::upstream::fallback::Fallback;
 use crate::upstream::nodes::NodePool;
 

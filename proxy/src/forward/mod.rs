@@ -29,7 +29,7 @@ use crate::context::Request;
 use crate::halves::Shared;
 use crate::http1::RequestHead;
 use crate::outgoing::Outgoing;
-use crate::response::answer::Failure;
+use crate::response::failure::Failure;
 use crate::upstream::h2c::stream::Fault;
 use crate::upstream::stream::UpstreamStream;
 use acquire::Acquired;

@@ -18,7 +18,7 @@ use crate::connection::{ClientStream, Connection};
 use crate::deadline::Deadline;
 use crate::http1::{BodyDecoder, BodyError, BodyLimits, Decoded, Framing};
 use crate::outgoing::{Coding, Outgoing, chunked};
-use crate::response::answer::Failure;
+use crate::response::failure::Failure;
 
 /// A body on its way.
 pub(super) struct Upload {

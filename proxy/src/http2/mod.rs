@@ -37,7 +37,7 @@ use crate::connection::{After, ByteStream, ClientInfo, ClientStream, Connection}
 use crate::deadline::Deadline;
 use crate::http1::Parsed;
 use crate::request;
-use crate::response::answer::Failure;
+use crate::response::failure::Failure;
 use crate::snapshot::CurrentSnapshot;
 use crate::worker::Worker;
 use budget::Peer;

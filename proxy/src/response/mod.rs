@@ -4,6 +4,7 @@
 pub mod accept;
 pub mod answer;
 pub mod compress;
+pub mod failure;
 pub mod headers;
 pub mod pages;
 pub mod template;

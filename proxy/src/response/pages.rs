@@ -14,7 +14,7 @@ use portico_config::{Config, Diagnostic, Severity};
 use serde::Serialize;
 
 use super::accept::Format;
-use super::answer::Failure;
+use super::failure::Failure;
 use super::template::{Template, Values, position};
 use super::words::{Words, blame};
 use crate::http1::reason_phrase;

@@ -3,7 +3,7 @@
 //!
 //! Written for somebody who wanted a tool and got this instead. No internal address or name.
 
-use super::answer::{Failure, Side};
+use super::failure::{Failure, Side};
 
 /// What a page says of a failure. Empty texts are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

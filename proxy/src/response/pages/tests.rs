@@ -4,7 +4,7 @@ use super::testing::{loaded, pages};
 use super::*;
 use crate::http1::{BodyError, RequestError};
 use crate::request_id::RequestIds;
-use crate::response::answer::Side;
+use crate::response::failure::Side;
 
 /// One of each, as far as pages are concerned.
 const FAILURES: [Failure; 24] = [
