@@ -210,6 +210,7 @@ struct Content<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http1::RequestError;
     use crate::request_id::RequestIds;
     use crate::response::failure::Side;
     use crate::response::pages::testing::pages;

@@ -100,7 +100,7 @@ impl Failure {
 
     /// Whether trying again soon may help. A timeout (504) is none of these: who waited for it would
     /// wait again.
-    fn is_passing(&self) -> bool {
+    pub fn is_passing(&self) -> bool {
         matches!(self.status_and_side().0, 429 | 503)
     }
 
