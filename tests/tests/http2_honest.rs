@@ -1,15 +1,15 @@
 //! Honest use of HTTP/2 that looks a little like the attacks of `http2_abuse.rs`: it passes.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portico_tests::http2::{Frame, Head, Outcome, code, kind, setting};
 use portico_tests::origin::Origin;
 use portico_tests::portico::{Builder, HOST, echo};
 
-/// A client that takes a little all the time is slow, not dead.
+/// A client that opens its windows by a little all the time is slow, not dead.
 #[test]
-fn a_slow_reader_is_no_dead_one() {
+fn a_slow_window_is_no_dead_one() {
     let origin = Origin::echo("grid");
     let portico = Builder::new()
         .route("grid", &origin.url())
@@ -34,6 +34,39 @@ fn a_slow_reader_is_no_dead_one() {
     client.send(&Frame::window_update(0, 1 << 20));
     client.send(&Frame::window_update(stream, 1 << 20));
     assert_eq!(client.answer(stream).body.length, 200_000);
+}
+
+/// Whoever reads slowly, so that portico's socket is full all the time, is not dead either.
+#[test]
+fn a_slow_reader_is_no_dead_one() {
+    const STREAMS: usize = 60;
+    const LENGTH: u64 = 1_000_000;
+    let write = Duration::from_millis(1500);
+    let origin = Origin::echo("grid");
+    let portico = Builder::new()
+        .route("grid", &origin.url())
+        .with("[timeouts]\nwrite = '1500ms'")
+        .start();
+    let mut client = portico.http2_bare().open_wide();
+    client.windows = false;
+    let head = Head::get(HOST, &format!("/bytes/{LENGTH}"));
+    let streams: Vec<u32> = (0..STREAMS).map(|_| client.request(&head, true)).collect();
+    let start = Instant::now();
+    while start.elapsed() < 2 * write {
+        let before = client.received;
+        while client.received < before + 100_000 {
+            client.read_frame().unwrap().expect("not given up");
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(
+        client.received < STREAMS as u64 * LENGTH / 2,
+        "{} were no slow read",
+        client.received
+    );
+    for stream in streams {
+        assert_eq!(client.answer(stream).body.length, LENGTH);
+    }
 }
 
 #[test]

@@ -1,0 +1,105 @@
+//! Clients whose windows are open and who do not read: what waits for them is bounded, and so is the
+//! time that it waits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use portico_tests::http2::{Frame, Head};
+use portico_tests::origin::Origin;
+use portico_tests::portico::{Builder, HOST};
+use portico_tests::{MIB, SOON, eventually};
+
+/// After `timeouts.write` the connection is closed and the tool is told.
+#[test]
+fn a_client_that_reads_nothing_is_closed() {
+    let given_up = Arc::new(AtomicUsize::new(0));
+    let origin = Origin::scripted("endless", {
+        let given_up = Arc::clone(&given_up);
+        move |connection| {
+            if connection.read_request().is_none() {
+                return;
+            }
+            connection.send("HTTP/1.1 200 OK\r\n\r\n");
+            while connection.send([0; 16_384]) {}
+            given_up.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let portico = Builder::new()
+        .route("grid", &origin.url())
+        .with("[timeouts]\nwrite = '1s'")
+        .start();
+    let mut client = portico.http2_bare().open_wide();
+    let streams = 3;
+    for _ in 0..streams {
+        client.request(&Head::get(HOST, "/"), true);
+    }
+    eventually("the tool is told", SOON, || {
+        (given_up.load(Ordering::SeqCst) == streams).then_some(())
+    });
+    // Who goes on to send finds nobody there.
+    eventually("the connection is closed", SOON, || {
+        client.try_send(&Frame::ping([0; 8])).err()
+    });
+}
+
+/// A tool writes byte by byte, and each byte would be a frame: however few bytes wait, there must
+/// not be many frames.
+#[test]
+fn single_bytes_for_a_client_that_reads_nothing() {
+    const STREAMS: usize = 20;
+    const LENGTH: usize = 12_000;
+    const FILL: usize = 12_000_000;
+    let origin = Origin::scripted("bytes", |connection| {
+        while let Some(request) = connection.read_request() {
+            connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+            if request.target == "/fill" {
+                let chunk = [&b"4000\r\n"[..], &[b'x'; 0x4000], b"\r\n"].concat();
+                for _ in 0..FILL / 0x4000 {
+                    connection.send(&chunk);
+                }
+            } else {
+                for _ in 0..LENGTH / 100 {
+                    connection.send(b"1\r\nx\r\n".repeat(100));
+                }
+            }
+            connection.send("0\r\n\r\n");
+        }
+    });
+    let portico = Builder::new().route("grid", &origin.url()).start();
+    let mut client = portico.http2_bare().open_wide();
+    client.windows = false;
+    // The socket is full before the bytes come.
+    let fill = client.request(&Head::get(HOST, "/fill"), true);
+    client.head(fill);
+    eventually("the socket is full", SOON, || {
+        let before = portico.resident_bytes();
+        thread::sleep(Duration::from_millis(200));
+        (portico.resident_bytes() == before).then_some(())
+    });
+    let before = portico.resident_bytes();
+    let streams: Vec<u32> = (0..STREAMS)
+        .map(|_| client.request(&Head::get(HOST, "/bytes"), true))
+        .collect();
+    eventually("all are asked for", SOON, || {
+        (origin.heads() == STREAMS + 1).then_some(())
+    });
+    let (start, mut most) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_millis(1500) {
+        most = most.max(portico.resident_bytes());
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert!(
+        most < before + 24 * MIB,
+        "{before} bytes before, {most} at most"
+    );
+    assert_eq!(
+        client.answer(fill).body.length,
+        (FILL / 0x4000 * 0x4000) as u64
+    );
+    for stream in streams {
+        assert_eq!(client.answer(stream).body.length, LENGTH as u64);
+    }
+    println!("{before} {most}");
+}
