@@ -154,7 +154,9 @@ impl Http2 {
     #[track_caller]
     pub fn open_wide(self) -> Http2 {
         let socket = socket2::SockRef::from(self.stream.tcp());
-        socket.set_recv_buffer_size(128 << 10).expect("a small buffer");
+        socket
+            .set_recv_buffer_size(128 << 10)
+            .expect("a small buffer");
         let mut client = self.open(&[(setting::INITIAL_WINDOW_SIZE, i32::MAX as u32)]);
         client.send(&Frame::window_update(
             0,
