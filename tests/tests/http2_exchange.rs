@@ -234,13 +234,13 @@ fn an_early_answer_lets_the_upload_finish() {
     let dead = format!("http://{}", free_address());
     let portico = Builder::new()
         .route("grid", &dead)
-        .with("[limits]\nbody = '1MiB'")
+        .with("[limits]\nbody = '300KiB'")
         .start();
     let mut client = portico.http2();
     for (host, length, status) in [
         (HOST, 300_000, 502),
         ("unknown.example", 300_000, 404),
-        (HOST, 1_200_000, 413),
+        (HOST, 400_000, 413),
     ] {
         let head = Head::post(host, "/").with("content-length", &length.to_string());
         let stream = client.request(&head, false);

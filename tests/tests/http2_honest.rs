@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use portico_tests::http2::{Frame, Head, Outcome, code, kind, setting};
+use portico_tests::http2::{Frame, Head, Http2, Outcome, code, kind, setting};
 use portico_tests::origin::Origin;
 use portico_tests::portico::{Builder, HOST, echo};
 
@@ -154,6 +154,50 @@ fn a_download_with_many_updates_and_pings() {
     assert_eq!(client.so_far(stream).body.length, 20_000_000);
     // A small frame opens the window by little, for which there must not be another small one.
     assert!(small < 400, "{small} of {turn} frames are small");
+}
+
+/// A window that was once opened by little: where each frame gives back what it brought, the little
+/// must not go round as a small frame of its own for ever.
+#[test]
+fn a_silly_window_heals() {
+    const WINDOW: u32 = 16_384;
+    const LITTLE: u32 = 100;
+    let (_origin, portico) = echo();
+    let mut client = portico.http2_with(&[(setting::INITIAL_WINDOW_SIZE, WINDOW)]);
+    client.windows = false;
+    client.send(&Frame::window_update(0, 1 << 24));
+    let stream = client.request(&Head::get(HOST, "/bytes/2000000"), true);
+    let mut taken = 0;
+    let mut take = |client: &mut Http2, room: u32| {
+        taken += u64::from(room);
+        while client.received < taken {
+            client.read_frame().unwrap().unwrap();
+        }
+    };
+    take(&mut client, WINDOW);
+    let mut rooms = vec![WINDOW - 20 * LITTLE];
+    rooms.extend([LITTLE; 20]);
+    for &room in &rooms {
+        client.send(&Frame::window_update(stream, room));
+        take(&mut client, room);
+    }
+    // All frames are given back as they came, and so are all behind them.
+    for room in rooms {
+        client.send(&Frame::window_update(stream, room));
+        thread::sleep(Duration::from_millis(1));
+    }
+    let mut small = 0;
+    while !client.so_far(stream).ended {
+        let frame = client.read_frame().unwrap().expect("all of it");
+        if frame.kind == kind::DATA && !frame.payload.is_empty() {
+            thread::sleep(Duration::from_millis(1));
+            let length = frame.payload.len() as u32;
+            client.send(&Frame::window_update(stream, length));
+            small += usize::from(length < 256);
+        }
+    }
+    assert_eq!(client.so_far(stream).body.length, 2_000_000);
+    assert!(small < 200, "{small} frames are small");
 }
 
 /// A connection that is kept alive by a PING now and then, for long.
