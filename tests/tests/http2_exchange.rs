@@ -242,7 +242,7 @@ fn an_early_answer_lets_the_upload_finish() {
         ("unknown.example", 300_000, 404),
         (HOST, 400_000, 413),
     ] {
-        let head = Head::post(host, "/").with("content-length", &length.to_string());
+        let head = Head::post(host, "/").with("content-length", length.to_string());
         let stream = client.request(&head, false);
         let answer = client.answer(stream);
         assert_eq!((answer.status, answer.reset), (status, None));

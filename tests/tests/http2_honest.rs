@@ -13,7 +13,7 @@ fn a_slow_window_is_no_dead_one() {
     let origin = Origin::echo("grid");
     let portico = Builder::new()
         .route("grid", &origin.url())
-        .with("[timeouts]\nwrite = '800ms'")
+        .with("[timeouts]\nwrite = '1500ms'")
         .start();
     let mut client = portico.http2();
     client.windows = false;
@@ -23,7 +23,7 @@ fn a_slow_window_is_no_dead_one() {
         client.read_frame().unwrap().unwrap();
     }
     for _ in 0..8 {
-        thread::sleep(Duration::from_millis(300));
+        thread::sleep(Duration::from_millis(400));
         client.send(&Frame::window_update(0, 1000));
         client.send(&Frame::window_update(stream, 1000));
         taken += 1000;
