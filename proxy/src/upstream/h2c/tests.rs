@@ -349,7 +349,7 @@ fn who_gets_a_place_wakes_the_next() {
         let address = listener.local_addr().unwrap();
         let (mut leases, mut backends) = (Vec::new(), Vec::new());
         for _ in 0..MAX_CONNECTIONS {
-            let lease = worker.h2c.lease(&worker, address, false);
+            let lease = worker.h2c.lease(address, false);
             let (lease, accepted) = tokio::join!(lease, listener.accept());
             leases.push(lease.unwrap());
             let mut tcp = accepted.unwrap().0;
@@ -360,9 +360,9 @@ fn who_gets_a_place_wakes_the_next() {
         let waiting: Vec<_> = (0..3)
             .map(|_| {
                 let worker = worker.clone();
-                tokio::task::spawn_local(async move {
-                    worker.h2c.lease(&worker, address, false).await.unwrap()
-                })
+                tokio::task::spawn_local(
+                    async move { worker.h2c.lease(address, false).await.unwrap() },
+                )
             })
             .collect();
         tokio::task::yield_now().await;
@@ -390,17 +390,17 @@ fn idle_connections_are_bounded() {
             let address = listener.local_addr().unwrap();
             for _ in 0..MAX_CONNECTIONS {
                 // Nobody has to accept it.
-                leases.push(worker.h2c.lease(&worker, address, true).await.unwrap());
+                leases.push(worker.h2c.lease(address, true).await.unwrap());
             }
         }
         let last = leases.pop();
         drop(leases);
         let address = other.local_addr().unwrap();
-        let _used = worker.h2c.lease(&worker, address, true).await.unwrap();
+        let _used = worker.h2c.lease(address, true).await.unwrap();
         assert_eq!(worker.h2c.counts(), (MAX_IDLE - 1, 2));
         drop(last);
         assert_eq!(worker.h2c.counts(), (MAX_IDLE, 1));
-        let _one_more = worker.h2c.lease(&worker, address, true).await.unwrap();
+        let _one_more = worker.h2c.lease(address, true).await.unwrap();
         assert_eq!(worker.h2c.counts(), (0, 2));
     });
 }
@@ -410,7 +410,7 @@ fn idle_connections_are_bounded() {
 async fn stuck(worker: &Rc<Worker>) -> (H2cStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let lease = worker.h2c.lease(worker, address, false);
+    let lease = worker.h2c.lease(address, false);
     let (lease, accepted) = tokio::join!(lease, listener.accept());
     let mut stream = H2cStream::new(lease.unwrap());
     let mut tcp = accepted.unwrap().0;
@@ -437,7 +437,7 @@ fn a_request_that_was_never_written_may_be_repeated() {
     run(false, async |worker| {
         let (mut first, tcp) = stuck(&worker).await;
         let address = tcp.local_addr().unwrap();
-        let lease = worker.h2c.lease(&worker, address, false).await.unwrap();
+        let lease = worker.h2c.lease(address, false).await.unwrap();
         assert!(lease.reused);
         let mut second = H2cStream::new(lease);
         send_whole(&mut second, HEAD, Some(b"")).await.unwrap();
