@@ -149,6 +149,22 @@ impl Http2 {
         self.try_send_bytes(&bytes).expect("portico reads");
     }
 
+    /// Lets the peer send without end as far as HTTP/2 goes, while the socket takes little: what is
+    /// not read stays with the peer.
+    #[track_caller]
+    pub fn open_wide(self) -> Http2 {
+        let socket = socket2::SockRef::from(self.stream.tcp());
+        socket
+            .set_recv_buffer_size(128 << 10)
+            .expect("a small buffer");
+        let mut client = self.open(&[(setting::INITIAL_WINDOW_SIZE, i32::MAX as u32)]);
+        client.send(&Frame::window_update(
+            0,
+            (i64::from(i32::MAX) - WINDOW) as u32,
+        ));
+        client
+    }
+
     /// The ALPN name that was agreed upon.
     pub fn alpn(&self) -> Option<&[u8]> {
         match &self.stream {

@@ -388,6 +388,24 @@ fn floods_of_small_frames() {
     }
 }
 
+/// Whoever floods can read why it is sent away: what it has sent meanwhile does not turn the close
+/// into a reset, which would destroy what is still on its way.
+#[test]
+fn a_flood_can_read_why_it_ended() {
+    let (_origin, _other, portico) = site("");
+    let mut client = portico.http2_bare().open_wide();
+    client.windows = false;
+    // So much that GOAWAY has to wait in portico's socket until the client reads.
+    for _ in 0..4 {
+        client.request(&Head::get(HOST, "/bytes/200000"), true);
+    }
+    thread::sleep(Duration::from_millis(300));
+    let flood = Frame::ping([0; 8]).bytes().repeat(100_000);
+    let sent = client.try_send_bytes(&flood);
+    client.expect_goaway(CALM);
+    assert!(sent.is_ok(), "{sent:?}");
+}
+
 /// Padding only: it eats the window, and is given back.
 #[test]
 fn a_flood_of_padding() {

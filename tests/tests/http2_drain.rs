@@ -117,3 +117,18 @@ fn idle_connections_are_closed() {
     let mut silent = portico.http2();
     silent.expect_goaway(&[code::NO_ERROR]);
 }
+
+/// The end of the last stream begins the idle time, also where the client has its answer long
+/// before and nothing follows.
+#[test]
+fn the_idle_time_begins_with_the_end_of_the_last_stream() {
+    let portico = Builder::new()
+        .with("[timeouts]\nkeep_alive = '500ms'\n[limits]\nbody = '1KiB'")
+        .start();
+    let mut client = portico.http2();
+    let head = Head::post(HOST, "/").with("content-length", "2000");
+    let stream = client.request(&head, false);
+    assert_eq!(client.answer(stream).status, 413);
+    client.send_body(stream, &[0; 2000], true);
+    client.expect_goaway(&[code::NO_ERROR]);
+}

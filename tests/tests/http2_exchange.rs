@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use portico_tests::http2::{Frame, Head, Outcome, code};
 use portico_tests::origin::{Connection, Origin};
 use portico_tests::portico::{Builder, HOST, Portico, canned, echo};
-use portico_tests::{CHECKSUM_START, SOON, body_bytes, checksum, eventually};
+use portico_tests::{CHECKSUM_START, SOON, body_bytes, checksum, eventually, free_address};
 
 #[test]
 fn an_answer_says_what_http_1_1_says() {
@@ -225,6 +225,34 @@ fn an_early_answer_to_an_unfinished_upload() {
         let _ = client.try_send_body(stream, &vec![0; 60_000], true);
         assert_eq!(client.answer(stream).status, 404);
     }
+}
+
+/// Clients that read no answer before they have sent everything may finish: no reset comes meanwhile,
+/// and none at all when they are done soon.
+#[test]
+fn an_early_answer_lets_the_upload_finish() {
+    let dead = format!("http://{}", free_address());
+    let portico = Builder::new()
+        .route("grid", &dead)
+        .with("[limits]\nbody = '300KiB'")
+        .start();
+    let mut client = portico.http2();
+    for (host, length, status) in [
+        (HOST, 300_000, 502),
+        ("unknown.example", 300_000, 404),
+        (HOST, 400_000, 413),
+    ] {
+        let head = Head::post(host, "/").with("content-length", length.to_string());
+        let stream = client.request(&head, false);
+        let answer = client.answer(stream);
+        assert_eq!((answer.status, answer.reset), (status, None));
+        thread::sleep(Duration::from_millis(200));
+        // More than the stream's window in the beginning: there is room for all of it.
+        client.send_body(stream, &body_bytes(length), true);
+        assert!(matches!(client.fate(), Outcome::Alive));
+        assert_eq!(client.so_far(stream).reset, None, "{status}");
+    }
+    assert!(client.goaways.is_empty());
 }
 
 /// The body turns out to be too long only as it comes.

@@ -1,19 +1,19 @@
 //! Honest use of HTTP/2 that looks a little like the attacks of `http2_abuse.rs`: it passes.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use portico_tests::http2::{Frame, Head, Outcome, code, kind, setting};
+use portico_tests::http2::{Frame, Head, Http2, Outcome, code, kind, setting};
 use portico_tests::origin::Origin;
 use portico_tests::portico::{Builder, HOST, echo};
 
-/// A client that takes a little all the time is slow, not dead.
+/// A client that opens its windows by a little all the time is slow, not dead.
 #[test]
-fn a_slow_reader_is_no_dead_one() {
+fn a_slow_window_is_no_dead_one() {
     let origin = Origin::echo("grid");
     let portico = Builder::new()
         .route("grid", &origin.url())
-        .with("[timeouts]\nwrite = '800ms'")
+        .with("[timeouts]\nwrite = '1500ms'")
         .start();
     let mut client = portico.http2();
     client.windows = false;
@@ -23,7 +23,7 @@ fn a_slow_reader_is_no_dead_one() {
         client.read_frame().unwrap().unwrap();
     }
     for _ in 0..8 {
-        thread::sleep(Duration::from_millis(300));
+        thread::sleep(Duration::from_millis(400));
         client.send(&Frame::window_update(0, 1000));
         client.send(&Frame::window_update(stream, 1000));
         taken += 1000;
@@ -34,6 +34,39 @@ fn a_slow_reader_is_no_dead_one() {
     client.send(&Frame::window_update(0, 1 << 20));
     client.send(&Frame::window_update(stream, 1 << 20));
     assert_eq!(client.answer(stream).body.length, 200_000);
+}
+
+/// Whoever reads slowly, so that portico's socket is full all the time, is not dead either.
+#[test]
+fn a_slow_reader_is_no_dead_one() {
+    const STREAMS: usize = 60;
+    const LENGTH: u64 = 1_000_000;
+    let write = Duration::from_millis(1500);
+    let origin = Origin::echo("grid");
+    let portico = Builder::new()
+        .route("grid", &origin.url())
+        .with("[timeouts]\nwrite = '1500ms'")
+        .start();
+    let mut client = portico.http2_bare().open_wide();
+    client.windows = false;
+    let head = Head::get(HOST, &format!("/bytes/{LENGTH}"));
+    let streams: Vec<u32> = (0..STREAMS).map(|_| client.request(&head, true)).collect();
+    let start = Instant::now();
+    while start.elapsed() < 2 * write {
+        let before = client.received;
+        while client.received < before + 100_000 {
+            client.read_frame().unwrap().expect("not given up");
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(
+        client.received < STREAMS as u64 * LENGTH / 2,
+        "{} were no slow read",
+        client.received
+    );
+    for stream in streams {
+        assert_eq!(client.answer(stream).body.length, LENGTH);
+    }
 }
 
 #[test]
@@ -121,6 +154,50 @@ fn a_download_with_many_updates_and_pings() {
     assert_eq!(client.so_far(stream).body.length, 20_000_000);
     // A small frame opens the window by little, for which there must not be another small one.
     assert!(small < 400, "{small} of {turn} frames are small");
+}
+
+/// A window that was once opened by little: where each frame gives back what it brought, the little
+/// must not go round as a small frame of its own for ever.
+#[test]
+fn a_silly_window_heals() {
+    const WINDOW: u32 = 16_384;
+    const LITTLE: u32 = 100;
+    let (_origin, portico) = echo();
+    let mut client = portico.http2_with(&[(setting::INITIAL_WINDOW_SIZE, WINDOW)]);
+    client.windows = false;
+    client.send(&Frame::window_update(0, 1 << 24));
+    let stream = client.request(&Head::get(HOST, "/bytes/2000000"), true);
+    let mut taken = 0;
+    let mut take = |client: &mut Http2, room: u32| {
+        taken += u64::from(room);
+        while client.received < taken {
+            client.read_frame().unwrap().unwrap();
+        }
+    };
+    take(&mut client, WINDOW);
+    let mut rooms = vec![WINDOW - 20 * LITTLE];
+    rooms.extend([LITTLE; 20]);
+    for &room in &rooms {
+        client.send(&Frame::window_update(stream, room));
+        take(&mut client, room);
+    }
+    // All frames are given back as they came, and so are all behind them.
+    for room in rooms {
+        client.send(&Frame::window_update(stream, room));
+        thread::sleep(Duration::from_millis(1));
+    }
+    let mut small = 0;
+    while !client.so_far(stream).ended {
+        let frame = client.read_frame().unwrap().expect("all of it");
+        if frame.kind == kind::DATA && !frame.payload.is_empty() {
+            thread::sleep(Duration::from_millis(1));
+            let length = frame.payload.len() as u32;
+            client.send(&Frame::window_update(stream, length));
+            small += usize::from(length < 256);
+        }
+    }
+    assert_eq!(client.so_far(stream).body.length, 2_000_000);
+    assert!(small < 200, "{small} frames are small");
 }
 
 /// A connection that is kept alive by a PING now and then, for long.

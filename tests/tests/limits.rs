@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use portico_tests::client::{Client, closed, get, post};
+use portico_tests::http2::{Head, Outcome, code};
 use portico_tests::origin::Origin;
 use portico_tests::portico::{Builder, HOST, Portico};
 use portico_tests::{SOON, body_bytes, eventually};
@@ -329,6 +330,36 @@ fn places_of_clients_that_left_are_given_back() {
         let statuses = (first.response().status, second.response().status);
         (statuses == (200, 200)).then_some(())
     });
+}
+
+/// When nearly all places are taken, connections of HTTP/2 end behind a request, as those of HTTP/1
+/// do.
+#[test]
+fn a_crowd_ends_connections_of_http2() {
+    let (_origin, portico) = with("[limits]\nconnections = 20");
+    let mut client = portico.http2();
+    let head = Head::get(HOST, HEALTHZ);
+    // The probes of the start may still count.
+    eventually("nobody is sent away", SOON, || {
+        for _ in 0..3 {
+            assert_eq!(client.exchange(&head).status, 200);
+        }
+        let calm = matches!(client.fate(), Outcome::Alive) && client.goaways.is_empty();
+        if !calm {
+            client = portico.http2();
+        }
+        calm.then_some(())
+    });
+    let _others: Vec<Client> = (0..18).map(|_| portico.tcp()).collect();
+    eventually("it is sent away", SOON, || {
+        // A request that comes behind GOAWAY is not answered.
+        let stream = client.request(&head, true);
+        if let Outcome::Answer(answer) = client.outcome(stream) {
+            assert_eq!(answer.status, 200);
+        }
+        (!client.goaways.is_empty()).then_some(())
+    });
+    client.expect_goaway(&[code::NO_ERROR]);
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub mod head;
 pub mod inbox;
 pub mod sending;
 pub mod stream;
+#[cfg(test)]
+mod tests;
 pub mod unread;
 pub mod websocket;
 

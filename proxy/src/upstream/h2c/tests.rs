@@ -336,6 +336,136 @@ fn first_is_alone(worker: &Worker, address: SocketAddr) -> bool {
     room(worker, address) > 1
 }
 
+/// SETTINGS with MAX_CONCURRENT_STREAMS.
+fn streams_frame(most: u8) -> [u8; 15] {
+    [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, most]
+}
+
+/// One place becomes free, and by then there are more: all who wait get theirs.
+#[test]
+fn who_gets_a_place_wakes_the_next() {
+    run(false, async |worker| {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (mut leases, mut backends) = (Vec::new(), Vec::new());
+        for _ in 0..MAX_CONNECTIONS {
+            let lease = worker.h2c.lease(address, false);
+            let (lease, accepted) = tokio::join!(lease, listener.accept());
+            leases.push(lease.unwrap());
+            let mut tcp = accepted.unwrap().0;
+            tcp.write_all(&streams_frame(1)).await.unwrap();
+            backends.push(tcp);
+            wait_for(|| room(&worker, address) == 0).await;
+        }
+        let waiting: Vec<_> = (0..3)
+            .map(|_| {
+                let worker = worker.clone();
+                tokio::task::spawn_local(
+                    async move { worker.h2c.lease(address, false).await.unwrap() },
+                )
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        backends[0].write_all(&streams_frame(9)).await.unwrap();
+        wait_for(|| room(&worker, address) == 8).await;
+        drop(leases.pop());
+        for waiting in waiting {
+            leases.push(waiting.await.unwrap());
+        }
+        assert_eq!(room(&worker, address), 6);
+    });
+}
+
+/// What many backends leave idle does not use up the descriptors.
+#[test]
+fn idle_connections_are_bounded() {
+    run(false, async |worker| {
+        let mut listeners = Vec::new();
+        for _ in 0..=MAX_IDLE / MAX_CONNECTIONS {
+            listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        }
+        let other = listeners.pop().unwrap();
+        let mut leases = Vec::new();
+        for listener in &listeners {
+            let address = listener.local_addr().unwrap();
+            for _ in 0..MAX_CONNECTIONS {
+                // Nobody has to accept it.
+                leases.push(worker.h2c.lease(address, true).await.unwrap());
+            }
+        }
+        let last = leases.pop();
+        drop(leases);
+        let address = other.local_addr().unwrap();
+        let _used = worker.h2c.lease(address, true).await.unwrap();
+        assert_eq!(worker.h2c.counts(), (MAX_IDLE - 1, 2));
+        drop(last);
+        assert_eq!(worker.h2c.counts(), (MAX_IDLE, 1));
+        let _one_more = worker.h2c.lease(address, true).await.unwrap();
+        assert_eq!(worker.h2c.counts(), (0, 2));
+    });
+}
+
+/// A backend that has opened its windows and reads nothing, and a request that waits for it, as all
+/// do that come behind it.
+async fn stuck(worker: &Rc<Worker>) -> (H2cStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let lease = worker.h2c.lease(address, false);
+    let (lease, accepted) = tokio::join!(lease, listener.accept());
+    let mut stream = H2cStream::new(lease.unwrap());
+    let mut tcp = accepted.unwrap().0;
+    // INITIAL_WINDOW_SIZE, and WINDOW_UPDATE for the connection.
+    let windows = b"\0\0\x06\x04\0\0\0\0\0\0\x04\x7f\xff\xff\xff\
+        \0\0\x04\x08\0\0\0\0\0\x7f\xff\0\0";
+    tcp.write_all(windows).await.unwrap();
+    send_whole(&mut stream, HEAD, None).await.unwrap();
+    let data = vec![b'x'; 1 << 20];
+    for pieces in 0.. {
+        let mut digits = [0; 18];
+        let mut message = Outgoing::data(&mut digits, &data, None, Coding::Raw);
+        let sending = send(&mut stream, &mut message);
+        if timeout(Duration::from_millis(300), sending).await.is_err() {
+            assert!(pieces > 0, "the windows were opened");
+            break;
+        }
+    }
+    (stream, tcp)
+}
+
+#[test]
+fn a_request_that_was_never_written_may_be_repeated() {
+    run(false, async |worker| {
+        let (mut first, tcp) = stuck(&worker).await;
+        let address = tcp.local_addr().unwrap();
+        let lease = worker.h2c.lease(address, false).await.unwrap();
+        assert!(lease.reused);
+        let mut second = H2cStream::new(lease);
+        send_whole(&mut second, HEAD, Some(b"")).await.unwrap();
+        tokio::task::yield_now().await;
+        drop(tcp);
+        let mut answer = Vec::new();
+        first.read_to_end(&mut answer).await.unwrap_err();
+        second.read_to_end(&mut answer).await.unwrap_err();
+        assert_eq!(first.fault(), Some(Fault::Closed));
+        assert_eq!(second.fault(), Some(Fault::Unprocessed));
+    });
+}
+
+#[test]
+fn a_stuck_connection_that_nobody_uses_is_given_up() {
+    run(false, async |worker| {
+        let places = || worker.process.backends.available_permits();
+        let all = places();
+        let (stream, _tcp) = stuck(&worker).await;
+        drop(stream);
+        worker.h2c.sweep(Duration::ZERO);
+        assert_eq!(worker.h2c.counts(), (0, 0));
+        assert_eq!(places(), all - 1, "it may say goodbye");
+        tokio::time::pause();
+        wait_for(|| places() == all).await;
+    });
+}
+
 #[test]
 fn many_at_once_share_one_connection() {
     run(false, async |worker| {
