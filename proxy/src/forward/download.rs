@@ -4,24 +4,19 @@
 //! goes out before the next, so that streams are never held back. Lengths stay lengths; chunked
 //! bodies are decoded and chunked anew; a body that ends with the connection, or is compressed on
 //! its way, becomes chunked for HTTP/1.1 clients.
-//!
-//! While the backend is silent the client is watched: one that resets ends the exchange, one that
-//! closed its side still gets its answer, but not for ever ([`HALF_CLOSED`]); what it pipelines is
-//! read ahead into the input.
 
-use std::io::ErrorKind;
 use std::rc::Rc;
-use std::task::Poll;
-use std::time::Duration;
 
 use tokio::task::yield_now;
 use tracing::debug;
 
+use super::body::{Body, Sending};
 use super::destination::BackendFault;
-use super::link::{Awaited, Link};
+use super::link::Link;
+use super::reading::Read;
 use super::tunnel::tunnel;
 use crate::buffer::{Buffer, LARGE, SMALL};
-use crate::connection::{ClientInfo, ClientStream, Watched, WriteError, send};
+use crate::connection::{ClientInfo, ClientStream, WriteError, send};
 use crate::context::Request;
 use crate::deadline::Deadline;
 use crate::http1::{
@@ -30,14 +25,10 @@ use crate::http1::{
 };
 use crate::outgoing::{Coding, Outgoing, chunked};
 use crate::response::answer::{Answer, Shape};
-use crate::response::compress::{self, EncodeError, Encoder, PIECE, Plan};
+use crate::response::compress::{self, EncodeError, Encoder, Plan};
 use crate::worker::Worker;
 use portico_routing::field::Field;
 use portico_routing::table::ToolName;
-
-/// How long a backend may be silent once the client has closed its side: most such clients are
-/// gone, and the silence may be an hour.
-const HALF_CLOSED: Duration = Duration::from_secs(10);
 
 /// Interim answers (1xx) that a backend may send before the final one. Without a bound it could
 /// keep a request for ever.
@@ -74,16 +65,6 @@ pub(super) enum Downloaded {
     Broken,
 }
 
-/// What a wait for the backend brought.
-enum Read {
-    Bytes(usize),
-    Ended,
-    /// The connection failed: what came is not all there is.
-    Failed,
-    TimedOut,
-    ClientGone,
-}
-
 /// Why the body of an answer broke off; for the log.
 #[derive(Debug, thiserror::Error)]
 enum BrokenOff {
@@ -101,54 +82,6 @@ enum BrokenOff {
     Malformed(#[from] BodyError),
     #[error("it cannot be compressed: {0}")]
     Encoding(#[from] EncodeError),
-}
-
-/// How the body goes to the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sending {
-    Nothing,
-    Length,
-    Chunked,
-    UntilClose,
-    /// In frames, of which the last says so.
-    Frames,
-}
-
-impl Sending {
-    fn coding(self) -> Coding {
-        match self {
-            Self::Chunked => Coding::Chunked,
-            Self::Nothing | Self::Length | Self::UntilClose | Self::Frames => Coding::Raw,
-        }
-    }
-}
-
-/// The body between backend and client.
-struct Body {
-    decoder: BodyDecoder,
-    encoder: Option<Encoder>,
-    sending: Sending,
-}
-
-/// What is read at once is encoded at once.
-const _: () = assert!(SMALL <= PIECE);
-
-impl Body {
-    /// What of a piece goes to the client: itself, or what `encoded` then holds.
-    fn encode<'a>(
-        &mut self,
-        data: &'a [u8],
-        end: bool,
-        encoded: &'a mut Vec<u8>,
-    ) -> Result<&'a [u8], EncodeError> {
-        match &mut self.encoder {
-            None => Ok(data),
-            Some(encoder) => {
-                encoder.encode(data, end, encoded)?;
-                Ok(encoded)
-            }
-        }
-    }
 }
 
 impl<S: ClientStream> Download<'_, '_, S> {
@@ -516,72 +449,5 @@ impl<S: ClientStream> Download<'_, '_, S> {
     async fn send(&mut self, message: &mut Outgoing<'_>) -> Result<(), WriteError> {
         let limit = self.request.snapshot.config.timeouts.write;
         send(&self.link.client, self.deadline, limit, message).await
-    }
-
-    /// Reads from the backend, and watches the client meanwhile. Silence counts once the upload has
-    /// ended: before that the backend may be waiting itself.
-    async fn read(&mut self, answer: &mut Buffer, size: usize) -> Read {
-        let silence = self.request.silence;
-        let mut limit = silence;
-        // What the client pipelines fills the input, so that its end cannot be read: it is looked
-        // after now and then.
-        let mut full = false;
-        loop {
-            let half_closed = self.link.input_ended.get();
-            if half_closed {
-                limit = limit.min(HALF_CLOSED);
-            }
-            let look = if full { limit.min(HALF_CLOSED) } else { limit };
-            let (link, pool) = (self.link, &self.worker.buffers);
-            let mut upstream = &link.upstream;
-            let wait = std::future::poll_fn(|cx| {
-                if let Poll::Ready(read) = answer.poll_fill(cx, &mut upstream, pool, size) {
-                    return Poll::Ready(Some(match read {
-                        Ok(n) if n > 0 => Read::Bytes(n),
-                        Ok(_) => Read::Ended,
-                        // TLS without close_notify, as many servers end it.
-                        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Read::Ended,
-                        Err(_) => Read::Failed,
-                    }));
-                }
-                if link.input_ended.get() {
-                    return Poll::Pending;
-                }
-                let mut input = link.input.borrow_mut();
-                let uploaded = link.uploaded.get();
-                let watched = link
-                    .client
-                    .with(|io| io.poll_watch(cx, &mut input, pool, uploaded));
-                match watched {
-                    Poll::Pending => Poll::Pending,
-                    Poll::Ready(Watched::Full) if full => Poll::Pending,
-                    Poll::Ready(Watched::Full) => Poll::Ready(None),
-                    Poll::Ready(Watched::Closed) => {
-                        link.input_ended.set(true);
-                        Poll::Ready(None)
-                    }
-                    Poll::Ready(Watched::Gone) => Poll::Ready(Some(Read::ClientGone)),
-                }
-            });
-            match self.deadline.within(look, wait).await {
-                Ok(Some(read)) => return read,
-                // The client closed its side, or sent too much ahead: wait on, for less long.
-                Ok(None) => full = !self.link.input_ended.get(),
-                Err(_) if half_closed => return Read::ClientGone,
-                Err(_) if full && self.link.client.with(|io| io.has_left()) => {
-                    return Read::ClientGone;
-                }
-                Err(_) if look < limit => limit -= look,
-                Err(_) => match self.link.awaited.get() {
-                    Awaited::Client => {}
-                    Awaited::Backend => return Read::TimedOut,
-                    Awaited::BackendSince(begin) => match silence.checked_sub(begin.elapsed()) {
-                        // The upload ended while this wait was under way.
-                        Some(rest) if !rest.is_zero() => limit = rest,
-                        _ => return Read::TimedOut,
-                    },
-                },
-            }
-        }
     }
 }

@@ -11,10 +11,12 @@
 //! begun (RFC 9113, section 8.7): then any request may, while all of it is at hand.
 
 mod acquire;
+mod body;
 mod destination;
 mod download;
 mod head;
 mod link;
+mod reading;
 mod tunnel;
 mod upload;
 
