@@ -78,6 +78,9 @@ fn read_until_quiet(stream: &mut TcpStream) -> Vec<u8> {
     all
 }
 
+/// Bytes of a body's last piece: portico reads so much at once.
+const LAST: usize = 170_000;
+
 /// Sends `before` bytes of a body, which go through to the tool, and then a piece that portico is to
 /// read at once and can write only in part. Gives client and tool if it was read.
 fn half_a_body(
@@ -85,19 +88,20 @@ fn half_a_body(
     listener: &TcpListener,
     before: usize,
 ) -> Option<(TcpStream, TcpStream)> {
-    const LAST: usize = 170_000;
     let mut client = TcpStream::connect(portico.http).unwrap();
     let head = upload_head(before + LAST);
     client.write_all(head.as_bytes()).unwrap();
     let (tool, _) = listener.accept().unwrap();
-    client.write_all(&vec![b'A'; before]).unwrap();
-    if !all_is_read(&client) {
+    client
+        .set_write_timeout(Some(Duration::from_secs(3)))
+        .unwrap();
+    if client.write_all(&vec![b'A'; before]).is_err() || !all_is_read(&client) {
         return None;
     }
     signal(portico.pid(), "STOP");
-    client.write_all(&vec![b'A'; LAST]).unwrap();
+    let written = client.write_all(&vec![b'A'; LAST]);
     signal(portico.pid(), "CONT");
-    all_is_read(&client).then_some((client, tool))
+    (written.is_ok() && all_is_read(&client)).then_some((client, tool))
 }
 
 /// Whether portico reads everything that was sent to it, soon.
@@ -124,40 +128,55 @@ fn a_connection_with_half_a_body_in_it_carries_no_other_request() {
         .unwrap();
     let portico = one_worker(listener.local_addr().unwrap()).start();
 
-    for _ in 0..2 {
-        // How much fits between portico and a tool that reads nothing? Not the same each time.
-        let (mut client, mut tool) = [110_000, 170_000, 230_000, 110_000, 170_000, 230_000]
-            .iter()
-            .find_map(|less| {
-                let mut client = TcpStream::connect(portico.http).unwrap();
-                client.write_all(upload_head(64 << 20).as_bytes()).unwrap();
-                let (tool, _) = listener.accept().unwrap();
-                let fits = fill(&mut client, &tool);
-                drop((client, tool));
-                half_a_body(&portico, &listener, fits - less)
-            })
-            .expect("portico reads the last piece");
-        thread::sleep(Duration::from_millis(200));
-        tool.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")
-            .unwrap();
-        let mut early = [0; 17];
-        client.read_exact(&mut early).unwrap();
-        assert_eq!(&early, b"HTTP/1.1 200 OK\r\n");
+    let tries = [110_000, 170_000, 230_000].into_iter().cycle().take(12);
+    let proven = tries
+        .filter(|&less| victim_is_safe(&portico, &listener, less))
+        .take(2)
+        .count();
+    assert!(proven > 0, "no try left a part of a body with portico");
+}
 
-        let mut victim = TcpStream::connect(portico.http).unwrap();
-        victim.write_all(get(HOST, "/victim").as_bytes()).unwrap();
-        thread::sleep(Duration::from_millis(300));
-        let came = read_until_quiet(&mut tool);
-        let text = came.windows(8).position(|window| window == b" /victim");
-        assert_eq!(
-            text, None,
+/// One try, with `less` bytes sent at first than fit. `false`: it did not come about that portico
+/// held a part of the body, because more or less fitted than in the moment before.
+fn victim_is_safe(portico: &Portico, listener: &TcpListener, less: usize) -> bool {
+    let mut client = TcpStream::connect(portico.http).unwrap();
+    client.write_all(upload_head(64 << 20).as_bytes()).unwrap();
+    let (tool, _) = listener.accept().unwrap();
+    let before = fill(&mut client, &tool).checked_sub(less);
+    drop((client, tool));
+    // Little fits when the machine is busy, and then the windows have not grown.
+    let Some(before) = before.filter(|&before| before > 1_000_000) else {
+        return false;
+    };
+    let Some((mut client, mut tool)) = half_a_body(portico, listener, before) else {
+        return false;
+    };
+    thread::sleep(Duration::from_millis(200));
+    tool.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")
+        .unwrap();
+    let mut early = [0; 17];
+    client.read_exact(&mut early).unwrap();
+    assert_eq!(&early, b"HTTP/1.1 200 OK\r\n");
+
+    let mut victim = TcpStream::connect(portico.http).unwrap();
+    victim.write_all(get(HOST, "/victim").as_bytes()).unwrap();
+    thread::sleep(Duration::from_millis(300));
+    let came = read_until_quiet(&mut tool);
+    let find = |text: &[u8]| came.windows(text.len()).position(|window| window == text);
+    let body_ends = find(b"\r\n\r\n").unwrap() + 4 + before + LAST;
+    match find(b" /victim") {
+        // All of it went out, and the connection was free.
+        Some(at) if at > body_ends => return false,
+        found => assert_eq!(
+            found, None,
             "the victim's request came in the body of another"
-        );
-        let (mut fresh, _) = listener.accept().unwrap();
-        let mut line = [0; 11];
-        fresh.read_exact(&mut line).unwrap();
-        assert_eq!(show(&line), "GET /victim");
+        ),
     }
+    let (mut fresh, _) = listener.accept().unwrap();
+    let mut line = [0; 11];
+    fresh.read_exact(&mut line).unwrap();
+    assert_eq!(show(&line), "GET /victim");
+    true
 }
 
 /// A tool answers and resets before it has read the body: what it did not take is thrown away, and
