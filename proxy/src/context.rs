@@ -17,6 +17,7 @@ use crate::response::answer::DefaultFile;
 use crate::response::compress::Accepts;
 use crate::response::headers::ClientView;
 use crate::snapshot::CurrentSnapshot;
+use crate::telemetry::facts::Facts;
 
 /// What is known of a request once its head is read; the head's bytes themselves may be gone.
 #[derive(Debug)]
@@ -53,6 +54,8 @@ pub struct Request {
     pub default_file: Option<DefaultFile>,
     /// How long the backend may be silent.
     pub silence: Duration,
+    /// What is noted for its record.
+    pub facts: Facts,
     /// The place among the tool's requests; given back when the request ends.
     pub place: Option<tool_cap::Place>,
 }
@@ -89,6 +92,7 @@ impl Request {
             shared_host: false,
             accepts: Accepts::default(),
             default_file: None,
+            facts: Facts::begin(),
             place: None,
             silence,
         }

@@ -34,6 +34,7 @@ pub mod server;
 pub mod snapshot;
 pub mod spare;
 pub mod start;
+pub mod telemetry;
 pub mod tls;
 pub mod upstream;
 pub mod worker;

@@ -67,6 +67,7 @@ pub async fn identify(
                 port => port,
             },
             over_tls: peer.over_tls,
+            tls: None,
         }),
         Ok(None) => Some(peer),
         Err(error @ (ReceiveError::Nothing | ReceiveError::Io(_))) => {

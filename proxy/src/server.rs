@@ -192,17 +192,19 @@ fn start(
     let peer = ClientInfo {
         address: peer.ip().to_canonical(),
         over_tls: tls.is_some(),
+        tls: None,
         port,
     };
     tokio::task::spawn_local(async move {
         let _held = (open, permit);
-        let Some(client) = proxy_protocol::identify(&worker, &mut stream, peer).await else {
+        let Some(mut client) = proxy_protocol::identify(&worker, &mut stream, peer).await else {
             return;
         };
         match tls {
             None => driver::serve(stream, worker, client).await,
             Some(acceptor) => {
                 if let Some(stream) = handshake(&worker, &acceptor, stream).await {
+                    client.tls = tls::session(stream.get_ref().1);
                     match stream.get_ref().1.alpn_protocol() {
                         Some(tls::HTTP2) => http2::serve(stream, worker, client).await,
                         _ => driver::serve(stream, worker, client).await,

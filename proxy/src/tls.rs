@@ -23,8 +23,10 @@ use portico_config::TlsVersion;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tracing::{error, warn};
+
+use crate::connection::TlsSession;
 
 pub use certificate::CertificateError;
 pub use store::{CertificateExpiry, CertificateStore, RELOAD_INTERVAL, ReloadOutcome};
@@ -74,6 +76,21 @@ pub fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
+}
+
+/// What a finished handshake agreed on, in the words of OpenSSL.
+pub fn session(connection: &rustls::ServerConnection) -> Option<TlsSession> {
+    let version = match connection.protocol_version()? {
+        rustls::ProtocolVersion::TLSv1_2 => "TLSv1.2",
+        rustls::ProtocolVersion::TLSv1_3 => "TLSv1.3",
+        _ => return None,
+    };
+    let suite = connection.negotiated_cipher_suite()?.suite();
+    Some(TlsSession {
+        version,
+        cipher: suite.as_str().unwrap_or("unknown"),
+        resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+    })
 }
 
 /// The settings of connections to `https://` backends: certificates are verified against the

@@ -59,6 +59,7 @@ fn planned(process: &Process, over_tls: bool, raw: &str) -> (Plan, Request) {
     let client = ClientInfo {
         address: "192.0.2.9".parse().unwrap(),
         over_tls,
+        tls: None,
         port: 443,
     };
     let plan = plan(

@@ -98,6 +98,35 @@ impl Failure {
         }
     }
 
+    /// One word for logs and metrics; a fixed, small set.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed",
+            Self::HeaderTimeout => "header_timeout",
+            Self::BadHost(_) => "bad_host",
+            Self::BadPath(_) => "bad_path",
+            Self::BadBody(_) => "bad_body",
+            Self::BodyTimeout => "body_timeout",
+            Self::BodyTooLarge => "body_too_large",
+            Self::NoUserAgent => "no_user_agent",
+            Self::Loop => "loop",
+            Self::NotFound => "not_found",
+            Self::ToolBusy => "tool_busy",
+            Self::ToolUnreachable => "tool_unreachable",
+            Self::ToolClosed => "tool_closed",
+            Self::ToolTimeout => "tool_timeout",
+            Self::ToolMalformed => "tool_malformed",
+            Self::ToolForbidden => "tool_forbidden",
+            Self::ToolUnresolved => "tool_unresolved",
+            Self::PlatformUnreachable => "platform_unreachable",
+            Self::PlatformClosed => "platform_closed",
+            Self::PlatformTimeout => "platform_timeout",
+            Self::PlatformMalformed => "platform_malformed",
+            Self::NoIngress => "no_ingress",
+            Self::Exhausted => "exhausted",
+        }
+    }
+
     /// Whether trying again soon may help. A timeout (504) is none of these: who waited for it would
     /// wait again.
     pub fn is_passing(&self) -> bool {

@@ -1,0 +1,73 @@
+//! What the phases of a request note as they go, for the record at its end.
+//!
+//! Cells, because upload and download run at the same time in one task. Nothing here allocates.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use portico_routing::decide::Reason;
+
+use super::record::{Ending, Failed, Route};
+
+/// What is noted of one request.
+#[derive(Debug)]
+pub struct Facts {
+    /// When its head was complete.
+    pub began: Instant,
+    /// Where it went, or would have gone.
+    pub route: Cell<Route>,
+    /// The rule that decided; `None` if it came to none.
+    pub reason: Cell<Option<Reason>>,
+    /// Of the final answer's head; 0: none was begun.
+    pub status: Cell<u16>,
+    /// From `began` to the first byte of the final answer.
+    pub first_byte: Cell<Option<Duration>>,
+    /// Bytes of the request's body that were read, without framing.
+    pub received: Cell<u64>,
+    /// Bytes of the answer's body that were given to the client's connection, without framing, as
+    /// they were sent (compressed or not). In a tunnel: all bytes behind the head.
+    pub sent: Cell<u64>,
+    /// The failure that portico answered with.
+    pub failure: Cell<Option<Failed>>,
+    /// How it ended.
+    pub ending: Cell<Ending>,
+    /// The address that the last attempt went to.
+    pub upstream: Cell<Option<SocketAddr>>,
+    /// Attempts to send it to a backend.
+    pub attempts: Cell<u8>,
+    /// The last attempt rode a connection that had carried others.
+    pub reused: Cell<bool>,
+    /// How long the last new connection took, TLS included.
+    pub connect: Cell<Option<Duration>>,
+    /// From the begin of the last attempt's sending to the head of the final answer.
+    pub upstream_head: Cell<Option<Duration>>,
+}
+
+impl Facts {
+    /// Of a request whose head is complete now.
+    pub fn begin() -> Self {
+        Self {
+            began: Instant::now(),
+            route: Cell::new(Route::None),
+            reason: Cell::new(None),
+            status: Cell::new(0),
+            first_byte: Cell::new(None),
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            failure: Cell::new(None),
+            ending: Cell::new(Ending::Complete),
+            upstream: Cell::new(None),
+            attempts: Cell::new(0),
+            reused: Cell::new(false),
+            connect: Cell::new(None),
+            upstream_head: Cell::new(None),
+        }
+    }
+
+    /// The final answer begins now.
+    pub fn answer(&self, status: u16) {
+        self.status.set(status);
+        self.first_byte.set(Some(self.began.elapsed()));
+    }
+}
