@@ -28,8 +28,6 @@ pub(crate) const NOT_BUILT: &[(&str, When)] = &[
     ("refuse.addresses", When::NotEmpty),
     ("refuse.tools", When::NotEmpty),
     ("refuse.everything", When::True),
-    ("log.access", When::IsNot("off")),
-    ("log.client_address", When::IsNot("full")),
     ("registration", When::Written),
 ];
 
