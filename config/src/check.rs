@@ -21,8 +21,8 @@ use crate::config::{
     Limits, Listen, Log, MassRemoval, Pages, Refuse, Registry, Server, Timeouts, Tls,
 };
 use crate::file::{
-    CompressionFile, FallbackFile, File, HEADERS_SET, HeadersFile, LimitsFile, ListenFile,
-    LogFile, RefuseFile, RegistryFile, ServerFile, TimeoutsFile, TlsFile,
+    CompressionFile, FallbackFile, File, HEADERS_SET, HeadersFile, LimitsFile, ListenFile, LogFile,
+    RefuseFile, RegistryFile, ServerFile, TimeoutsFile, TlsFile,
 };
 use crate::reader::{Field, Item, List, Map, Mistake, Place, Reader, default_value};
 use crate::values::HeaderName;

@@ -14,14 +14,14 @@ use portico_routing::backend::Backend;
 use toml::de::DeValue;
 
 use crate::config::{
-    Algorithm, CheckKind, ClientAddress, HeaderTemplate, LogAddress, LogFormat, LogLevel, LogTarget,
-    NodeAddress, SecretUrl, TlsVersion,
+    Algorithm, CheckKind, ClientAddress, HeaderTemplate, LogAddress, LogFormat, LogLevel,
+    LogTarget, NodeAddress, SecretUrl, TlsVersion,
 };
 use crate::reader::Absent::{Default, Required, Unset};
 use crate::reader::{FromToml, List, Map, Place, Reader, TableDoc, choice, table};
 use crate::values::{
-    ApexWord, Domain, HeaderName, HeaderPattern, MaybeBackend, MaybeDirectory,
-    MaybeHost, MaybePage, MediaType, Name, Number, RequestPath, Size, ViaName,
+    ApexWord, Domain, HeaderName, HeaderPattern, MaybeBackend, MaybeDirectory, MaybeHost,
+    MaybePage, MediaType, Name, Number, RequestPath, Size, ViaName,
 };
 
 const KIB: u64 = 1 << 10;

@@ -4,5 +4,7 @@
 //! [`Facts`](facts::Facts) that the phases noted. Nothing here decides anything about a request, and
 //! nothing here waits.
 
+pub mod access_log;
+pub mod address;
 pub mod facts;
 pub mod record;
