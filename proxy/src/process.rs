@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::policy::tool_cap::ToolCap;
 use crate::snapshot::Snapshot;
+use crate::telemetry::access_log;
 use crate::upstream::resolve::Resolver;
 
 /// The state of the process that outlives a snapshot.
@@ -33,6 +34,8 @@ pub struct Process {
     /// client of HTTP/2 may ask for a hundred at once, which must not keep others from being
     /// accepted.
     pub backends: Arc<Semaphore>,
+    /// What became of the access log's lines.
+    pub access_log_counts: Arc<access_log::Counts>,
     /// TLS towards backends with an https:// URL.
     pub backend_tls: Arc<rustls::ClientConfig>,
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portico_config::LogLevel;
+use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -26,6 +27,7 @@ use crate::process::Process;
 use crate::registry::{Registry, RegistryError};
 use crate::server::{self, Seed};
 use crate::start::{self, Prepared, StartError};
+use crate::telemetry::access_log;
 use crate::tls::{CertificateStore, RELOAD_INTERVAL};
 use crate::upstream::resolve::FORGET_AFTER;
 use crate::worker::Phase;
@@ -83,10 +85,19 @@ pub fn serve(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(), Run
     for warning in &prepared.warnings {
         warn!("{warning}");
     }
+    let process = Arc::clone(&prepared.process);
+    let opened = process
+        .snapshot
+        .load()
+        .open_access_log(None, &process.access_log_counts);
+    opened.map_err(StartError::from)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
     let done = runtime.block_on(control(prepared, ready));
+    if let Some(log) = process.snapshot.load().access_log() {
+        log.finish(access_log::LAST_WORDS);
+    }
     // A name that is being resolved, or a file on a disk that hangs, must not hold up the end.
     runtime.shutdown_background();
     done
@@ -110,6 +121,8 @@ async fn control(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(),
     // Before anything that takes time, so that a signal during the start is not lost.
     let mut stop = StopSignals::new()?;
     let mut unused = UnusedSignals::new()?;
+    // A file that may grow no more fails to be written, where this signal would end the process.
+    let _file_size = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
     let snapshot = prepared.process.snapshot.load_full();
     let config = &snapshot.config;
     let workers = match config.server.workers {
@@ -142,6 +155,10 @@ async fn control(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(),
                 break Err(RunError::UpkeepEnded);
             }
             name = unused.next() => {
+                if let ("SIGUSR1", Some(log)) = (name, prepared.process.snapshot.load().access_log()) {
+                    log.reopen();
+                    continue;
+                }
                 warn!("{name} does nothing yet: restart portico to apply a changed configuration; certificates are reloaded by themselves");
             }
             worker = ended.recv() => {

@@ -21,6 +21,7 @@ use crate::process::Process;
 use crate::registry::{self, Admit, Changed};
 use crate::response::pages::Pages;
 use crate::snapshot::Snapshot;
+use crate::telemetry::access_log::OpenError;
 use crate::tls::{self, CertificateStore};
 use crate::upstream::resolve::Resolver;
 
@@ -43,6 +44,9 @@ pub enum StartError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
+    /// The access log cannot be opened.
+    #[error(transparent)]
+    AccessLog(#[from] OpenError),
     /// Too few descriptors to serve anybody.
     #[error(
         "the process may open {0} files, which is too few to serve connections; raise the limit (LimitNOFILE in the systemd unit, ulimit -n in a shell)"
@@ -124,6 +128,7 @@ pub fn prepare_config(
         connections: Arc::new(Semaphore::new(max_connections)),
         max_connections,
         backends: Arc::new(Semaphore::new(backends)),
+        access_log_counts: Arc::default(),
         backend_tls: tls::client_config()?,
     };
     Ok(Prepared {

@@ -16,7 +16,7 @@ use crate::worker::Worker;
 use record::Record;
 
 /// Counts and logs a request that has ended.
-pub fn ended(_worker: &Worker, record: &Record<'_>) {
+pub fn ended(worker: &Worker, record: &Record<'_>) {
     debug!(
         id = %record.id,
         host = record.host,
@@ -26,4 +26,8 @@ pub fn ended(_worker: &Worker, record: &Record<'_>) {
         ending = record.ending.as_str(),
         "request finished"
     );
+    let snapshot = worker.snapshot.load();
+    if let Some(log) = snapshot.access_log() {
+        worker.access_log.write(log, &snapshot.config.log, record);
+    }
 }
