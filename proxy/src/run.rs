@@ -172,8 +172,7 @@ async fn control(
             }
         }
     };
-    let limit = process.snapshot.load().config.server.drain;
-    drain(limit, &phase, &mut ended, workers, &mut stop).await;
+    drain(process, &phase, &mut ended, workers, &mut stop).await;
     done
 }
 
@@ -365,12 +364,13 @@ impl Drop for Ending {
 }
 
 async fn drain(
-    limit: Duration,
+    process: &Process,
     phase: &watch::Sender<Phase>,
     ended: &mut mpsc::UnboundedReceiver<usize>,
     workers: usize,
     stop: &mut StopSignals,
 ) {
+    let limit = process.snapshot.load().config.server.drain;
     info!(limit = ?limit, "stopping: no new connections, requests in flight may finish; a second signal ends at once");
     let _ = phase.send(Phase::Draining);
     let begin = Instant::now();
@@ -384,7 +384,8 @@ async fn drain(
                 let _ = phase.send(Phase::CloseIdle);
             }
             () = sleep_until(begin + limit) => {
-                warn!(workers = left, "server.drain is over: the connections that are left are cut");
+                let connections = process.connections.taken();
+                warn!(workers = left, connections, "server.drain is over: the connections that are left are cut");
                 return;
             }
             () = stop.next() => {
