@@ -458,7 +458,7 @@ fn a_deleted_file_is_made_anew() {
     assert_eq!(numbers(&found), (10..20).collect::<Vec<_>>());
 }
 
-/// `FIFO` of the test's folder, and a configuration that logs to it.
+/// A named pipe in the test's folder, and a configuration that logs to it.
 fn piped(origin: &Origin) -> (Builder, PathBuf) {
     let (builder, path) = logging(origin, "json");
     program("mkfifo", &[path.to_str().unwrap()]);
@@ -551,6 +551,85 @@ fn rotation_loses_no_line() {
         .filter_map(|path| fs::read_to_string(path).ok())
         .collect();
     assert_eq!(numbers(&text), (0..3000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_reload_changes_target_format_and_addresses() {
+    let origin = Origin::echo("grid");
+    let mut portico = Builder::new().route("grid", &origin.url()).start();
+    let (first, second) = (
+        portico.folder.path().join("first.log"),
+        portico.folder.path().join("second.log"),
+    );
+    let mut client = portico.tcp();
+    let mut asked = 0;
+    let mut reload_and_ask = |portico: &mut Portico, toml: &str, works: bool| {
+        portico.change(toml);
+        assert_eq!(portico.reload(), works, "{}", portico.stderr());
+        let answer = client.exchange(get(HOST, &format!("/{asked}")));
+        assert_eq!(answer.status, 200);
+        asked += 1;
+    };
+    // On, while a connection is open; then another format in the same file; then a bad target.
+    let on = format!("[log]\naccess = {first:?}\nformat = 'json'");
+    reload_and_ask(&mut portico, &on, true);
+    reload_and_ask(
+        &mut portico,
+        "[log]\nformat = 'vhosts'\nclient_address = 'masked'",
+        true,
+    );
+    reload_and_ask(
+        &mut portico,
+        "[log]\naccess = '/no/such/folder/a.log'",
+        false,
+    );
+    assert!(
+        portico
+            .stderr()
+            .contains("log.access: cannot write to /no/such/folder/a.log")
+    );
+    let found = lines(&first, 3);
+    assert!(found[0].contains("\"client\":\"127.0.0.1\""), "{found:?}");
+    assert!(
+        found[1].starts_with("grid.toolforge.org 127.0.0.0 - - ["),
+        "{found:?}"
+    );
+    assert!(found[2].contains("GET /2 "), "{found:?}");
+    // Elsewhere, and off.
+    let elsewhere = format!("[log]\naccess = {second:?}\nformat = 'json'");
+    reload_and_ask(&mut portico, &elsewhere, true);
+    assert_eq!(objects(&second, 1)[0]["target"], "/3");
+    reload_and_ask(&mut portico, "[log]\naccess = 'off'", true);
+    // Nobody holds the files any more.
+    let held = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", portico.pid())).unwrap();
+        open.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok())
+            .any(|file| file == first || file == second)
+    };
+    eventually("both are closed", SOON, || (!held()).then_some(()));
+    assert_eq!((lines(&first, 3).len(), lines(&second, 1).len()), (3, 1));
+}
+
+/// Lines of requests that ended before others were cut.
+#[test]
+fn a_second_signal_loses_no_line() {
+    let origin = Origin::echo("grid");
+    let (builder, path) = logging(&origin, "json");
+    let mut portico = builder.start();
+    let mut cut = portico.tcp();
+    cut.send(get(HOST, "/sleep/15000"));
+    eventually("it is under way", SOON, || {
+        (origin.heads() == 1).then_some(())
+    });
+    ask(&portico, 20, 0);
+    portico.terminate();
+    eventually("it drains", SOON, || {
+        portico.stderr().contains("stopping").then_some(())
+    });
+    portico.terminate();
+    portico.wait(SOON);
+    let found = lines(&path, 20).join("\n");
+    assert_eq!(numbers(&found), (0..20).collect::<Vec<_>>());
 }
 
 #[test]
