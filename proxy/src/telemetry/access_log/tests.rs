@@ -203,6 +203,27 @@ fn the_json_line() {
 }
 
 #[test]
+fn every_key_is_documented() {
+    let documented = include_str!("../../../../docs/access-log.md");
+    let client = client();
+    let mut record = record(&client);
+    record.connect = Some(Duration::ZERO);
+    record.failure = Some(Failed {
+        code: "tool_closed",
+        side: Side::Tool,
+    });
+    let object = object(&record);
+    let keys = object.as_object().unwrap().keys();
+    let inner = ["tls", "failure"].map(|key| object[key].as_object().unwrap().keys());
+    for key in keys.chain(inner.into_iter().flatten()) {
+        assert!(documented.contains(&format!("`{key}`")), "{key}");
+    }
+    for word in Route::ALL.map(Route::as_str) {
+        assert!(documented.contains(&format!("`{word}`")), "{word}");
+    }
+}
+
+#[test]
 fn addresses_are_hidden_in_both_formats() {
     let client = client();
     let record = record(&client);
