@@ -59,7 +59,7 @@ impl Output {
     pub(super) fn file(path: &Path) -> Result<Self, OpenError> {
         Ok(Self {
             path: Some(path.to_owned()),
-            open: open(path, true)?,
+            open: open(path)?,
         })
     }
 
@@ -86,7 +86,7 @@ impl Output {
         let Some(path) = &self.path else {
             return Ok(false);
         };
-        self.open = open(path, true)?;
+        self.open = open(path)?;
         Ok(true)
     }
 
@@ -147,10 +147,10 @@ fn id(metadata: &Metadata) -> (u64, u64) {
 }
 
 /// `None`: a named pipe without a reader.
-fn open(path: &Path, make: bool) -> Result<Option<Open>, OpenError> {
+fn open(path: &Path) -> Result<Option<Open>, OpenError> {
     let file = OpenOptions::new()
         .append(true)
-        .create(make)
+        .create(true)
         .mode(MODE)
         .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed())
         .open(path)
@@ -171,18 +171,21 @@ fn is_unread(path: &Path, error: &io::Error) -> bool {
         && fs::metadata(path).is_ok_and(|there| there.file_type().is_fifo())
 }
 
-/// Whether `path` can be opened, or made.
+/// Whether `path` can be opened, or made, by this user. Opens nothing: the reader of a named pipe
+/// would take it for a writer that has come and gone.
 pub(super) fn check(path: &Path) -> Result<(), OpenError> {
-    let missing = |error: &OpenError| matches!(error, OpenError::File { source, .. } if source.kind() == io::ErrorKind::NotFound);
-    match open(path, false) {
-        Err(error) if missing(&error) => {
+    let allowed = |path, wanted| rustix::fs::access(path, wanted).map_err(io::Error::from);
+    let done = match fs::metadata(path) {
+        Ok(there) if there.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(_) => allowed(path, Access::WRITE_OK),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let folder = path.parent().unwrap_or(path);
-            let wanted = Access::WRITE_OK | Access::EXEC_OK;
-            rustix::fs::access(folder, wanted).map_err(|errno| OpenError::File {
-                path: path.to_owned(),
-                source: errno.into(),
-            })
+            allowed(folder, Access::WRITE_OK | Access::EXEC_OK)
         }
-        done => done.map(drop),
-    }
+        Err(error) => Err(error),
+    };
+    done.map_err(|source| OpenError::File {
+        path: path.to_owned(),
+        source,
+    })
 }

@@ -122,10 +122,12 @@ pub(super) fn spawn(
         failures: Repeats::default(),
         failed: None,
         unopened: Repeats::default(),
+        unread: Repeats::default(),
+        said_unread: false,
         closing: None,
     };
     if !writer.output.is_open() {
-        writer.say_no_reader();
+        writer.say_unread();
     }
     std::thread::Builder::new()
         .name("access-log".to_owned())
@@ -143,6 +145,9 @@ struct Writer {
     /// When a write failed last; `None`: all is well.
     failed: Option<Instant>,
     unopened: Repeats,
+    unread: Repeats,
+    /// It was said that nobody reads the pipe, and not that somebody does again.
+    said_unread: bool,
     /// Since when there is nothing but the rest to be written, and it is not taken.
     closing: Option<Instant>,
 }
@@ -178,14 +183,13 @@ impl Writer {
         match self.output.reopen() {
             Ok(false) => {}
             Ok(true) => {
+                self.torn = false;
                 self.unopened.clear();
                 match (was_open, self.output.is_open()) {
-                    (_, true) => {
-                        self.torn = false;
-                        info!(log = self.output.name(), "the access log was opened again");
-                    }
-                    (true, false) => self.say_no_reader(),
-                    (false, false) => {}
+                    (true, true) => self.say_opened(),
+                    (false, true) if std::mem::take(&mut self.said_unread) => self.say_opened(),
+                    (true, false) => self.say_unread(),
+                    (false, _) => {}
                 }
             }
             Err(error) => {
@@ -264,7 +268,7 @@ impl Writer {
             self.output.close();
             self.torn = false;
             self.shared.counts.drop_lines(Dropped::NoReader, lost);
-            return self.say_no_reader();
+            return self.say_unread();
         }
         self.shared.counts.drop_lines(Dropped::WriteFailed, lost);
         let now = Instant::now();
@@ -280,12 +284,20 @@ impl Writer {
         }
     }
 
-    fn say_no_reader(&mut self) {
-        let log = self.output.name();
-        warn!(
-            log,
-            "nobody reads the named pipe: lines of the access log are dropped until somebody does"
-        );
+    fn say_opened(&self) {
+        info!(log = self.output.name(), "the access log was opened again");
+    }
+
+    fn say_unread(&mut self) {
+        if let Some(unsaid) = self.unread.occur(Instant::now()) {
+            self.said_unread = true;
+            let log = self.output.name();
+            warn!(
+                log,
+                unsaid,
+                "nobody reads the named pipe: lines of the access log are dropped until somebody does"
+            );
+        }
     }
 }
 
