@@ -17,7 +17,8 @@ use super::link::Link;
 use super::reading::Read;
 use super::tunnel::tunnel;
 use crate::buffer::{Buffer, LARGE, SMALL};
-use crate::connection::{ClientInfo, ClientStream, WriteError, send};
+use crate::client_stream::ClientStream;
+use crate::connection::{ClientInfo, WriteError, send};
 use crate::context::Request;
 use crate::deadline::Deadline;
 use crate::http1::{

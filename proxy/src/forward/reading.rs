@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::download::Download;
 use super::link::Awaited;
 use crate::buffer::Buffer;
-use crate::connection::{ClientStream, Watched};
+use crate::client_stream::{ClientStream, Watched};
 
 /// How long a backend may be silent once the client has closed its side: most such clients are
 /// gone, and the silence may be an hour.
