@@ -105,7 +105,7 @@ impl Settings {
                     }
                 }
                 Node::Value(_, Origin::Unset(meaning)) => {
-                    let _ = writeln!(out, "\n# No [{name}]: {meaning}.");
+                    let _ = writeln!(out, "\n# [{name}] is left out: {meaning}.");
                 }
                 // A plain value up here could only be an empty list of tables.
                 Node::Value(..) => {

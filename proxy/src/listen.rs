@@ -24,8 +24,16 @@ const KEEPALIVE: Duration = Duration::from_secs(120);
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {}", hint(.source))]
 pub struct ListenError {
-    address: SocketAddr,
+    address: String,
     source: io::Error,
+}
+
+impl ListenError {
+    /// What the system said about an address.
+    pub(crate) fn new(address: impl ToString, source: io::Error) -> Self {
+        let address = address.to_string();
+        Self { address, source }
+    }
 }
 
 /// What the person who starts portico can do; the source says what the system said.
@@ -35,7 +43,13 @@ fn hint(error: &io::Error) -> &'static str {
             "the address is in use by another process; stop it or choose another address (ss -ltnp shows who has it)"
         }
         io::ErrorKind::PermissionDenied => {
-            "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE (the systemd unit grants it)"
+            "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE (the systemd unit grants it), the file of a unix socket a directory that portico may write to"
+        }
+        io::ErrorKind::AlreadyExists => {
+            "a file that is no socket is in its place; choose another path"
+        }
+        io::ErrorKind::NotFound => {
+            "there is no such directory; create it (systemd: RuntimeDirectory=)"
         }
         io::ErrorKind::AddrNotAvailable => "no interface of this machine has the address",
         _ if error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error()) => {
@@ -57,7 +71,7 @@ pub fn bind(listen: &Listen, workers: usize) -> Result<Vec<Bound>, ListenError> 
     let addresses: Vec<(SocketAddr, bool)> = (listen.http.iter().map(|address| (*address, false)))
         .chain(listen.https.iter().map(|address| (*address, true)))
         .collect();
-    let error = |address| move |source| ListenError { address, source };
+    let error = |address| move |source| ListenError::new(address, source);
     for (address, _) in &addresses {
         bound(*address, false).map_err(error(*address))?;
     }
@@ -73,7 +87,8 @@ pub fn bind(listen: &Listen, workers: usize) -> Result<Vec<Bound>, ListenError> 
     Ok(all)
 }
 
-fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+/// A socket on an address that others of this process may share, or nobody.
+pub(crate) fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -121,6 +136,7 @@ mod tests {
             http: vec![http.parse().unwrap()],
             redirect: true,
             https: Vec::new(),
+            admin: None,
             proxy_protocol_from: Vec::new(),
         }
     }

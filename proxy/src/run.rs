@@ -21,8 +21,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
+use crate::admin::{self, Admin};
 use crate::listen::{self, Bound, ListenError};
-use crate::process::Process;
+use crate::process::{Process, Stage};
 use crate::registry::{Registry, RegistryError};
 use crate::server::{self, Seed};
 use crate::start::{self, Prepared, StartError};
@@ -112,11 +113,10 @@ async fn control(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(),
     let mut unused = UnusedSignals::new()?;
     let snapshot = prepared.process.snapshot.load_full();
     let config = &snapshot.config;
-    let workers = match config.server.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        n => n,
-    };
+    let workers = start::worker_count(config);
     let sockets = listen::bind(&config.listen, workers)?;
+    // First of all, so that it can be asked what a start waits for.
+    let _admin = start_admin(&prepared.process)?;
     let started = tokio::select! {
         started = start_registry(&prepared) => started?,
         () = stop.next() => return Ok(()),
@@ -130,9 +130,11 @@ async fn control(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(),
         workers,
         http = ?config.listen.http,
         https = ?config.listen.https,
+        admin = config.listen.admin.as_ref().map(tracing::field::display),
         routes = prepared.process.table.len(),
         "portico serves"
     );
+    prepared.process.enter(Stage::Serving);
     ready(&prepared.process);
     let done = loop {
         tokio::select! {
@@ -150,8 +152,21 @@ async fn control(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(),
             }
         }
     };
+    prepared.process.enter(Stage::Draining);
     drain(config.server.drain, &phase, &mut ended, workers, &mut stop).await;
     done
+}
+
+/// Starts the administration, if there is to be one. It ends when what is returned is dropped.
+fn start_admin(process: &Arc<Process>) -> Result<JoinSet<()>, ListenError> {
+    let mut serving = JoinSet::new();
+    if let Some(address) = &process.snapshot.load().config.listen.admin {
+        let metrics = Arc::new(|_: &Process| String::new());
+        let state = Arc::new(admin::State::new(Arc::clone(process), metrics));
+        let admin = Admin::bind(address)?;
+        serving.spawn_local(admin.serve(state, std::future::pending()));
+    }
+    Ok(serving)
 }
 
 async fn start_registry(prepared: &Prepared) -> Result<Option<Registry>, RegistryError> {
@@ -160,7 +175,9 @@ async fn start_registry(prepared: &Prepared) -> Result<Option<Registry>, Registr
         return Ok(None);
     };
     let table = Arc::clone(&prepared.process.table);
-    let registry = Registry::start(config, table, prepared.admit(), prepared.changed()).await?;
+    let status = Arc::clone(&prepared.process.registry_status);
+    let registry =
+        Registry::start(config, table, status, prepared.admit(), prepared.changed()).await?;
     Ok(Some(registry))
 }
 

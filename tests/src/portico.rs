@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustls::ClientConfig;
 use tempfile::TempDir;
 
-use crate::client::Client;
+use crate::client::{Client, Response, get};
 use crate::http2::Http2;
 use crate::origin::Origin;
 use crate::redis::Redis;
@@ -29,6 +29,7 @@ pub struct Builder {
     authority: Authority,
     http: SocketAddr,
     https: SocketAddr,
+    admin: SocketAddr,
     environment: Vec<(String, String)>,
     descriptors: Option<u32>,
 }
@@ -39,6 +40,8 @@ pub struct Portico {
     pub http: SocketAddr,
     /// The TLS listener.
     pub https: SocketAddr,
+    /// The administration, unless a test has put it elsewhere.
+    pub admin: SocketAddr,
     /// Where its files are.
     pub folder: TempDir,
     /// Who signed its certificate.
@@ -58,7 +61,7 @@ impl Builder {
         std::fs::write(folder.path().join("ca.pem"), &authority.pem).expect("CA written");
         let names = ["*.toolforge.org", "toolforge.org", "tools.wmflabs.org"];
         let (chain, key) = authority.issue(&names).write(folder.path(), "portico");
-        let (http, https) = (free_address(), free_address());
+        let (http, https, admin) = (free_address(), free_address(), free_address());
         let base = format!(
             r#"
             [server]
@@ -66,6 +69,7 @@ impl Builder {
             [listen]
             http = ["{http}"]
             https = ["{https}"]
+            admin = "{admin}"
             redirect = false
             [tls]
             certificates = [{{ chain = {chain:?}, key = {key:?} }}]
@@ -80,6 +84,7 @@ impl Builder {
             authority,
             http,
             https,
+            admin,
             environment: Vec::new(),
             descriptors: None,
         }
@@ -172,6 +177,11 @@ impl Builder {
         self.http
     }
 
+    /// Where the administration will be.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Writes `portico.toml` and gives its path.
     pub fn write(&self) -> PathBuf {
         let path = self.folder.path().join("portico.toml");
@@ -217,6 +227,7 @@ impl Builder {
         let mut portico = Portico {
             http: self.http,
             https: self.https,
+            admin: self.admin,
             folder: self.folder,
             authority: self.authority,
             tls_client,
@@ -267,6 +278,12 @@ impl Portico {
     #[track_caller]
     pub fn tls(&self) -> Client {
         Client::tls(self.https, &self.tls_client, HOST)
+    }
+
+    /// A GET of the administration.
+    #[track_caller]
+    pub fn admin_get(&self, target: &str) -> Response {
+        Client::tcp(self.admin).exchange(get(&self.admin.to_string(), target))
     }
 
     /// An HTTP/2 client, its settings exchanged.
