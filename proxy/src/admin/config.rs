@@ -1,17 +1,32 @@
 //! `/config`: the configuration in force, as a file that could be loaded, or as JSON. Passwords were
 //! blanked when it was read.
 
+use std::sync::Arc;
+
 use hyper::{Request, Response, StatusCode};
 use portico_config::{Origin, Settings};
 use serde_json::{Value, json};
 
+use super::State;
 use super::answer::{self, Body, Form, bad_request};
 use super::query::Query;
 
-pub(super) fn page<B>(request: &Request<B>, settings: &Settings) -> Response<Body> {
+pub(super) async fn page<B>(request: &Request<B>, state: &Arc<State>) -> Response<Body> {
     let query = Query::parse(request, &["format"]);
-    match query.and_then(|query| Form::of(request, &query, Form::Text)) {
-        Ok(Form::Text) => {
+    let form = match query.and_then(|query| Form::of(request, &query, Form::Text)) {
+        Ok(form) => form,
+        Err(why) => return bad_request(&why),
+    };
+    // A file of 4 MiB takes a while.
+    let made = state.aside(false, move |state| {
+        shown(form, &state.process.snapshot.load().config.settings)
+    });
+    made.await.unwrap_or_else(|response| response)
+}
+
+fn shown(form: Form, settings: &Settings) -> Response<Body> {
+    match form {
+        Form::Text => {
             let file = &settings.file;
             let text = format!(
                 "# The configuration in force, from {file}. Passwords are ***.\n{}",
@@ -23,8 +38,7 @@ pub(super) fn page<B>(request: &Request<B>, settings: &Settings) -> Response<Bod
                 Body::Whole(Some(text.into())),
             )
         }
-        Ok(Form::Json) => answer::json(StatusCode::OK, &as_json(settings)),
-        Err(why) => bad_request(&why),
+        Form::Json => answer::json(StatusCode::OK, &as_json(settings)),
     }
 }
 

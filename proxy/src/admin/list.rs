@@ -9,9 +9,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::{Response, StatusCode};
 use portico_routing::table::Entry;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::State;
-use super::answer::{Body, answer};
+use super::answer::{Body, answer, refusal};
 
 /// About so much is sent at once.
 const PIECE: usize = 64 << 10;
@@ -24,19 +25,29 @@ pub struct Names {
     spans: Vec<(u32, u32)>,
     next: usize,
     ended: bool,
+    /// Given back when the answer has ended.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl fmt::Debug for Names {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Names")
             .field("count", &self.spans.len())
+            .field("place", &self.place)
             .finish_non_exhaustive()
     }
 }
 
 pub(super) async fn page(state: &Arc<State>) -> Response<Body> {
+    let Ok(place) = Arc::clone(&state.lists).try_acquire_owned() else {
+        let why = "too many clients get the list already; try again later";
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, why);
+    };
     match state.aside(true, names).await {
-        Ok(names) => answer(StatusCode::OK, "application/json", Body::List(names)),
+        Ok(mut names) => {
+            names.place = Some(place);
+            answer(StatusCode::OK, "application/json", Body::List(names))
+        }
         Err(response) => response,
     }
 }

@@ -25,6 +25,9 @@ mod socket;
 mod status;
 mod time;
 
+#[cfg(test)]
+mod tests;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
@@ -70,8 +73,10 @@ const MAX_BODY_BYTES: u64 = 64 << 10;
 const MAX_AGE: Duration = Duration::from_secs(600);
 /// What is under way then, or when the server stops, may take that much longer.
 const GRACE: Duration = Duration::from_secs(5);
-/// Pages that are made at once of those that look at the whole table.
+/// Pages that are made at once of those that look at the whole table; others wait.
 const MAX_HEAVY: usize = 2;
+/// Lists of all tools in memory at once; 503 above.
+const MAX_LISTS: usize = 4;
 /// Between two tries to accept while the system refuses.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -93,6 +98,7 @@ pub struct State {
     /// More for `/status`: its JSON, under a name each.
     pub more_status: Vec<(&'static str, MoreStatus)>,
     heavy: Semaphore,
+    lists: Arc<Semaphore>,
 }
 
 /// A part of `/status` that somebody else knows.
@@ -108,6 +114,7 @@ impl State {
             reload: None,
             more_status: Vec::new(),
             heavy: Semaphore::new(MAX_HEAVY),
+            lists: Arc::new(Semaphore::new(MAX_LISTS)),
         }
     }
 }
@@ -248,7 +255,7 @@ async fn answer(request: Request<Incoming>, reach: Reach, state: &Arc<State>) ->
         Page::Metrics => metrics::page(state).await,
         Page::Routes => routes::page(&request, state).await,
         Page::List => list::page(state).await,
-        Page::Config => config::page(&request, &snapshot.config.settings),
+        Page::Config => config::page(&request, state).await,
         Page::Status => status::page(&request, state).await,
         Page::Explain => explain::page(&request, state).await,
         Page::Reload => reload::page(&request, state).await,
