@@ -69,11 +69,27 @@ impl Settings {
 
     /// Notes that something else than the file says is in force.
     pub fn adjust(&mut self, table: &str, key: &str, value: impl Into<Value>, why: &str) {
-        let mut found = self.entries.iter_mut().filter(|(name, _)| name == table);
-        if let Some((_, Node::Table(entries))) = found.next()
-            && let Some((_, node)) = entries.iter_mut().find(|(name, _)| name == key)
+        if let Some(Node::Table(entries)) = find_mut(&mut self.entries, table)
+            && let Some(node) = find_mut(entries, key)
         {
             *node = Node::Value(Some(value.into()), Origin::Adjusted(why.to_owned()));
+        }
+    }
+
+    /// Notes that of a table, or of one key of it, the value of `old` stays in force.
+    pub fn keep(&mut self, old: &Self, table: &str, key: Option<&str>, why: &str) {
+        let old = find(&old.entries, table);
+        let (Some(old), Some(own)) = (old, find_mut(&mut self.entries, table)) else {
+            return;
+        };
+        let (old, own) = match (key, old, own) {
+            (None, old, own) => (Some(old), Some(own)),
+            (Some(key), Node::Table(old), Node::Table(own)) => (find(old, key), find_mut(own, key)),
+            (Some(_), ..) => (None, None),
+        };
+        if let (Some(old), Some(own)) = (old, own) {
+            *own = old.clone();
+            own.adjusted(why);
         }
     }
 
@@ -115,6 +131,27 @@ impl Settings {
         }
         out
     }
+}
+
+impl Node {
+    fn adjusted(&mut self, why: &str) {
+        match self {
+            Self::Value(Some(_), origin) => *origin = Origin::Adjusted(why.to_owned()),
+            Self::Value(None, _) => {}
+            Self::Table(entries) => entries.iter_mut().for_each(|(_, node)| node.adjusted(why)),
+            Self::Named(_) | Self::List(_) => {}
+        }
+    }
+}
+
+fn find<'e>(entries: &'e [(String, Node)], name: &str) -> Option<&'e Node> {
+    let found = entries.iter().find(|(key, _)| key == name);
+    found.map(|(_, node)| node)
+}
+
+fn find_mut<'e>(entries: &'e mut [(String, Node)], name: &str) -> Option<&'e mut Node> {
+    let found = entries.iter_mut().find(|(key, _)| key == name);
+    found.map(|(_, node)| node)
 }
 
 fn entries(

@@ -202,3 +202,45 @@ fn what_could_not_be_had_is_said() {
             .contains("\nconnections = 600 # lowered\n")
     );
 }
+
+#[test]
+fn what_a_restart_would_change_is_shown_as_it_was() {
+    let shown = |text: &str, key: &str| {
+        let mut settings = load(text).settings;
+        for (table, key) in [
+            ("server", Some("workers")),
+            ("registry", Some("mass_removal")),
+        ] {
+            settings.keep(&load(FULL).settings, table, key, "kept");
+        }
+        let all = settings.list();
+        let setting = all.iter().find(|setting| setting.key == key).unwrap();
+        (
+            setting.value.as_ref().unwrap().to_string(),
+            setting.origin.clone(),
+        )
+    };
+    let changed = FULL
+        .replace("workers = 2", "workers = 3")
+        .replace("0x1e", "40");
+    let kept = || Origin::Adjusted("kept".to_owned());
+    assert_eq!(shown(&changed, "server.workers"), ("2".to_owned(), kept()));
+    assert_eq!(
+        shown(&changed, "registry.mass_removal.percent"),
+        ("30".to_owned(), kept())
+    );
+    let drain = ("\"30s\"".to_owned(), Origin::Default);
+    assert_eq!(shown(&changed, "server.drain"), drain);
+    // A table that was taken out, or came in.
+    let without = "[listen]\nhttps = []\n[domains]\ncanonical = 'toolforge.org'\n";
+    let mut settings = load(without).settings;
+    settings.keep(&load(FULL).settings, "registry", None, "kept");
+    assert!(
+        settings
+            .to_toml()
+            .contains("\nmass_removal.percent = 30 # kept\n")
+    );
+    let mut settings = load(FULL).settings;
+    settings.keep(&load(without).settings, "registry", None, "kept");
+    assert!(settings.to_toml().contains("\n# [registry] is left out"));
+}

@@ -10,12 +10,12 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use portico_routing::table::Table;
-use tokio::sync::Semaphore;
 
+use crate::places::Places;
 use crate::policy::tool_cap::ToolCap;
 use crate::registry::RegistryStatus;
+use crate::reload::Reloads;
 use crate::snapshot::Snapshot;
-use crate::tls::CertificateStore;
 use crate::upstream::resolve::Resolver;
 
 /// The state of the process that outlives a snapshot.
@@ -31,22 +31,18 @@ pub struct Process {
     pub table: Arc<Table>,
     /// How it stands with the registry.
     pub registry_status: Arc<RegistryStatus>,
-    /// The certificates in use; `None` without TLS listeners.
-    pub certificates: Option<Arc<CertificateStore>>,
     /// Addresses of names.
     pub resolver: Arc<Resolver>,
     /// Requests in flight for each tool.
     pub tools: ToolCap,
     /// One place for each client connection.
-    pub connections: Arc<Semaphore>,
-    /// How many places there are.
-    pub max_connections: usize,
+    pub connections: Arc<Places>,
     /// One place for each connection to a backend: descriptors that client connections leave. A
     /// client of HTTP/2 may ask for a hundred at once, which must not keep others from being
     /// accepted.
-    pub backends: Arc<Semaphore>,
-    /// How many places there are for connections to backends.
-    pub max_backends: usize,
+    pub backends: Arc<Places>,
+    /// What became of reloads.
+    pub reloads: Reloads,
     /// TLS towards backends with an https:// URL.
     pub backend_tls: Arc<rustls::ClientConfig>,
 }
@@ -80,6 +76,6 @@ impl Process {
     /// Whether client connections are so many that idle ones should not be kept: nine tenths of
     /// the places are taken. Never with fewer than ten places.
     pub fn is_crowded(&self) -> bool {
-        self.connections.available_permits() < self.max_connections / 10
+        self.connections.free() < self.connections.limit() / 10
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -502,6 +503,118 @@ fn fill(redis: &Redis, count: usize, backend: &str) {
     redis.command(&["EVAL", script, "0", &count.to_string(), backend]);
 }
 
+// --- reload
+
+/// `POST /reload`: the status and what it says.
+#[track_caller]
+fn post_reload(admin: std::net::SocketAddr) -> (u16, String) {
+    let request = format!("POST /reload HTTP/1.1\r\nHost: {admin}\r\nContent-Length: 0\r\n\r\n");
+    let answer = Client::tcp(admin).exchange(request);
+    (answer.status, answer.text())
+}
+
+/// So few that none have to be taken back, wherever this runs: no warning.
+fn few_connections() -> Builder {
+    Builder::new().with("[limits]\nconnections = 100")
+}
+
+#[test]
+fn a_reload_that_is_asked_for() {
+    let (a, b) = (Origin::echo("a"), Origin::echo("b"));
+    let mut portico = few_connections().route("grid", &a.url()).start();
+    let goes = |portico: &Portico| portico.tcp().exchange(get(HOST, "/")).text();
+    assert!(goes(&portico).contains("\"a\""));
+    portico.change(&format!("[routes]\ngrid = '{}'", b.url()));
+    assert_eq!(post_reload(portico.admin), (200, "reloaded\n".to_owned()));
+    assert!(goes(&portico).contains("\"b\""));
+    portico.change("[server]\nworkers = 7");
+    let (status, text) = post_reload(portico.admin);
+    assert_eq!(status, 200);
+    assert!(text.contains("warning: server.workers"), "{text}");
+    let config = portico.admin_get("/config").text();
+    assert!(
+        config.contains("\nworkers = 2 # changed in the file"),
+        "{config}"
+    );
+    let reloads = json(&portico.admin_get("/status"))["reloads"].clone();
+    assert_eq!(
+        (&reloads["succeeded"], &reloads["failed"]),
+        (&2.into(), &0.into())
+    );
+    assert!(
+        reloads["last"]["warnings"][0]
+            .as_str()
+            .unwrap()
+            .contains("server.workers")
+    );
+    // All mistakes at once, and nothing has changed.
+    portico.change(
+        "[server]\nworkers = 'x'\n[timeouts]\nheader = 'soon'\n[routes]\ngrid = 'http://192.0.2.1'",
+    );
+    let (status, text) = post_reload(portico.admin);
+    assert_eq!(status, 422);
+    for part in ["nothing was changed", "server.workers", "timeouts.header"] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    assert!(goes(&portico).contains("\"b\""));
+    let status = json(&portico.admin_get("/status"));
+    assert_eq!(status["reloads"]["failed"], 1);
+    assert!(
+        status["reloads"]["last"]["mistakes"]
+            .as_str()
+            .unwrap()
+            .contains("timeouts.header")
+    );
+    let text = portico.admin_get("/status?format=text").text();
+    assert!(text.contains("FAILED"), "{text}");
+}
+
+/// The answer to the reload comes from where it was asked for; then the address is free.
+#[test]
+fn the_administration_moves() {
+    let mut portico = few_connections().start();
+    let first = portico.admin;
+    let closed = || TcpStream::connect(first).is_err();
+    let second = free_address();
+    portico.change(&format!("[listen]\nadmin = '{second}'"));
+    assert_eq!(post_reload(first).0, 200);
+    eventually("the old address is given back", SOON, || {
+        closed().then_some(())
+    });
+    portico.admin = second;
+    assert_eq!(portico.admin_get("/healthz").status, 200);
+    // An address that cannot be had: it stays where it is.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    portico.change(&format!("[listen]\nadmin = '{address}'"));
+    let (status, text) = post_reload(second);
+    assert_eq!(status, 422);
+    assert!(
+        text.contains(&address.to_string()) && text.contains("in use"),
+        "{text}"
+    );
+    assert_eq!(portico.admin_get("/healthz").status, 200);
+    let socket = portico.folder.path().join("admin.sock");
+    portico.change(&with_socket(&socket));
+    assert_eq!(post_reload(second).0, 200);
+    let ask = |method: &str, page: &str| {
+        let path = socket.to_str().unwrap();
+        let url = format!("http://localhost{page}");
+        let words = ["-sS", "--fail", "-X", method, "--unix-socket", path, &url];
+        String::from_utf8(program("curl", &words).stdout).unwrap()
+    };
+    assert_eq!(ask("GET", "/healthz"), "ok\n");
+    portico.change("[listen]\nadmin = ''");
+    assert_eq!(ask("POST", "/reload"), "reloaded\n");
+    eventually("the file is removed", SOON, || {
+        (!socket.exists()).then_some(())
+    });
+    portico.change(&format!("[listen]\nadmin = '{first}'"));
+    assert!(portico.reload());
+    portico.admin = first;
+    assert_eq!(portico.admin_get("/healthz").status, 200);
+}
+
 // --- secrets
 
 #[test]
@@ -772,7 +885,7 @@ fn clients_that_take_nothing_are_cut() {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect(&portico.admin.into()).unwrap();
-    let mut stream = std::net::TcpStream::from(socket);
+    let mut stream = TcpStream::from(socket);
     stream
         .write_all(get("localhost", "/list").as_bytes())
         .unwrap();

@@ -40,7 +40,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use portico_config::AdminAddress;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, warn};
@@ -95,14 +95,9 @@ pub struct State {
     pub explain: Option<Explain>,
     /// Where reloads are asked for; `None`: it cannot be reloaded.
     pub reload: Option<mpsc::Sender<ReloadRequest>>,
-    /// More for `/status`: its JSON, under a name each.
-    pub more_status: Vec<(&'static str, MoreStatus)>,
     heavy: Semaphore,
     lists: Arc<Semaphore>,
 }
-
-/// A part of `/status` that somebody else knows.
-pub type MoreStatus = Arc<dyn Fn(&Process) -> serde_json::Value + Send + Sync>;
 
 impl State {
     /// Pages about `process`.
@@ -112,7 +107,6 @@ impl State {
             metrics,
             explain: None,
             reload: None,
-            more_status: Vec::new(),
             heavy: Semaphore::new(MAX_HEAVY),
             lists: Arc::new(Semaphore::new(MAX_LISTS)),
         }
@@ -173,6 +167,50 @@ impl Admin {
         while let Some(done) = connections.join_next().await {
             log_panic(&done);
         }
+    }
+}
+
+/// The server in force, which a reload may put elsewhere.
+#[derive(Debug)]
+pub struct Server {
+    state: Arc<State>,
+    /// Gone: the server that it belongs to ends.
+    stop: Option<oneshot::Sender<()>>,
+    /// It, and those that are ending.
+    serving: JoinSet<()>,
+}
+
+impl Server {
+    /// Nowhere yet.
+    pub fn new(state: State) -> Self {
+        Self {
+            state: Arc::new(state),
+            stop: None,
+            serving: JoinSet::new(),
+        }
+    }
+
+    /// Answers there from now on, and nowhere else.
+    pub fn follow(&mut self, bound: Option<Admin>) {
+        self.stop = bound.map(|admin| {
+            let (stop, stopped) = oneshot::channel();
+            let state = Arc::clone(&self.state);
+            self.serving.spawn_local(admin.serve(state, async {
+                let _ = stopped.await;
+            }));
+            stop
+        });
+    }
+
+    /// Waits until it ends although nobody has told it to, which is a defect.
+    pub async fn ended(&mut self) {
+        while let Some(done) = self.serving.join_next().await {
+            if done.is_err() {
+                error!("the administration ended unexpectedly");
+                return;
+            }
+        }
+        std::future::pending().await
     }
 }
 

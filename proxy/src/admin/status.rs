@@ -2,14 +2,12 @@
 //!
 //! Nothing here looks at the whole table: it may be asked every few seconds.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::State;
 use super::answer::{Body, Form, bad_request, json, text};
@@ -19,6 +17,7 @@ use super::time::{in_words, rfc3339};
 use crate::process::{Process, Stage};
 use crate::registry::Source;
 use crate::start;
+use crate::tls::CertificateStore;
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -39,8 +38,7 @@ struct Status {
     certificates: Vec<Certificate>,
     certificate_failures: u64,
     pools: Vec<Pool>,
-    #[serde(flatten)]
-    more: BTreeMap<&'static str, Value>,
+    reloads: Reloads,
 }
 
 #[derive(Debug, Serialize)]
@@ -81,6 +79,21 @@ struct Certificate {
 }
 
 #[derive(Debug, Serialize)]
+struct Reloads {
+    succeeded: u64,
+    failed: u64,
+    last: Option<LastReload>,
+}
+
+#[derive(Debug, Serialize)]
+struct LastReload {
+    time: String,
+    /// Why nothing was changed; `null`: it was.
+    mistakes: Option<String>,
+    warnings: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
 struct Pool {
     name: String,
     nodes: Vec<Node>,
@@ -116,7 +129,7 @@ impl Status {
         let config = &snapshot.config;
         let since = |time: SystemTime| now.duration_since(time).unwrap_or_default();
         let reasons = unready(process);
-        let more = state.more_status.iter();
+        let store = snapshot.tls.as_ref().map(|tls| &*tls.certificates);
         Self {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
@@ -131,28 +144,15 @@ impl Status {
             not_ready_because: reasons,
             config_file: config.settings.file.clone(),
             workers: start::worker_count(config),
-            connections: Places {
-                open: process
-                    .max_connections
-                    .saturating_sub(process.connections.available_permits()),
-                limit: process.max_connections,
-            },
-            backend_connections: Places {
-                open: process
-                    .max_backends
-                    .saturating_sub(process.backends.available_permits()),
-                limit: process.max_backends,
-            },
+            connections: Places::of(&process.connections),
+            backend_connections: Places::of(&process.backends),
             tools: Tools {
                 config: config.rules.routes.len(),
                 registry: process.table.len(),
             },
             registry: config.registry.as_ref().map(|_| registry(process, now)),
-            certificates: certificates(process, now),
-            certificate_failures: process
-                .certificates
-                .as_ref()
-                .map_or(0, |store| store.failures()),
+            certificates: store.map_or_else(Vec::new, |store| certificates(store, now)),
+            certificate_failures: store.map_or(0, |store| store.failures()),
             pools: (snapshot.ingress.iter())
                 .map(|pool| Pool {
                     name: pool.name.to_string(),
@@ -164,7 +164,7 @@ impl Status {
                         .collect(),
                 })
                 .collect(),
-            more: more.map(|(name, part)| (*name, part(process))).collect(),
+            reloads: reloads(process),
         }
     }
 
@@ -215,8 +215,18 @@ impl Status {
                 );
             }
         }
-        for (name, value) in &self.more {
-            line(name, value.to_string());
+        let Reloads {
+            succeeded,
+            failed,
+            last,
+        } = &self.reloads;
+        line("reloads", format!("{succeeded}, and {failed} that failed"));
+        if let Some(LastReload { time, mistakes, .. }) = last {
+            let outcome = match mistakes {
+                Some(mistakes) => format!("FAILED\n{mistakes}"),
+                None => "succeeded".to_owned(),
+            };
+            line("  the last", format!("{time}, {outcome}"));
         }
         out
     }
@@ -242,6 +252,34 @@ impl Registry {
             count => format!(", {count} TOOLS HELD BACK"),
         };
         format!("{state}, {age}{source}{held}")
+    }
+}
+
+impl Places {
+    fn of(places: &crate::places::Places) -> Self {
+        Self {
+            open: places.taken(),
+            limit: places.limit(),
+        }
+    }
+}
+
+fn reloads(process: &Process) -> Reloads {
+    let last = process.reloads.last().map(|last| {
+        let (mistakes, warnings) = match last.outcome {
+            Ok(report) => (None, report.warnings),
+            Err(mistakes) => (Some(mistakes), Vec::new()),
+        };
+        LastReload {
+            time: rfc3339(last.time),
+            mistakes,
+            warnings,
+        }
+    });
+    Reloads {
+        succeeded: process.reloads.succeeded(),
+        failed: process.reloads.failed(),
+        last,
     }
 }
 
@@ -271,11 +309,7 @@ fn registry(process: &Process, now: SystemTime) -> Registry {
     }
 }
 
-fn certificates(process: &Process, now: SystemTime) -> Vec<Certificate> {
-    let expiries = process
-        .certificates
-        .iter()
-        .flat_map(|store| store.expiries());
+fn certificates(store: &CertificateStore, now: SystemTime) -> Vec<Certificate> {
     let certificate = |expiry: crate::tls::CertificateExpiry| {
         let days = |span: Duration| i64::try_from(span.as_secs() / 86_400).unwrap_or(i64::MAX);
         Certificate {
@@ -288,5 +322,5 @@ fn certificates(process: &Process, now: SystemTime) -> Vec<Certificate> {
             },
         }
     };
-    expiries.map(certificate).collect()
+    store.expiries().into_iter().map(certificate).collect()
 }

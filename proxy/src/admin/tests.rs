@@ -154,7 +154,7 @@ fn a_reload_is_asked_for_and_its_outcome_told() {
 }
 
 #[test]
-fn metrics_explain_and_more_status_come_from_outside() {
+fn metrics_and_explain_come_from_outside() {
     run(async || {
         let server = Server::start(|state| {
             state.explain = Some(Arc::new(|_, question| match question.url.as_str() {
@@ -164,9 +164,6 @@ fn metrics_explain_and_more_status_come_from_outside() {
                     json: b"{}".to_vec(),
                 }),
             }));
-            state
-                .more_status
-                .push(("reload", Arc::new(|_| serde_json::json!({ "count": 7 }))));
         });
         let answer = server.ask("GET", "/metrics").await;
         check_answer(
@@ -185,8 +182,6 @@ fn metrics_explain_and_more_status_come_from_outside() {
             400,
             &["no URL"],
         );
-        let answer = server.ask("GET", "/status").await;
-        check_answer(&answer, 200, &["\"reload\": {\n    \"count\": 7\n  }"]);
     });
 }
 
