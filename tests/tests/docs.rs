@@ -83,6 +83,10 @@ const COMMANDS: &[(&str, How)] = &[
     ),
     ("curl --fail http://$ADMIN/list", How::Configured),
     (
+        "curl --fail-with-body --request POST http://$ADMIN/reload",
+        How::Configured,
+    ),
+    (
         "apt-get install python3 openssl redis-server wrk nghttp2-client nginx haproxy",
         How::Elsewhere("scripts/test installs what CI needs of these"),
     ),
