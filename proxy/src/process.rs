@@ -11,7 +11,10 @@ use portico_routing::table::Table;
 use tokio::sync::Semaphore;
 
 use crate::policy::tool_cap::ToolCap;
+use crate::registry::RegistryStatus;
 use crate::snapshot::Snapshot;
+use crate::telemetry::metrics::Metrics;
+use crate::tls::CertificateStore;
 use crate::upstream::resolve::Resolver;
 
 /// The state of the process that outlives a snapshot.
@@ -33,8 +36,16 @@ pub struct Process {
     /// client of HTTP/2 may ask for a hundred at once, which must not keep others from being
     /// accepted.
     pub backends: Arc<Semaphore>,
+    /// How many places there are for those.
+    pub max_backends: usize,
     /// TLS towards backends with an https:// URL.
     pub backend_tls: Arc<rustls::ClientConfig>,
+    /// How the registry stands; of no meaning without one.
+    pub registry: Arc<RegistryStatus>,
+    /// The certificates; `None` without TLS listeners.
+    pub certificates: Option<Arc<CertificateStore>>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Process {

@@ -160,7 +160,9 @@ async fn start_registry(prepared: &Prepared) -> Result<Option<Registry>, Registr
         return Ok(None);
     };
     let table = Arc::clone(&prepared.process.table);
-    let registry = Registry::start(config, table, prepared.admit(), prepared.changed()).await?;
+    let status = Arc::clone(&prepared.process.registry);
+    let registry =
+        Registry::start(config, table, status, prepared.admit(), prepared.changed()).await?;
     Ok(Some(registry))
 }
 

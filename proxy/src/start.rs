@@ -21,6 +21,7 @@ use crate::process::Process;
 use crate::registry::{self, Admit, Changed};
 use crate::response::pages::Pages;
 use crate::snapshot::Snapshot;
+use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, CertificateStore};
 use crate::upstream::resolve::Resolver;
 
@@ -116,14 +117,20 @@ pub fn prepare_config(
     warn_of_refused(&config, &policy, &mut warnings);
     let resolver = Arc::new(Resolver::default());
     want_names(&config, &resolver);
+    let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::new(config, policy, pages)));
+    let table = Arc::new(Table::new());
     let process = Process {
-        snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::new(config, policy, pages))),
-        table: Arc::new(Table::new()),
+        metrics: Arc::new(Metrics::new(Arc::clone(&table), Arc::clone(&snapshot))),
+        registry: Arc::default(),
+        certificates: certificates.clone(),
+        snapshot,
+        table,
         resolver,
         tools: ToolCap::default(),
         connections: Arc::new(Semaphore::new(max_connections)),
         max_connections,
         backends: Arc::new(Semaphore::new(backends)),
+        max_backends: backends,
         backend_tls: tls::client_config()?,
     };
     Ok(Prepared {

@@ -6,6 +6,7 @@
 
 pub mod facts;
 pub mod head_copy;
+pub mod metrics;
 pub mod record;
 
 use tracing::debug;
@@ -14,7 +15,8 @@ use crate::worker::Worker;
 use record::Record;
 
 /// Counts and logs a request that has ended.
-pub fn ended(_worker: &Worker, record: &Record<'_>) {
+pub fn ended(worker: &Worker, record: &Record<'_>) {
+    worker.metrics.request(record);
     debug!(
         id = %record.id,
         host = record.host,

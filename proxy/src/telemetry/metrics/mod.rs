@@ -1,0 +1,124 @@
+//! Metrics in the conventions of Prometheus.
+//!
+//! Each worker counts in a [`Shard`] that only it writes (`cells`, `shard`, `tools`); the
+//! [`exposition`] sums the shards when somebody scrapes, and adds what others count anyway: the
+//! registry, certificates, places for connections, the system (`system`). Every metric is described
+//! once, in `descriptions`, of which `docs/metrics.md` is made.
+//!
+//! Not done here: serving them (`admin`).
+//!
+//! Invariants: a scrape takes no lock that a worker takes, but at the worker's start; the number of
+//! series is bounded whatever clients ask for (`tools`).
+
+pub mod cells;
+pub mod descriptions;
+mod exposition;
+pub mod shard;
+mod system;
+#[cfg(test)]
+mod tests;
+pub mod tools;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use portico_routing::table::Table;
+
+use crate::snapshot::Snapshot;
+pub use exposition::exposition;
+pub use shard::Shard;
+use tools::ToolNames;
+
+/// The Content-Type of an [`exposition`].
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// What the process counts.
+#[derive(Debug)]
+pub struct Metrics {
+    table: Arc<Table>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    /// The tools that are labels.
+    tool_names: ToolNames,
+    /// Locked when a worker starts and when somebody scrapes.
+    shards: Mutex<Vec<Arc<Shard>>>,
+    /// What became of reloads.
+    pub reloads: Reloads,
+}
+
+impl Metrics {
+    /// Nothing is counted yet. What is registered in `table`, or routed by `snapshot`, may become
+    /// a label.
+    pub fn new(table: Arc<Table>, snapshot: Arc<ArcSwap<Snapshot>>) -> Self {
+        Self {
+            table,
+            snapshot,
+            tool_names: ToolNames::default(),
+            shards: Mutex::default(),
+            reloads: Reloads::default(),
+        }
+    }
+
+    /// A shard for one more worker.
+    pub fn shard(self: &Arc<Self>) -> Arc<Shard> {
+        let shard = Arc::new(Shard::new(Arc::clone(self)));
+        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        shards.push(Arc::clone(&shard));
+        shard
+    }
+
+    /// The shards of all workers, in the order of their start.
+    fn shards(&self) -> Vec<Arc<Shard>> {
+        let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        shards.clone()
+    }
+
+    fn is_registered(&self, tool: &str) -> bool {
+        let in_table = self.table.with(tool, |_| ()).is_some();
+        in_table || self.snapshot.load().config.rules.routes.contains_key(tool)
+    }
+}
+
+/// What became of reloads of the configuration. Written by the control thread.
+#[derive(Debug)]
+pub struct Reloads {
+    succeeded: AtomicU64,
+    failed: AtomicU64,
+    last_succeeded: AtomicBool,
+    /// Seconds since 1970.
+    last_success: AtomicU64,
+}
+
+impl Default for Reloads {
+    /// The start counts as the first configuration that was taken up, not as a reload.
+    fn default() -> Self {
+        Self {
+            succeeded: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            last_succeeded: AtomicBool::new(true),
+            last_success: AtomicU64::new(seconds(SystemTime::now())),
+        }
+    }
+}
+
+impl Reloads {
+    /// Notes that a configuration was taken up.
+    pub fn succeeded(&self) {
+        self.succeeded.fetch_add(1, Relaxed);
+        self.last_succeeded.store(true, Relaxed);
+        self.last_success.store(seconds(SystemTime::now()), Relaxed);
+    }
+
+    /// Notes that one was refused, and the old one stays.
+    pub fn failed(&self) {
+        self.failed.fetch_add(1, Relaxed);
+        self.last_succeeded.store(false, Relaxed);
+    }
+}
+
+/// Seconds since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
