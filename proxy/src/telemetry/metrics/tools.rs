@@ -32,7 +32,7 @@ pub fn class(status: u16) -> usize {
 pub type ByClass = [Counter; CLASSES.len()];
 
 type Set = papaya::HashSet<Box<str>, foldhash::fast::RandomState>;
-type Map = papaya::HashMap<Box<str>, Box<ByClass>, foldhash::fast::RandomState>;
+type Map = papaya::HashMap<Box<str>, ByClass, foldhash::fast::RandomState>;
 
 /// The names that are labels, for all workers.
 #[derive(Debug, Default)]
@@ -120,7 +120,7 @@ impl ToolRequests {
         let counters = match tools.get(tool) {
             Some(counters) => counters,
             None if names.admit(tool, class, is_registered) => {
-                tools.get_or_insert_with(tool.into(), Box::default)
+                tools.get_or_insert_with(tool.into(), ByClass::default)
             }
             None => &self.other,
         };
