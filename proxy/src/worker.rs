@@ -175,14 +175,18 @@ impl Worker {
 
     /// A parser for one request; give it back with [`Worker::put_request_parser`].
     pub fn request_parser(&self) -> Box<RequestParser> {
-        self.request_parsers.take().unwrap_or_else(|| {
-            let limits = &self.snapshot.load().config.limits;
-            Box::new(RequestParser::new(HeadLimits {
-                head: limits.header,
-                target: limits.uri,
-                fields: MAX_FIELDS,
-            }))
-        })
+        let snapshot = self.snapshot.load();
+        let limits = &snapshot.config.limits;
+        let limits = HeadLimits {
+            head: limits.header,
+            target: limits.uri,
+            fields: MAX_FIELDS,
+        };
+        match self.request_parsers.take() {
+            Some(parser) if parser.has_limits(limits) => parser,
+            // Of before a reload, or there is none.
+            _ => Box::new(RequestParser::new(limits)),
+        }
     }
 
     /// Takes a parser back.
@@ -262,7 +266,7 @@ impl Worker {
     pub fn say_crowded(&self) {
         let unsaid = self.repeats.borrow_mut().crowded.occur(Instant::now());
         if let Some(unsaid) = unsaid {
-            let limit = self.process.max_connections;
+            let limit = self.process.connections.limit();
             warn!(
                 limit,
                 unsaid,

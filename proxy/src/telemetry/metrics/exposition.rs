@@ -4,7 +4,6 @@
 //! work, for a thread that serves no requests.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
 use prometheus::TextEncoder;
@@ -35,7 +34,7 @@ pub fn exposition(process: &Process) -> String {
     handshakes(&mut out, process);
     backends(&mut out, process);
     registry(&mut out, process);
-    configuration(&mut out, metrics);
+    configuration(&mut out, process);
     system(&mut out);
     out.encode()
 }
@@ -164,10 +163,9 @@ fn clients(out: &mut Families, process: &Process) {
     out.counters("portico_connections_accepted_total", accepted);
     out.counters("portico_connections_opened_total", opened);
     out.gauges("portico_connections", open);
-    let places = process.max_connections;
-    let taken = places.saturating_sub(process.connections.available_permits());
-    out.gauge("portico_connection_places", places as f64);
-    out.gauge("portico_connection_places_taken", taken as f64);
+    let places = &process.connections;
+    out.gauge("portico_connection_places", places.limit() as f64);
+    out.gauge("portico_connection_places_taken", places.taken() as f64);
     let waits = out.sum(|s| Some(&s.accept_waits));
     out.counter("portico_accept_waits_total", waits);
     out.by("portico_accept_errors_total", |s| &s.accept_errors);
@@ -197,9 +195,9 @@ fn handshakes(out: &mut Families, process: &Process) {
     out.by("portico_tls_handshake_failures_total", |s| {
         &s.handshake_failures
     });
-    let Some(certificates) = &process.certificates else {
-        return;
-    };
+    let snapshot = process.snapshot.load();
+    let Some(tls) = &snapshot.tls else { return };
+    let certificates = &tls.certificates;
     let expiries = certificates.expiries().into_iter().map(|expiry| {
         let chain = expiry.chain.display().to_string();
         ([chain, expiry.name], seconds(expiry.not_after) as f64)
@@ -248,10 +246,9 @@ fn backends(out: &mut Families, process: &Process) {
         (["used"], out.sum_gauge(|s| Some(&s.h2c_used))),
     ];
     out.gauges("portico_upstream_h2c_connections", h2c);
-    let places = process.max_backends;
-    let taken = places.saturating_sub(process.backends.available_permits());
-    out.gauge("portico_upstream_places", places as f64);
-    out.gauge("portico_upstream_places_taken", taken as f64);
+    let places = &process.backends;
+    out.gauge("portico_upstream_places", places.limit() as f64);
+    out.gauge("portico_upstream_places_taken", places.taken() as f64);
     let failures = out.sum(|s| Some(&s.fallback_failures));
     out.counter("portico_fallback_failures_total", failures);
     if let Some(pool) = &process.snapshot.load().ingress {
@@ -299,26 +296,26 @@ fn registry(out: &mut Families, process: &Process) {
     );
 }
 
-fn configuration(out: &mut Families, metrics: &Metrics) {
+fn configuration(out: &mut Families, process: &Process) {
     out.gauges(
         "portico_build_info",
         vec![([env!("CARGO_PKG_VERSION")], 1.0)],
     );
-    let reloads = &metrics.reloads;
+    let reloads = &process.reloads;
     let results = vec![
-        (["success"], reloads.succeeded.load(Relaxed)),
-        (["failure"], reloads.failed.load(Relaxed)),
+        (["success"], reloads.succeeded()),
+        (["failure"], reloads.failed()),
     ];
     out.counters("portico_config_reloads_total", results);
-    let good = reloads.last_succeeded.load(Relaxed);
+    let good = reloads.last().is_none_or(|last| last.outcome.is_ok());
     out.gauge(
         "portico_config_last_reload_successful",
         f64::from(u8::from(good)),
     );
-    let taken_up = reloads.last_success.load(Relaxed);
+    let taken_up = reloads.last_success().unwrap_or(process.metrics.started);
     out.gauge(
         "portico_config_last_reload_success_timestamp_seconds",
-        taken_up as f64,
+        seconds(taken_up) as f64,
     );
 }
 

@@ -19,7 +19,6 @@ mod system;
 mod tests;
 pub mod tools;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -43,8 +42,8 @@ pub struct Metrics {
     tool_names: ToolNames,
     /// Locked when a worker starts and when somebody scrapes.
     shards: Mutex<Vec<Arc<Shard>>>,
-    /// What became of reloads.
-    pub reloads: Reloads,
+    /// When the first configuration was taken up.
+    started: SystemTime,
 }
 
 impl Metrics {
@@ -56,7 +55,7 @@ impl Metrics {
             snapshot,
             tool_names: ToolNames::default(),
             shards: Mutex::default(),
-            reloads: Reloads::default(),
+            started: SystemTime::now(),
         }
     }
 
@@ -77,43 +76,6 @@ impl Metrics {
     fn is_registered(&self, tool: &str) -> bool {
         let in_table = self.table.with(tool, |_| ()).is_some();
         in_table || self.snapshot.load().config.rules.routes.contains_key(tool)
-    }
-}
-
-/// What became of reloads of the configuration. Written by the control thread.
-#[derive(Debug)]
-pub struct Reloads {
-    succeeded: AtomicU64,
-    failed: AtomicU64,
-    last_succeeded: AtomicBool,
-    /// Seconds since 1970.
-    last_success: AtomicU64,
-}
-
-impl Default for Reloads {
-    /// The start counts as the first configuration that was taken up, not as a reload.
-    fn default() -> Self {
-        Self {
-            succeeded: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            last_succeeded: AtomicBool::new(true),
-            last_success: AtomicU64::new(seconds(SystemTime::now())),
-        }
-    }
-}
-
-impl Reloads {
-    /// Notes that a configuration was taken up.
-    pub fn succeeded(&self) {
-        self.succeeded.fetch_add(1, Relaxed);
-        self.last_succeeded.store(true, Relaxed);
-        self.last_success.store(seconds(SystemTime::now()), Relaxed);
-    }
-
-    /// Notes that one was refused, and the old one stays.
-    pub fn failed(&self) {
-        self.failed.fetch_add(1, Relaxed);
-        self.last_succeeded.store(false, Relaxed);
     }
 }
 

@@ -15,6 +15,7 @@ use super::tools::{MAX_OTHERS, MAX_TOOLS};
 use crate::connection::ClientInfo;
 use crate::http1::{BodyError, RequestError};
 use crate::process::Process;
+use crate::reload::ReloadReport;
 use crate::request_id::RequestIds;
 use crate::response::failure::Failure;
 use crate::telemetry::record::{Ending, Failed, Record, Route};
@@ -235,8 +236,8 @@ fn reloads_are_counted() {
         &exposition(&process),
         &[("portico_config_last_reload_successful", 1.0)],
     );
-    process.metrics.reloads.succeeded();
-    process.metrics.reloads.failed();
+    process.reloads.note(&Ok(ReloadReport::default()));
+    process.reloads.note(&Err("no".to_owned()));
     check(
         &exposition(&process),
         &[
