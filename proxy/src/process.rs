@@ -39,7 +39,7 @@ pub struct Process {
     /// TLS towards backends with an https:// URL.
     pub backend_tls: Arc<rustls::ClientConfig>,
     /// How the registry stands; of no meaning without one.
-    pub registry: Arc<RegistryStatus>,
+    pub registry_status: Arc<RegistryStatus>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }

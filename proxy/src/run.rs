@@ -182,7 +182,7 @@ async fn start_registry(prepared: &Prepared) -> Result<Option<Registry>, Registr
         return Ok(None);
     };
     let table = Arc::clone(&prepared.process.table);
-    let status = Arc::clone(&prepared.process.registry);
+    let status = Arc::clone(&prepared.process.registry_status);
     let registry =
         Registry::start(config, table, status, prepared.admit(), prepared.changed()).await?;
     Ok(Some(registry))

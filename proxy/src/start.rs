@@ -101,7 +101,7 @@ pub fn prepare_config(config: Config, warnings: Vec<String>) -> Result<Prepared,
     let table = Arc::new(Table::new());
     let process = Process {
         metrics: Arc::new(Metrics::new(Arc::clone(&table), Arc::clone(&snapshot))),
-        registry: Arc::default(),
+        registry_status: Arc::default(),
         snapshot,
         table,
         resolver: Arc::default(),

@@ -265,7 +265,7 @@ fn registry(out: &mut Families, process: &Process) {
     if process.snapshot.load().config.registry.is_none() {
         return;
     }
-    let status = &process.registry;
+    let status = &process.registry_status;
     let table = &process.table;
     let flag = |yes| f64::from(u8::from(yes));
     let source = status.source();
