@@ -423,6 +423,25 @@ mod tests {
     }
 
     #[test]
+    fn bad_routes_are_counted_as_they_come_and_go() {
+        let table = Table::new();
+        let bad = entry(&[("(", URL), ("[", URL), (".*", URL)]);
+        let change = |tool, entry: Option<&Entry>| {
+            match entry {
+                Some(entry) => table.set(tool, entry.clone()),
+                None => table.remove(tool),
+            };
+            table.bad_routes()
+        };
+        assert_eq!(change("grid", Some(&bad)), 2);
+        assert_eq!(change("other", Some(&bad)), 4);
+        assert_eq!(change("grid", Some(&bad)), 4);
+        assert_eq!(change("grid", Some(&entry(&[(".*", URL)]))), 2);
+        assert_eq!(change("other", None), 0);
+        assert_eq!(change("other", None), 0);
+    }
+
+    #[test]
     fn the_table_gives_what_was_set() {
         let table = Table::new();
         assert!(table.is_empty());
