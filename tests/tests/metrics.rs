@@ -144,9 +144,8 @@ fn site() -> Site {
     let ingress = Origin::echo("ingress");
     let chat = Origin::scripted("chat", websocket::echo);
     let half = Origin::scripted("half", |connection| {
-        while connection.read_request().is_some() {
+        if connection.read_request().is_some() {
             connection.send("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf");
-            return;
         }
     });
     redis.route("registered", ".*", &echo.url());
