@@ -80,6 +80,11 @@ impl NodePool {
         Some((index, self.nodes.get(index)?))
     }
 
+    /// All nodes, in the order of the configuration.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
     /// Notes that a worker could not connect to a node.
     pub fn connect_failed(&self, node: &Node, why: &dyn std::fmt::Display) {
         if node.up.swap(false, Ordering::Relaxed) {
@@ -140,7 +145,8 @@ impl NodePool {
 }
 
 impl Node {
-    fn is_up(&self) -> bool {
+    /// Whether it is taken for up.
+    pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
     }
 
