@@ -2,7 +2,7 @@
 //!
 //! It outlives the bytes of the head, which make room for the body while the request is under way.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use portico_routing::host::Host;
 use portico_routing::table::ToolName;
@@ -18,6 +18,8 @@ use crate::response::compress::Accepts;
 use crate::response::headers::ClientView;
 use crate::snapshot::CurrentSnapshot;
 use crate::telemetry::facts::Facts;
+use crate::telemetry::head_copy::HeadCopy;
+use crate::telemetry::record::Record;
 
 /// What is known of a request once its head is read; the head's bytes themselves may be gone.
 #[derive(Debug)]
@@ -56,6 +58,8 @@ pub struct Request {
     pub silence: Duration,
     /// What is noted for its record.
     pub facts: Facts,
+    /// What the access log wants of the head; `None` without an access log.
+    pub copy: Option<HeadCopy>,
     /// The place among the tool's requests; given back when the request ends.
     pub place: Option<tool_cap::Place>,
 }
@@ -93,8 +97,37 @@ impl Request {
             accepts: Accepts::default(),
             default_file: None,
             facts: Facts::begin(),
+            copy: None,
             place: None,
             silence,
+        }
+    }
+
+    /// What there is to tell of it, now that it has ended.
+    pub fn record<'a>(&'a self, client: &'a ClientInfo) -> Record<'a> {
+        let facts = &self.facts;
+        Record {
+            id: self.id,
+            time: SystemTime::now(),
+            client,
+            version: Some(self.version),
+            text: self.copy.as_ref().map(HeadCopy::text).unwrap_or_default(),
+            host: self.host.as_ref().map(Host::as_str),
+            tool: self.tool.as_ref().map(ToolName::as_str),
+            route: facts.route.get(),
+            reason: facts.reason.get(),
+            status: facts.status.get(),
+            failure: facts.failure.get(),
+            ending: facts.ending.get(),
+            received: facts.received.get(),
+            sent: facts.sent.get(),
+            upstream: facts.upstream.get(),
+            attempts: facts.attempts.get(),
+            reused: facts.reused.get(),
+            duration: facts.began.elapsed(),
+            first_byte: facts.first_byte.get(),
+            connect: facts.connect.get(),
+            upstream_head: facts.upstream_head.get(),
         }
     }
 

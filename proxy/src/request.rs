@@ -14,6 +14,7 @@
 //! signalled by a `bool`.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use portico_config::Config;
 use portico_routing::decide::{Verdict, decide};
@@ -36,6 +37,9 @@ use crate::response::compress::Accepts;
 use crate::response::failure::Failure;
 use crate::response::headers::ClientView;
 use crate::snapshot::Snapshot;
+use crate::telemetry;
+use crate::telemetry::head_copy::HeadCopy;
+use crate::telemetry::record::{Ending, Record, Route};
 use crate::upstream::fallback::{self, FALLBACK};
 
 /// The path of the service's own health check, on every host.
@@ -74,6 +78,13 @@ impl Own {
             },
         }
     }
+
+    fn route(&self) -> Route {
+        match self {
+            Self::Healthy | Self::Capabilities => Route::Own,
+            Self::Redirect { .. } => Route::Redirect,
+        }
+    }
 }
 
 /// Serves one request, whose head the parser has read from the connection's input.
@@ -94,10 +105,13 @@ pub async fn handle<S: ClientStream>(
         connection.input.filled(),
         version,
     );
-    let process = &worker.process;
+    if request.snapshot.logs_requests() {
+        let copy = HeadCopy::of(head, connection.input.filled(), version, worker.head());
+        request.copy = Some(copy);
+    }
     let plan = plan(
         &mut request,
-        (&process.table, &process.tools),
+        (&worker.process.table, &worker.process.tools),
         &connection.client,
         head,
         connection.input.filled(),
@@ -114,6 +128,7 @@ pub async fn handle<S: ClientStream>(
         }
         Plan::Answer(own) => {
             let body_is_read = take_head_and_body(connection, head);
+            request.facts.route.set(own.route());
             answer(connection, &mut request, &own.as_answer(), body_is_read).await
         }
         Plan::Fail(failure) => {
@@ -121,19 +136,18 @@ pub async fn handle<S: ClientStream>(
             fail(connection, &mut request, &failure, body_is_read).await
         }
     };
-    finish(request, after)
+    finish(connection, request, after)
 }
 
 /// The last phase of every request, however it ended.
-fn finish(request: Request, after: After) -> After {
-    debug!(
-        id = %request.id,
-        host = request.host.as_ref().map(Host::as_str),
-        tool = request.tool.as_ref().map(ToolName::as_str),
-        ?after,
-        "request finished"
-    );
-    drop(request);
+fn finish<S>(connection: &Connection<S>, mut request: Request, after: After) -> After {
+    if after == After::Reset && request.facts.ending.get() == Ending::Complete {
+        request.facts.ending.set(Ending::ClientGone);
+    }
+    telemetry::ended(&connection.worker, &request.record(&connection.client));
+    if let Some(copy) = request.copy.take() {
+        connection.worker.put_head(copy.into_buffer());
+    }
     after
 }
 
@@ -171,8 +185,10 @@ pub(crate) fn plan(
     let rules = &request.snapshot.config.rules;
     let decision = decide(rules, table, host, target, &mut scratch);
     request.tool = decision.tool;
+    request.facts.reason.set(Some(decision.reason));
     request.shared_host = decision.shared_host;
     if let Some(failure) = refuse(&request.snapshot, head, buf) {
+        request.facts.route.set(Route::Refused);
         return Plan::Fail(failure);
     }
     let algorithms = &request.snapshot.config.compression.algorithms;
@@ -257,6 +273,7 @@ fn route(request: &mut Request, tools: &ToolCap, verdict: Verdict, path: &[u8]) 
         Verdict::NotFound => return fall_back(request, tools, Failure::NotFound),
         Verdict::BadRequest(error) => return Plan::Fail(Failure::BadPath(error)),
     };
+    request.facts.route.set(destination.route());
     if let Some(tool) = &request.tool {
         let limit = snapshot.config.limits.in_flight_per_tool;
         match tools.enter(tool.as_str(), limit) {
@@ -282,6 +299,7 @@ fn fall_back(request: &mut Request, tools: &ToolCap, failure: Failure) -> Plan {
         tool_cap::Verdict::Admitted(place) => {
             request.place = Some(place);
             request.silence = request.silence.min(fallback::SILENCE);
+            request.facts.route.set(Route::Fallback);
             Plan::Forward(Destination::Fallback(Arc::clone(fallback)))
         }
         tool_cap::Verdict::Full => Plan::Fail(failure),
@@ -313,6 +331,7 @@ async fn fail<S: ClientStream>(
 ) -> After {
     let (status, side) = failure.status_and_side();
     debug!(id = %request.id, status, %side, %failure, "answered with a failure");
+    request.facts.failure.set(Some(failure.into()));
     request.keep_alive &= failure.keeps_connection();
     let tool = request.tool;
     let snapshot = request.snapshot.clone();
@@ -334,8 +353,13 @@ pub async fn answer_failure<S: ClientStream>(
 ) -> After {
     let snapshot = connection.worker.snapshot.load();
     let request_id = connection.worker.request_ids.next();
+    let began = Instant::now();
     let read = connection.input.filled();
     let (format, is_head) = (Format::of_broken_head(read), read.starts_with(b"HEAD "));
+    let mut copy = None;
+    if snapshot.logs_requests() {
+        copy = Some(HeadCopy::of_broken(read, connection.worker.head()));
+    }
     connection.input.discard(&connection.worker.buffers);
     debug!(id = %request_id, client = %connection.client.address, %failure, "refused before routing");
     let page = Answer::Failure {
@@ -357,13 +381,30 @@ pub async fn answer_failure<S: ClientStream>(
     };
     let mut out = connection.worker.head();
     let date = connection.worker.date();
-    page.write(&mut out, &date, shape, &view, &snapshot.response);
-    if write(connection, &snapshot, out).await {
-        // What the client still sends must not turn the close into a reset that
-        // destroys the answer.
-        After::Linger
-    } else {
-        After::Reset
+    let sent = page.write(&mut out, &date, shape, &view, &snapshot.response);
+    let written = write(connection, &snapshot, out).await;
+    let record = Record {
+        version: (!S::FRAMED).then_some(Version::Http2),
+        text: copy.as_ref().map(HeadCopy::text).unwrap_or_default(),
+        status: page.status(),
+        failure: Some(failure.into()),
+        sent: sent as u64,
+        ending: match written {
+            true => Ending::Complete,
+            false => Ending::ClientGone,
+        },
+        duration: began.elapsed(),
+        ..Record::new(request_id, &connection.client)
+    };
+    telemetry::ended(&connection.worker, &record);
+    if let Some(copy) = copy {
+        connection.worker.put_head(copy.into_buffer());
+    }
+    match written {
+        // What the client still sends must not turn the close into a reset that destroys the
+        // answer.
+        true => After::Linger,
+        false => After::Reset,
     }
 }
 
@@ -387,7 +428,9 @@ async fn answer<S: ClientStream>(
     let mut out = connection.worker.head();
     let view = request.client_view(&connection.client);
     let date = connection.worker.date();
-    answer.write(&mut out, &date, shape, &view, &request.snapshot.response);
+    let sent = answer.write(&mut out, &date, shape, &view, &request.snapshot.response);
+    request.facts.answer(answer.status());
+    request.facts.send(sent);
     match (write(connection, &request.snapshot, out).await, keep) {
         (false, _) => After::Reset,
         (true, true) => After::KeepAlive,

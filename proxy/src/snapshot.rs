@@ -58,6 +58,13 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// Whether an access log wants to know of requests.
+    pub fn logs_requests(&self) -> bool {
+        false
+    }
+}
+
 /// A worker's way to the current snapshot.
 pub struct SnapshotReader {
     cache: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,

@@ -172,12 +172,8 @@ impl Worker {
     /// A parser for one request; give it back with [`Worker::put_request_parser`].
     pub fn request_parser(&self) -> Box<RequestParser> {
         self.request_parsers.take().unwrap_or_else(|| {
-            let limits = &self.snapshot.load().config.limits;
-            Box::new(RequestParser::new(HeadLimits {
-                head: limits.header,
-                target: limits.uri,
-                fields: MAX_FIELDS,
-            }))
+            let limits = request_limits(&self.snapshot.load().config.limits);
+            Box::new(RequestParser::new(limits))
         })
     }
 
@@ -301,3 +297,12 @@ impl Drop for Open {
         self.0.closed.notify_one();
     }
 }
+/// What a request's head may hold.
+pub fn request_limits(limits: &portico_config::Limits) -> HeadLimits {
+    HeadLimits {
+        head: limits.header,
+        target: limits.uri,
+        fields: MAX_FIELDS,
+    }
+}
+

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portico_routing::backend::{Backend, BackendHost, Scheme};
 use rustix::io::Errno;
@@ -108,6 +108,7 @@ async fn to_backend<S>(
                     .idle
                     .take(address, server_name.as_deref(), max_idle)
         {
+            request.facts.attempt(address, true);
             return Ok(Acquired {
                 stream,
                 address,
@@ -162,6 +163,7 @@ async fn to_node<S>(
         if let Some(max_idle) = max_idle
             && let Some(stream) = connection.worker.idle.take(address, None, max_idle)
         {
+            request.facts.attempt(address, true);
             return Ok(Acquired {
                 stream,
                 address,
@@ -218,6 +220,8 @@ async fn attempt<S>(
     how: How<'_>,
 ) -> Result<Acquired, ConnectError> {
     let limit = request.snapshot.config.timeouts.connect;
+    request.facts.attempt(address, false);
+    let begin = Instant::now();
     let worker = &connection.worker;
     let acquiring = async {
         let (stream, reused) = match how {
@@ -240,7 +244,14 @@ async fn attempt<S>(
         })
     };
     match connection.deadline.within(limit, acquiring).await {
-        Ok(acquired) => acquired,
+        Ok(Ok(acquired)) => {
+            request.facts.reused.set(acquired.reused);
+            if !acquired.reused {
+                request.facts.connect.set(Some(begin.elapsed()));
+            }
+            Ok(acquired)
+        }
+        Ok(Err(error)) => Err(error),
         Err(_) => Err(ConnectError::Connect(ErrorKind::TimedOut.into())),
     }
 }

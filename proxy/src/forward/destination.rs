@@ -7,6 +7,7 @@ use portico_routing::backend::{Backend, Scheme};
 use crate::http1::Framing;
 use crate::outgoing::Coding;
 use crate::response::failure::Failure;
+use crate::telemetry::record::Route;
 use crate::upstream::fallback::Fallback;
 use crate::upstream::nodes::NodePool;
 
@@ -62,6 +63,15 @@ impl Destination {
             Self::Tool(backend) => backend.scheme == Scheme::H2c,
             Self::Fallback(fallback) => fallback.backend.scheme == Scheme::H2c,
             Self::Ingress(_) => false,
+        }
+    }
+
+    /// What logs and metrics call it.
+    pub fn route(&self) -> Route {
+        match self {
+            Self::Tool(_) => Route::Tool,
+            Self::Ingress(_) => Route::Ingress,
+            Self::Fallback(_) => Route::Fallback,
         }
     }
 

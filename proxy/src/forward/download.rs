@@ -6,6 +6,7 @@
 //! its way, becomes chunked for HTTP/1.1 clients.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use tokio::task::yield_now;
 use tracing::debug;
@@ -26,6 +27,7 @@ use crate::http1::{
 use crate::outgoing::{Coding, Outgoing, chunked};
 use crate::response::answer::{Answer, Shape};
 use crate::response::compress::{self, EncodeError, Encoder, Plan};
+use crate::telemetry::record::Ending;
 use crate::worker::Worker;
 use portico_routing::field::Field;
 use portico_routing::table::ToolName;
@@ -41,6 +43,8 @@ pub(super) struct Download<'a, 'b, S> {
     pub(super) link: &'a Link<'b, S>,
     pub(super) worker: &'a Rc<Worker>,
     pub(super) request: &'a Request,
+    /// When the request began to go out.
+    pub(super) begin: Instant,
     pub(super) client_info: &'a ClientInfo,
     pub(super) deadline: &'a mut Deadline,
     /// No interim answer was faulty: where the final one begins is beyond doubt.
@@ -84,6 +88,19 @@ enum BrokenOff {
     Encoding(#[from] EncodeError),
 }
 
+impl BrokenOff {
+    fn ending(&self) -> Ending {
+        match self {
+            Self::ClientGone | Self::NotTaken => Ending::ClientGone,
+            Self::Ended
+            | Self::Failed
+            | Self::TimedOut
+            | Self::Malformed(_)
+            | Self::Encoding(_) => Ending::BrokenOff,
+        }
+    }
+}
+
 impl<S: ClientStream> Download<'_, '_, S> {
     pub(super) async fn run(&mut self) -> Downloaded {
         let mut parser = self.worker.response_parser();
@@ -119,6 +136,8 @@ impl<S: ClientStream> Download<'_, '_, S> {
                 Ok(Parsed::Complete) => {
                     let head = parser.head();
                     if head.status >= 200 || head.status == 101 {
+                        let took = self.begin.elapsed();
+                        self.request.facts.upstream_head.set(Some(took));
                         return Ok(());
                     }
                     interim += 1;
@@ -182,6 +201,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
         let close = self.closes(sending);
         let mut out = self.worker.head();
         self.write_head(&mut out, head, answer.filled(), sending, plan, close);
+        self.request.facts.answer(head.status);
         answer.consume(head.len);
         let mut body = Body {
             decoder: BodyDecoder::new(head.framing, BodyLimits::RESPONSE),
@@ -195,6 +215,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
         }
         if let Err(error) = self.rest(&mut body, head.framing, answer).await {
             debug!(id = %self.request.id, %error, "an answer broke off");
+            self.request.facts.ending.set(error.ending());
             return Downloaded::Broken;
         }
         Downloaded::Complete {
@@ -297,6 +318,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
             let data = body
                 .encode(data, piece.done, &mut encoded)
                 .map_err(|_| Downloaded::Broken)?;
+            self.request.facts.send(data.len());
             match body.sending.coding() {
                 Coding::Chunked => {
                     let mut digits = [0; 18];
@@ -348,6 +370,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
             let data = answer.filled().get(..piece.data).unwrap_or_default();
             let mut encoded = self.worker.head();
             let data = body.encode(data, piece.done, &mut encoded)?;
+            self.request.facts.send(data.len());
             let mut digits = [0; 18];
             let end = piece.done.then(|| body.decoder.trailers());
             let mut message = Outgoing::data(&mut digits, data, end, body.sending.coding());
@@ -382,7 +405,9 @@ impl<S: ClientStream> Download<'_, '_, S> {
         let view = self.request.client_view(self.client_info);
         let date = self.worker.date();
         let editor = &self.request.snapshot.response;
-        Answer::File(file).write(&mut out, &date, shape, &view, editor);
+        let sent = Answer::File(file).write(&mut out, &date, shape, &view, editor);
+        self.request.facts.answer(200);
+        self.request.facts.send(sent);
         self.link.answer_begun.set(true);
         let sent = self.send(&mut Outgoing::whole(&out)).await;
         self.worker.put_head(out);
@@ -425,6 +450,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
         answer.consume(head.len);
         self.link.answer_begun.set(true);
+        self.request.facts.answer(head.status);
         let sent = self.send(&mut Outgoing::head(&out, out.len(), None)).await;
         self.worker.put_head(out);
         if sent.is_err() {
@@ -438,6 +464,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
             self.deadline,
             limit,
             answer,
+            &self.request.facts,
         ))
         .await;
         Downloaded::Complete {

@@ -23,6 +23,7 @@ mod upload;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
+use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
 
@@ -93,7 +94,7 @@ async fn send<S: ClientStream>(
         body_is_read: upload.is_done(),
     };
     // What of the body is here already goes out with the head: one write, and at hand for a retry.
-    if let Err(error) = upload.encode(connection, out).await {
+    if let Err(error) = upload.encode(connection, out, &request.facts).await {
         return failed(error.into(), &upload);
     }
     let complete = upload.is_done();
@@ -108,6 +109,7 @@ async fn send<S: ClientStream>(
             Ok(acquired) => acquired,
             Err(fault) => return failed(destination.blame(fault), &upload),
         };
+        let begin = Instant::now();
         let mut message = Outgoing::head(out, head_len, upload.end());
         let sent = send_head(connection, request, &mut stream, &mut message).await;
         let exchanged = match sent {
@@ -115,7 +117,8 @@ async fn send<S: ClientStream>(
             Sent::Stalled => Exchanged::Fault(BackendFault::Timeout),
             Sent::Some | Sent::All => {
                 let whole = sent == Sent::All;
-                exchange(connection, request, &mut stream, &mut upload, whole).await
+                let attempt = Attempt { begin, whole };
+                exchange(connection, request, &mut stream, &mut upload, attempt).await
             }
         };
         match exchanged {
@@ -207,14 +210,23 @@ impl Exchanged {
     };
 }
 
-/// Sends the rest of the body and fetches the answer, at the same time. Nothing follows a head that
-/// did not go out `whole`: the backend would take it for part of the head.
+/// A head that is on its way.
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    /// When its first byte was sent.
+    begin: Instant,
+    /// It went out whole. Nothing may follow one that did not: the backend would take it for part of
+    /// the head.
+    whole: bool,
+}
+
+/// Sends the rest of the body and fetches the answer, at the same time.
 async fn exchange<S: ClientStream>(
     connection: &mut Connection<S>,
     request: &mut Request,
     stream: &mut UpstreamStream,
     upload: &mut Upload,
-    whole: bool,
+    Attempt { begin, whole }: Attempt,
 ) -> Exchanged {
     if whole {
         upload.encoded_is_sent();
@@ -252,6 +264,7 @@ async fn exchange<S: ClientStream>(
         link: &link,
         worker,
         request,
+        begin,
         client_info: client,
         deadline,
         trusted: true,
@@ -263,7 +276,10 @@ async fn exchange<S: ClientStream>(
             }
             let timeouts = &request.snapshot.config.timeouts;
             let deadline = upload_deadline.get_or_insert_with(|| worker.deadline());
-            upload.run(&link, &worker.buffers, timeouts, deadline).await
+            let facts = &request.facts;
+            upload
+                .run(&link, &worker.buffers, timeouts, deadline, facts)
+                .await
         });
         let downloading = pin!(download.run());
         both(uploading, downloading).await

@@ -13,6 +13,7 @@ use super::link::Link;
 use crate::buffer::{Buffer, BufferPool, SMALL};
 use crate::connection::ClientStream;
 use crate::deadline::Deadline;
+use crate::telemetry::facts::Facts;
 
 /// Moves bytes until the tunnel is over. `answer` holds what the backend sent behind its head, the
 /// link's input what the client sent behind its own.
@@ -22,13 +23,20 @@ pub(super) async fn tunnel<S: ClientStream>(
     deadline: &mut Deadline,
     silence: Duration,
     answer: &mut Buffer,
+    facts: &Facts,
 ) {
     let mut input = std::mem::take(&mut **link.input.borrow_mut());
     let last = Cell::new(Instant::now());
     let (client, upstream) = (&link.client, &link.upstream);
     let both = async {
-        let up = pipe(client, upstream, &mut input, pool, &last);
-        let down = pipe(upstream, client, answer, pool, &last);
+        let up = pipe(client, upstream, &mut input, pool, |bytes| {
+            facts.receive(bytes);
+            last.set(Instant::now());
+        });
+        let down = pipe(upstream, client, answer, pool, |bytes| {
+            facts.send(bytes);
+            last.set(Instant::now());
+        });
         let _ = tokio::try_join!(up, down);
     };
     let mut both = std::pin::pin!(both);
@@ -41,20 +49,20 @@ pub(super) async fn tunnel<S: ClientStream>(
     {}
 }
 
-/// Moves bytes one way until the source ends.
+/// Moves bytes one way until the source ends, and says how many.
 async fn pipe<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     mut from: R,
     mut to: W,
     buffer: &mut Buffer,
     pool: &BufferPool,
-    last: &Cell<Instant>,
+    moved: impl Fn(usize),
 ) -> std::io::Result<()> {
     loop {
         if !buffer.is_empty() {
             to.write_all(buffer.filled()).await?;
             to.flush().await?;
+            moved(buffer.len());
             buffer.consume(buffer.len());
-            last.set(Instant::now());
         }
         if buffer.fill(&mut from, pool, SMALL).await? == 0 {
             return to.shutdown().await;

@@ -19,6 +19,7 @@ use crate::deadline::Deadline;
 use crate::http1::{BodyDecoder, BodyError, BodyLimits, Decoded, Framing};
 use crate::outgoing::{Coding, Outgoing, chunked};
 use crate::response::failure::Failure;
+use crate::telemetry::facts::Facts;
 
 /// A body on its way.
 pub(super) struct Upload {
@@ -99,6 +100,7 @@ impl Upload {
         &mut self,
         connection: &mut Connection<S>,
         out: &mut Vec<u8>,
+        facts: &Facts,
     ) -> Result<(), UploadError> {
         if self.is_done() {
             return Ok(());
@@ -112,6 +114,7 @@ impl Upload {
             return Ok(());
         }
         let piece = self.decode(input, end)?;
+        facts.receive(piece.data);
         let mut digits = [0; 18];
         let data = input.filled().get(..piece.data).unwrap_or_default();
         match self.coding {
@@ -137,12 +140,15 @@ impl Upload {
         pool: &BufferPool,
         timeouts: &Timeouts,
         deadline: &mut Deadline,
+        facts: &Facts,
     ) -> Result<(), UploadError> {
         // Taken out, so that no borrow lives across a wait. If this future is dropped, so is what
         // it holds: the connection ends then in any case.
         let mut input = std::mem::take(&mut **link.input.borrow_mut());
         self.running = true;
-        let sent = self.pump(&mut input, link, pool, timeouts, deadline).await;
+        let sent = self
+            .pump(&mut input, link, pool, timeouts, deadline, facts)
+            .await;
         self.running = false;
         **link.input.borrow_mut() = input;
         link.uploaded.set(self.is_done());
@@ -157,6 +163,7 @@ impl Upload {
         pool: &BufferPool,
         timeouts: &Timeouts,
         deadline: &mut Deadline,
+        facts: &Facts,
     ) -> Result<(), UploadError> {
         let mut size = SMALL;
         while !self.decoder.is_done() {
@@ -188,6 +195,7 @@ impl Upload {
             // A client that fills a buffer has more to send: fewer, larger reads.
             size = if n >= SMALL { LARGE } else { SMALL };
             let piece = self.decode(input, end)?;
+            facts.receive(piece.data);
             let mut digits = [0; 18];
             let data = input.filled().get(..piece.data).unwrap_or_default();
             let end = piece.done.then(|| self.decoder.trailers());

@@ -89,8 +89,8 @@ pub struct Shape {
 }
 
 impl Answer<'_> {
-    /// Appends the whole answer to `out`, which holds nothing else. `date` is the value of the Date
-    /// field.
+    /// Appends the whole answer to `out`, which holds nothing else, and says how many bytes of it are
+    /// body. `date` is the value of the Date field.
     ///
     /// Of fields that stand in `headers.set` too the answer's own wins: a policy of the site's would
     /// take a page its style, and what is set for tools' answers may let caches keep a failure.
@@ -101,7 +101,7 @@ impl Answer<'_> {
         shape: Shape,
         client: &ClientView<'_>,
         editor: &ResponseEditor,
-    ) {
+    ) -> usize {
         let status = self.status();
         let content = self.content(date, client.host);
         write_status_line(out, status, reason_phrase(status).as_bytes());
@@ -145,12 +145,15 @@ impl Answer<'_> {
             write_field(out, b"Connection", b"keep-alive");
         }
         out.extend_from_slice(b"\r\n");
-        if !shape.head_only {
-            out.extend_from_slice(&content.body);
+        if shape.head_only {
+            return 0;
         }
+        out.extend_from_slice(&content.body);
+        content.body.len()
     }
 
-    fn status(&self) -> u16 {
+    /// The status code.
+    pub fn status(&self) -> u16 {
         match self {
             Self::Healthy | Self::Capabilities | Self::File(_) => 200,
             Self::Redirect { status, .. } => *status,

@@ -65,6 +65,23 @@ impl Facts {
         }
     }
 
+    /// It is sent to a backend now, or a connection for it is begun.
+    pub fn attempt(&self, upstream: SocketAddr, reused: bool) {
+        self.attempts.set(self.attempts.get().saturating_add(1));
+        self.upstream.set(Some(upstream));
+        self.reused.set(reused);
+    }
+
+    /// More of the request's body was read.
+    pub fn receive(&self, bytes: usize) {
+        self.received.set(self.received.get() + bytes as u64);
+    }
+
+    /// More of the answer's body goes out.
+    pub fn send(&self, bytes: usize) {
+        self.sent.set(self.sent.get() + bytes as u64);
+    }
+
     /// The final answer begins now.
     pub fn answer(&self, status: u16) {
         self.status.set(status);

@@ -5,4 +5,23 @@
 //! nothing here waits.
 
 pub mod facts;
+pub mod head_copy;
 pub mod record;
+
+use tracing::debug;
+
+use crate::worker::Worker;
+use record::Record;
+
+/// Counts and logs a request that has ended.
+pub fn ended(_worker: &Worker, record: &Record<'_>) {
+    debug!(
+        id = %record.id,
+        host = record.host,
+        tool = record.tool,
+        route = record.route.as_str(),
+        status = record.status,
+        ending = record.ending.as_str(),
+        "request finished"
+    );
+}

@@ -57,6 +57,35 @@ pub struct Record<'a> {
     pub upstream_head: Option<Duration>,
 }
 
+impl<'a> Record<'a> {
+    /// Of what was no request.
+    pub fn new(id: RequestId, client: &'a ClientInfo) -> Self {
+        Self {
+            id,
+            time: SystemTime::now(),
+            client,
+            version: None,
+            text: HeadText::default(),
+            host: None,
+            tool: None,
+            route: Route::None,
+            reason: None,
+            status: 0,
+            failure: None,
+            ending: Ending::Complete,
+            received: 0,
+            sent: 0,
+            upstream: None,
+            attempts: 0,
+            reused: false,
+            duration: Duration::ZERO,
+            first_byte: None,
+            connect: None,
+            upstream_head: None,
+        }
+    }
+}
+
 /// Bytes of the request's head as the client sent them: nothing in them is to be trusted.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HeadText<'a> {
