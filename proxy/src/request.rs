@@ -79,7 +79,7 @@ impl Own {
         }
     }
 
-    fn route(&self) -> Route {
+    pub(crate) fn route(&self) -> Route {
         match self {
             Self::Healthy | Self::Capabilities => Route::Own,
             Self::Redirect { .. } => Route::Redirect,
@@ -198,7 +198,7 @@ pub(crate) fn plan(
 
 /// The host that the request names: an absolute-form target's authority wins (RFC
 /// 9112 section 3.2.2).
-fn named_host<'a>(head: &RequestHead, buf: &'a [u8]) -> Option<&'a [u8]> {
+pub(crate) fn named_host<'a>(head: &RequestHead, buf: &'a [u8]) -> Option<&'a [u8]> {
     let span = head.authority.as_ref().or(head.host.as_ref())?;
     Some(span.of(buf))
 }

@@ -305,4 +305,3 @@ pub fn request_limits(limits: &portico_config::Limits) -> HeadLimits {
         fields: MAX_FIELDS,
     }
 }
-
