@@ -20,6 +20,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
+use crate::logging;
 use crate::run::{self, RunError};
 use crate::start::{self, StartError};
 
@@ -74,9 +75,9 @@ pub fn demo(port: u16) -> Result<(), DemoError> {
     let loaded = portico_config::parse("demo", &text).map_err(StartError::from);
     let loaded = loaded.map_err(RunError::from)?;
     let prepared = start::prepare_config(loaded.config, Vec::new()).map_err(RunError::from)?;
-    run::init_logging(portico_config::LogLevel::Warn);
+    logging::init(portico_config::LogLevel::Warn);
     let certificate = directory.0.join("cert.pem");
-    run::serve(prepared, |_| {
+    run::serve(prepared, None, |_| {
         let _ = write_lines(&mut io::stdout().lock(), port, http_port, &certificate);
     })?;
     Ok(())

@@ -45,28 +45,48 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
+/// What is listened on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    /// The address.
+    pub socket: SocketAddr,
+    /// Clients speak TLS on it.
+    pub over_tls: bool,
+}
+
 /// Bound sockets for one worker; [`Bound::listen`] makes them accept.
 #[derive(Debug)]
-pub struct Bound(Vec<(Socket, bool)>);
+pub struct Bound(Vec<(Socket, Address)>);
 
-/// Binds every address once for each of `workers`.
+/// What the configuration wants listened on.
+pub fn addresses(listen: &Listen) -> Vec<Address> {
+    let of = |over_tls| move |&socket: &SocketAddr| Address { socket, over_tls };
+    let plain = listen.http.iter().map(of(false));
+    plain.chain(listen.https.iter().map(of(true))).collect()
+}
+
+/// Binds every address once for each of `workers`. `held`: what this process listens on already,
+/// whose ports are its own.
 ///
 /// # Errors
 /// The first address that cannot be bound, and why.
-pub fn bind(listen: &Listen, workers: usize) -> Result<Vec<Bound>, ListenError> {
-    let addresses: Vec<(SocketAddr, bool)> = (listen.http.iter().map(|address| (*address, false)))
-        .chain(listen.https.iter().map(|address| (*address, true)))
-        .collect();
+pub fn bind(
+    addresses: &[Address],
+    held: &[Address],
+    workers: usize,
+) -> Result<Vec<Bound>, ListenError> {
     let error = |address| move |source| ListenError { address, source };
-    for (address, _) in &addresses {
-        bound(*address, false).map_err(error(*address))?;
+    for Address { socket, .. } in addresses {
+        if !held.iter().any(|own| own.socket.port() == socket.port()) {
+            bound(*socket, false).map_err(error(*socket))?;
+        }
     }
     let mut all = Vec::new();
     for _ in 0..workers {
         let mut sockets = Vec::new();
-        for (address, over_tls) in &addresses {
-            let socket = bound(*address, true).map_err(error(*address))?;
-            sockets.push((socket, *over_tls));
+        for address in addresses {
+            let socket = bound(address.socket, true).map_err(error(address.socket))?;
+            sockets.push((socket, *address));
         }
         all.push(Bound(sockets));
     }
@@ -101,11 +121,11 @@ impl Bound {
     /// # Errors
     /// The system refuses.
     pub fn listen(self) -> io::Result<Vec<Listener>> {
-        let listening = self.0.into_iter().map(|(socket, over_tls)| {
+        let listening = self.0.into_iter().map(|(socket, address)| {
             socket.listen(BACKLOG)?;
             Ok(Listener {
                 socket: socket.into(),
-                over_tls,
+                address,
             })
         });
         listening.collect()
@@ -116,21 +136,19 @@ impl Bound {
 mod tests {
     use super::*;
 
-    fn listen(http: &str) -> Listen {
-        Listen {
-            http: vec![http.parse().unwrap()],
-            redirect: true,
-            https: Vec::new(),
-            proxy_protocol_from: Vec::new(),
-        }
+    fn at(http: &str) -> [Address; 1] {
+        [Address {
+            socket: http.parse().unwrap(),
+            over_tls: false,
+        }]
     }
 
     #[test]
     fn an_address_in_use_is_named_even_if_the_other_shares_its_port() {
-        let first = bind(&listen("127.0.0.1:0"), 1).unwrap().remove(0);
+        let first = bind(&at("127.0.0.1:0"), &[], 1).unwrap().remove(0);
         let sockets = first.listen().unwrap();
         let address = sockets[0].socket.local_addr().unwrap();
-        let error = bind(&listen(&address.to_string()), 1)
+        let error = bind(&at(&address.to_string()), &[], 1)
             .unwrap_err()
             .to_string();
         assert!(
@@ -144,7 +162,7 @@ mod tests {
         let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = probe.local_addr().unwrap().to_string();
         drop(probe);
-        let all = bind(&listen(&address), 3).unwrap();
+        let all = bind(&at(&address), &[], 3).unwrap();
         let sockets: Vec<_> = all.into_iter().map(|b| b.listen().unwrap()).collect();
         assert_eq!(sockets.len(), 3);
     }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use portico_routing::table::Table;
-use tokio::sync::Semaphore;
 
+use crate::places::Places;
 use crate::policy::tool_cap::ToolCap;
+use crate::reload::Reloads;
 use crate::snapshot::Snapshot;
 use crate::upstream::resolve::Resolver;
 
@@ -26,13 +27,13 @@ pub struct Process {
     /// Requests in flight for each tool.
     pub tools: ToolCap,
     /// One place for each client connection.
-    pub connections: Arc<Semaphore>,
-    /// How many places there are.
-    pub max_connections: usize,
+    pub connections: Arc<Places>,
     /// One place for each connection to a backend: descriptors that client connections leave. A
     /// client of HTTP/2 may ask for a hundred at once, which must not keep others from being
     /// accepted.
-    pub backends: Arc<Semaphore>,
+    pub backends: Arc<Places>,
+    /// What became of reloads.
+    pub reloads: Reloads,
     /// TLS towards backends with an https:// URL.
     pub backend_tls: Arc<rustls::ClientConfig>,
 }
@@ -41,6 +42,6 @@ impl Process {
     /// Whether client connections are so many that idle ones should not be kept: nine tenths of
     /// the places are taken. Never with fewer than ten places.
     pub fn is_crowded(&self) -> bool {
-        self.connections.available_permits() < self.max_connections / 10
+        self.connections.free() < self.connections.limit() / 10
     }
 }

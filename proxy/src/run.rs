@@ -5,34 +5,39 @@
 //! resolves names, checks nodes, watches certificates, sweeps counters, and listens to signals. It
 //! shares no runtime with the workers, so that none of this can delay a request.
 //!
-//! SIGTERM and SIGINT drain: listeners close, requests in flight end, idle connections get
+//! SIGHUP loads the configuration anew: see `reload`. SIGTERM and SIGINT drain: listeners close, requests in flight end, idle connections get
 //! [`IDLE_GRACE`] for a request that may be on its way already. What is left after `server.drain`
 //! is cut. A second signal ends at once.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use portico_config::LogLevel;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
-use crate::listen::{self, Bound, ListenError};
+use crate::failure_text::with_sources;
+use crate::listen::{self, Address, Bound, ListenError};
+use crate::logging;
 use crate::process::Process;
 use crate::registry::{Registry, RegistryError};
-use crate::server::{self, Seed};
+use crate::reload::{self, ReloadReport, ReloadRequest};
+use crate::server::{self, Order, Seed};
+use crate::signals::{StopSignals, Wish, Wishes};
 use crate::start::{self, Prepared, StartError};
-use crate::tls::{CertificateStore, RELOAD_INTERVAL};
+use crate::tls::{RELOAD_INTERVAL, ServerTls};
+use crate::upstream::nodes::NodePool;
 use crate::upstream::resolve::FORGET_AFTER;
 use crate::worker::Phase;
 
 /// How long an idle connection stays open after the stop began: a request that the client has sent
 /// meanwhile is answered, where a close would meet it half-way.
 const IDLE_GRACE: Duration = Duration::from_secs(2);
+/// Requests for a reload that may wait for the one under way.
+const RELOADS_WAITING: usize = 16;
 /// How often counters without a use are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the names of routes and pools are said to be wanted still.
@@ -71,69 +76,77 @@ pub enum RunError {
 /// [`RunError`]
 pub fn run(path: &Path) -> Result<(), RunError> {
     let prepared = start::prepare(path)?;
-    init_logging(prepared.process.snapshot.load().config.log.level);
-    serve(prepared, |_| {})
+    logging::init(prepared.process.snapshot.load().config.log.level);
+    serve(prepared, Some(path), |_| {})
 }
 
-/// Serves what was prepared; `ready` is called when connections are accepted.
+/// Serves what was prepared; `ready` is called when connections are accepted. `path`: what a reload
+/// reads.
 ///
 /// # Errors
 /// [`RunError`]
-pub fn serve(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(), RunError> {
+pub fn serve(
+    prepared: Prepared,
+    path: Option<&Path>,
+    ready: impl FnOnce(&Process),
+) -> Result<(), RunError> {
     for warning in &prepared.warnings {
         warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
-    let done = runtime.block_on(control(prepared, ready));
+    let done = runtime.block_on(control(prepared, path, ready));
     // A name that is being resolved, or a file on a disk that hangs, must not hold up the end.
     runtime.shutdown_background();
     done
 }
 
-/// Sends diagnostics to standard error. Called once.
-pub fn init_logging(level: LogLevel) {
-    use tracing_subscriber::filter::EnvFilter;
-    let level = level.as_str();
-    // Other crates speak only of what is wrong; portico at its configured level.
-    let filter = EnvFilter::new(format!("warn,portico={level}"));
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_writer(io::stderr)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-        .try_init();
-}
-
-async fn control(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(), RunError> {
+async fn control(
+    prepared: Prepared,
+    path: Option<&Path>,
+    ready: impl FnOnce(&Process),
+) -> Result<(), RunError> {
     // Before anything that takes time, so that a signal during the start is not lost.
     let mut stop = StopSignals::new()?;
-    let mut unused = UnusedSignals::new()?;
-    let snapshot = prepared.process.snapshot.load_full();
+    let mut wishes = Wishes::new()?;
+    let process = &prepared.process;
+    let snapshot = process.snapshot.load_full();
     let config = &snapshot.config;
     let workers = match config.server.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
-    let sockets = listen::bind(&config.listen, workers)?;
-    let started = tokio::select! {
+    let listening = listen::addresses(&config.listen);
+    let sockets = listen::bind(&listening, &[], workers)?;
+    let registry = tokio::select! {
         started = start_registry(&prepared) => started?,
         () = stop.next() => return Ok(()),
     };
-    let mut upkeep = spawn_upkeep(&prepared.process, prepared.certificates.clone());
-    if let Some(registry) = started {
+    let mut upkeep = spawn_upkeep(process);
+    let recheck = registry.as_ref().map(Registry::recheck);
+    if let Some(registry) = registry {
         upkeep.spawn_local(registry.run());
     }
-    let (phase, mut ended) = spawn_workers(&prepared, sockets)?;
+    let (phase, mut ended, orders) = spawn_workers(process, sockets)?;
+    let (_reload, mut reload_requests) = mpsc::channel(RELOADS_WAITING);
+    let mut running = Running {
+        process: Arc::clone(process),
+        path: path.map(Path::to_owned),
+        listening,
+        orders,
+        recheck,
+        checks: Checks::default(),
+    };
+    running.checks.follow(process);
     info!(
         workers,
         http = ?config.listen.http,
         https = ?config.listen.https,
-        routes = prepared.process.table.len(),
+        routes = process.table.len(),
         "portico serves"
     );
-    ready(&prepared.process);
+    ready(process);
     let done = loop {
         tokio::select! {
             () = stop.next() => break Ok(()),
@@ -141,16 +154,25 @@ async fn control(prepared: Prepared, ready: impl FnOnce(&Process)) -> Result<(),
                 error!(panicked = task.is_err(), "a task of the control thread ended unexpectedly");
                 break Err(RunError::UpkeepEnded);
             }
-            name = unused.next() => {
-                warn!("{name} does nothing yet: restart portico to apply a changed configuration; certificates are reloaded by themselves");
+            ended = running.checks.ended() => {
+                error!(panicked = ended.is_err(), "the checks of a pool ended unexpectedly");
+                break Err(RunError::UpkeepEnded);
             }
+            wish = wishes.next() => tokio::select! {
+                () = running.grant(wish) => {}
+                () = stop.next() => break Ok(()),
+            },
+            Some(request) = reload_requests.recv() => tokio::select! {
+                () = running.reload_for(request) => {}
+                () = stop.next() => break Ok(()),
+            },
             worker = ended.recv() => {
                 error!(?worker, "a worker thread ended unexpectedly");
                 return Err(RunError::WorkerEnded);
             }
         }
     };
-    drain(config.server.drain, &phase, &mut ended, workers, &mut stop).await;
+    drain(process, &phase, &mut ended, workers, &mut stop).await;
     done
 }
 
@@ -165,26 +187,21 @@ async fn start_registry(prepared: &Prepared) -> Result<Option<Registry>, Registr
 }
 
 /// Starts what repeats for ever on the control thread. None of it ends, but by a defect.
-fn spawn_upkeep(
-    process: &Arc<Process>,
-    certificates: Option<Arc<CertificateStore>>,
-) -> JoinSet<()> {
+fn spawn_upkeep(process: &Arc<Process>) -> JoinSet<()> {
     let mut upkeep = JoinSet::new();
     let resolver = Arc::clone(&process.resolver);
     upkeep.spawn_local(async move { resolver.run().await });
-    if let Some(pool) = &process.snapshot.load().ingress {
-        upkeep.spawn_local(Arc::clone(pool).run_checks(Arc::clone(&process.resolver)));
-    }
-    if let Some(certificates) = certificates {
-        upkeep.spawn_local(async move {
-            loop {
-                sleep(RELOAD_INTERVAL).await;
-                let certificates = Arc::clone(&certificates);
+    let shared = Arc::clone(process);
+    upkeep.spawn_local(async move {
+        loop {
+            sleep(RELOAD_INTERVAL).await;
+            let tls = shared.snapshot.load().tls.clone();
+            if let Some(ServerTls { certificates, .. }) = tls {
                 // Files may be on a slow disk: not on the control thread itself.
-                let _ = tokio::task::spawn_blocking(move || certificates.reload_changed()).await;
+                let _ = spawn_blocking(move || certificates.reload_changed()).await;
             }
-        });
-    }
+        }
+    });
     let shared = Arc::clone(process);
     upkeep.spawn_local(async move {
         loop {
@@ -202,19 +219,127 @@ fn spawn_upkeep(
     upkeep
 }
 
-/// Starts a thread for each set of sockets. The receiver tells which one ended.
-fn spawn_workers(
-    prepared: &Prepared,
-    sockets: Vec<Bound>,
-) -> io::Result<(watch::Sender<Phase>, mpsc::UnboundedReceiver<usize>)> {
+/// What of the running process a reload changes.
+struct Running {
+    process: Arc<Process>,
+    /// The configuration file; `None`: there is none to load again.
+    path: Option<PathBuf>,
+    listening: Vec<Address>,
+    /// To each worker.
+    orders: Vec<mpsc::UnboundedSender<Order>>,
+    /// Has the routes judged anew.
+    recheck: Option<Arc<Notify>>,
+    checks: Checks,
+}
+
+impl Running {
+    async fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::Reload => {
+                self.reload().await.ok();
+            }
+            Wish::Reopen => warn!("SIGUSR1 does nothing: there is no access log"),
+            Wish::Nothing => warn!("SIGUSR2 does nothing"),
+        }
+    }
+
+    async fn reload_for(&mut self, request: ReloadRequest) {
+        let outcome = self.reload().await;
+        // Who asked may be gone.
+        let _ = request.answer.send(outcome);
+    }
+
+    async fn reload(&mut self) -> Result<ReloadReport, String> {
+        let ready = self.prepare().await;
+        let outcome = ready.map(|ready| {
+            let policy = self.process.snapshot.load().backends.clone();
+            let orders = &self.orders;
+            let (listening, report) = ready.apply(&self.process, |worker, order| {
+                if let Some(orders) = orders.get(worker) {
+                    // A worker that is gone ends the process anyway.
+                    let _ = orders.send(order);
+                }
+            });
+            self.listening = listening;
+            self.checks.follow(&self.process);
+            if policy != self.process.snapshot.load().backends
+                && let Some(recheck) = &self.recheck
+            {
+                recheck.notify_one();
+            }
+            report
+        });
+        self.process.reloads.note(&outcome);
+        outcome
+    }
+
+    /// Everything that may fail, or wait for the disk.
+    async fn prepare(&self) -> Result<reload::Ready, String> {
+        let Some(path) = self.path.clone() else {
+            return Err("there is no configuration file to load".to_owned());
+        };
+        let in_force = self.process.snapshot.load_full();
+        let (listening, workers) = (self.listening.clone(), self.orders.len());
+        let preparing =
+            spawn_blocking(move || reload::prepare(&path, &in_force, &listening, workers));
+        match preparing.await {
+            Ok(prepared) => prepared.map_err(|error| with_sources(&error)),
+            Err(_) => Err("a defect of portico: see the log above".to_owned()),
+        }
+    }
+}
+
+/// The checks of the pool in force.
+#[derive(Default)]
+struct Checks(Option<(Arc<NodePool>, JoinHandle<()>)>);
+
+impl Checks {
+    /// Checks the pool of the current snapshot, and no other.
+    fn follow(&mut self, process: &Arc<Process>) {
+        let pool = process.snapshot.load().ingress.clone();
+        let checked = self.0.as_ref().map(|(pool, _)| pool);
+        if checked.map(Arc::as_ptr) == pool.as_ref().map(Arc::as_ptr) {
+            return;
+        }
+        if let Some((_, task)) = self.0.take() {
+            task.abort();
+        }
+        self.0 = pool.map(|pool| {
+            let checks = Arc::clone(&pool).run_checks(Arc::clone(&process.resolver));
+            (pool, spawn_local(checks))
+        });
+    }
+
+    /// Waits until they end, which is a defect.
+    async fn ended(&mut self) -> Result<(), JoinError> {
+        match &mut self.0 {
+            Some((_, task)) => task.await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// What the control thread keeps of the workers: how it tells them the phase, which one ended, and
+/// how it changes their listeners.
+type Workers = (
+    watch::Sender<Phase>,
+    mpsc::UnboundedReceiver<usize>,
+    Vec<mpsc::UnboundedSender<Order>>,
+);
+
+/// Starts a thread for each set of sockets.
+fn spawn_workers(process: &Arc<Process>, sockets: Vec<Bound>) -> io::Result<Workers> {
     let (phase, watching) = watch::channel(Phase::Serving);
     let (end, ended) = mpsc::unbounded_channel();
+    let mut all_orders = Vec::new();
     for (index, bound) in sockets.into_iter().enumerate() {
+        let (order, orders) = mpsc::unbounded_channel();
+        all_orders.push(order);
         let seed = Seed {
-            process: Arc::clone(&prepared.process),
+            process: Arc::clone(process),
             listeners: bound.listen()?,
-            tls: prepared.tls.clone(),
             phase: watching.clone(),
+            orders,
         };
         let ending = Ending(end.clone(), index);
         std::thread::Builder::new()
@@ -226,7 +351,7 @@ fn spawn_workers(
                 }
             })?;
     }
-    Ok((phase, ended))
+    Ok((phase, ended, all_orders))
 }
 
 /// Says that a worker ended, also when it panicked.
@@ -239,12 +364,13 @@ impl Drop for Ending {
 }
 
 async fn drain(
-    limit: Duration,
+    process: &Process,
     phase: &watch::Sender<Phase>,
     ended: &mut mpsc::UnboundedReceiver<usize>,
     workers: usize,
     stop: &mut StopSignals,
 ) {
+    let limit = process.snapshot.load().config.server.drain;
     info!(limit = ?limit, "stopping: no new connections, requests in flight may finish; a second signal ends at once");
     let _ = phase.send(Phase::Draining);
     let begin = Instant::now();
@@ -258,7 +384,8 @@ async fn drain(
                 let _ = phase.send(Phase::CloseIdle);
             }
             () = sleep_until(begin + limit) => {
-                warn!(workers = left, "server.drain is over: the connections that are left are cut");
+                let connections = process.connections.taken();
+                warn!(workers = left, connections, "server.drain is over: the connections that are left are cut");
                 return;
             }
             () = stop.next() => {
@@ -268,53 +395,4 @@ async fn drain(
         }
     }
     info!(after = ?begin.elapsed(), "stopped: every request in flight was answered");
-}
-
-/// SIGTERM and SIGINT.
-struct StopSignals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl StopSignals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-/// Signals that mean something to other proxies, and not yet to portico. Each of them would end the
-/// process if it were not caught, and tools that rotate logs send SIGUSR1 to whatever they know.
-struct UnusedSignals {
-    hangup: tokio::signal::unix::Signal,
-    user1: tokio::signal::unix::Signal,
-    user2: tokio::signal::unix::Signal,
-}
-
-impl UnusedSignals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            user1: signal(SignalKind::user_defined1())?,
-            user2: signal(SignalKind::user_defined2())?,
-        })
-    }
-
-    /// The name of the next one.
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.hangup.recv() => "SIGHUP",
-            _ = self.user1.recv() => "SIGUSR1",
-            _ = self.user2.recv() => "SIGUSR2",
-        }
-    }
 }

@@ -9,6 +9,7 @@
 //! [`Phase::CloseIdle`] (connections without a request are closed), and the end, when no connection
 //! is left. Cutting what remains is the process's business.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -16,16 +17,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
-use tracing::debug;
+use tracing::{debug, error};
 
 use crate::buffer::LARGE;
 use crate::connection::{ClientInfo, refuse_plain_http};
 use crate::counted::Counted;
 use crate::driver;
 use crate::http2;
+use crate::listen::Address;
+use crate::places::Place;
 use crate::process::Process;
 use crate::proxy_protocol;
 use crate::tls;
@@ -36,8 +39,17 @@ use crate::worker::{Open, Phase, Worker};
 pub struct Listener {
     /// The bound socket.
     pub socket: std::net::TcpListener,
-    /// Clients speak TLS on it.
-    pub over_tls: bool,
+    /// What was configured.
+    pub address: Address,
+}
+
+/// A change to what a worker listens on.
+#[derive(Debug)]
+pub enum Order {
+    /// Accept here too.
+    Listen(Vec<Listener>),
+    /// Accept here no more. Connections that were accepted stay.
+    Unlisten(Vec<Address>),
 }
 
 /// What a worker is started with.
@@ -47,10 +59,10 @@ pub struct Seed {
     pub process: Arc<Process>,
     /// Its own listening sockets.
     pub listeners: Vec<Listener>,
-    /// The TLS side of its clients; `None` without TLS listeners.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// How the process stands.
     pub phase: watch::Receiver<Phase>,
+    /// Changes to its listening sockets.
+    pub orders: mpsc::UnboundedReceiver<Order>,
 }
 
 /// Pause after the system refused to accept, so that it can recover.
@@ -69,25 +81,16 @@ pub fn run(seed: Seed) -> io::Result<()> {
 
 async fn serve(seed: Seed) -> io::Result<()> {
     let worker = Rc::new(Worker::new(seed.process));
-    let stop_accepting = Rc::new(Notify::new());
+    let mut accepting = Accepting::default();
     for listener in seed.listeners {
-        let socket = TcpListener::from_std(listener.socket)?;
-        let tls = seed.tls.clone().filter(|_| listener.over_tls);
-        let port = socket.local_addr()?.port();
-        tokio::task::spawn_local(accept_loop(
-            Open::new(&worker),
-            socket,
-            tls.map(TlsAcceptor::from),
-            port,
-            Rc::clone(&stop_accepting),
-        ));
+        accepting.start(&worker, listener)?;
     }
     let sweeping = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
-    let mut phase = seed.phase;
+    let (mut phase, mut orders) = (seed.phase, seed.orders);
     loop {
         let now = *phase.borrow_and_update();
         if worker.enter(now) {
-            stop_accepting.notify_waiters();
+            accepting.stop_all();
         }
         let drained = async {
             while now == Phase::Serving || worker.has_connections() {
@@ -96,6 +99,9 @@ async fn serve(seed: Seed) -> io::Result<()> {
         };
         tokio::select! {
             changed = phase.changed() => if changed.is_err() { break },
+            Some(order) = orders.recv(), if now == Phase::Serving => {
+                accepting.follow(&worker, order);
+            }
             () = drained => break,
         }
     }
@@ -103,27 +109,77 @@ async fn serve(seed: Seed) -> io::Result<()> {
     Ok(())
 }
 
-/// Accepts until the worker drains, and then what waits already. It counts as open itself, so that
+/// The accept loops of a worker.
+#[derive(Default)]
+struct Accepting(Vec<(Address, Rc<Stop>)>);
+
+/// Tells an accept loop to end.
+#[derive(Default)]
+struct Stop {
+    stopped: Cell<bool>,
+    told: Notify,
+}
+
+impl Accepting {
+    fn start(&mut self, worker: &Rc<Worker>, listener: Listener) -> io::Result<()> {
+        let socket = TcpListener::from_std(listener.socket)?;
+        let port = socket.local_addr()?.port();
+        let stop = Rc::<Stop>::default();
+        self.0.push((listener.address, Rc::clone(&stop)));
+        let open = Open::new(worker);
+        let over_tls = listener.address.over_tls;
+        tokio::task::spawn_local(accept_loop(open, socket, over_tls, port, stop));
+        Ok(())
+    }
+
+    fn follow(&mut self, worker: &Rc<Worker>, order: Order) {
+        match order {
+            Order::Listen(listeners) => {
+                for listener in listeners {
+                    let address = listener.address.socket;
+                    if let Err(error) = self.start(worker, listener) {
+                        error!(%address, %error, "a worker cannot accept on a new address");
+                    }
+                }
+            }
+            Order::Unlisten(addresses) => self.0.retain(|(address, stop)| {
+                let stays = !addresses.contains(address);
+                if !stays {
+                    stop.stop();
+                }
+                stays
+            }),
+        }
+    }
+
+    fn stop_all(&mut self) {
+        for (_, stop) in self.0.drain(..) {
+            stop.stop();
+        }
+    }
+}
+
+impl Stop {
+    fn stop(&self) {
+        self.stopped.set(true);
+        self.told.notify_one();
+    }
+}
+
+/// Accepts until it is told to stop, and then what waits already. It counts as open itself, so that
 /// the worker does not end under the last connections that it accepts.
-async fn accept_loop(
-    open: Open,
-    socket: TcpListener,
-    tls: Option<TlsAcceptor>,
-    port: u16,
-    stop: Rc<Notify>,
-) {
+async fn accept_loop(open: Open, socket: TcpListener, over_tls: bool, port: u16, stop: Rc<Stop>) {
     let worker = open.worker();
-    // Asked each time: the stop wakes only those who wait for it already.
-    while !worker.is_draining() {
+    while !stop.stopped.get() {
         let accepted = tokio::select! {
             biased;
             accepted = socket.accept() => accepted,
-            () = stop.notified() => break,
+            () = stop.told.notified() => break,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let permit = place_for(worker).await;
-                start(worker, stream, peer, tls.clone(), port, permit);
+                let place = place_for(worker).await;
+                start(worker, stream, peer, over_tls, port, place);
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
                 debug!(%error, "a client gave up before it was accepted");
@@ -136,13 +192,13 @@ async fn accept_loop(
             }
         }
     }
-    accept_rest(worker, socket, tls.as_ref(), port);
+    accept_rest(worker, socket, over_tls, port);
 }
 
 /// Clients whose connection the kernel has accepted already are not turned away. Asks the kernel
 /// itself: what the runtime knows of the socket is as old as its last look, and its budget for a
 /// task would end this half-way.
-fn accept_rest(worker: &Rc<Worker>, socket: TcpListener, tls: Option<&TlsAcceptor>, port: u16) {
+fn accept_rest(worker: &Rc<Worker>, socket: TcpListener, over_tls: bool, port: u16) {
     let Ok(socket) = socket.into_std() else {
         return;
     };
@@ -152,57 +208,64 @@ fn accept_rest(worker: &Rc<Worker>, socket: TcpListener, tls: Option<&TlsAccepto
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(_) => return,
         };
-        let Ok(permit) = Arc::clone(&worker.process.connections).try_acquire_owned() else {
+        let Some(place) = worker.process.connections.try_take() else {
             return;
         };
         let stream = stream
             .set_nonblocking(true)
             .and_then(|()| TcpStream::from_std(stream));
         if let Ok(stream) = stream {
-            start(worker, stream, peer, tls.cloned(), port, permit);
+            start(worker, stream, peer, over_tls, port, place);
         }
     }
 }
 
 /// Waits for a place among the client connections of the process. Meanwhile new ones wait in the
 /// kernel.
-async fn place_for(worker: &Worker) -> OwnedSemaphorePermit {
+async fn place_for(worker: &Worker) -> Place {
     let places = &worker.process.connections;
-    loop {
-        if let Ok(permit) = Arc::clone(places).try_acquire_owned() {
-            return permit;
-        }
-        worker.say_crowded();
-        if let Ok(permit) = Arc::clone(places).acquire_owned().await {
-            return permit;
-        }
+    if let Some(place) = places.try_take() {
+        return place;
     }
+    worker.say_crowded();
+    places.take().await
 }
 
 fn start(
     worker: &Rc<Worker>,
     mut stream: TcpStream,
     peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    over_tls: bool,
     port: u16,
-    permit: OwnedSemaphorePermit,
+    place: Place,
 ) {
     let open = Open::new(worker);
     let worker = Rc::clone(worker);
     let peer = ClientInfo {
         address: peer.ip().to_canonical(),
-        over_tls: tls.is_some(),
+        over_tls,
         tls: None,
         port,
     };
+    // By the configuration of this moment; a listener outlives many.
+    let tls = worker
+        .snapshot
+        .load()
+        .tls
+        .as_ref()
+        .map(|tls| Arc::clone(&tls.config));
     tokio::task::spawn_local(async move {
-        let _held = (open, permit);
+        let _held = (open, place);
         let Some(mut client) = proxy_protocol::identify(&worker, &mut stream, peer).await else {
             return;
         };
-        match tls {
+        match tls.filter(|_| over_tls) {
+            None if over_tls => {
+                debug!("a connection to an https listener that a reload has just removed")
+            }
             None => driver::serve(stream, worker, client).await,
-            Some(acceptor) => {
+            Some(tls) => {
+                let acceptor = TlsAcceptor::from(tls);
                 if let Some(stream) = handshake(&worker, &acceptor, stream).await {
                     client.tls = tls::session(stream.get_ref().1);
                     match stream.get_ref().1.alpn_protocol() {
@@ -307,10 +370,13 @@ mod tests {
             process: prepared.process,
             listeners: vec![Listener {
                 socket,
-                over_tls: false,
+                address: Address {
+                    socket: address,
+                    over_tls: false,
+                },
             }],
-            tls: None,
             phase: watching,
+            orders: mpsc::unbounded_channel().1,
         };
         let worker = std::thread::spawn(|| run(seed));
         for client in &mut clients {

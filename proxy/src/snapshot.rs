@@ -18,6 +18,7 @@ use portico_config::Config;
 use crate::policy::backends::BackendPolicy;
 use crate::response::headers::ResponseEditor;
 use crate::response::pages::Pages;
+use crate::tls::ServerTls;
 use crate::upstream::fallback::Fallback;
 use crate::upstream::nodes::NodePool;
 
@@ -26,6 +27,8 @@ use crate::upstream::nodes::NodePool;
 pub struct Snapshot {
     /// The checked configuration.
     pub config: Config,
+    /// The TLS side of clients; `None` without TLS listeners.
+    pub tls: Option<ServerTls>,
     /// The pool for tools that nothing else routes.
     pub ingress: Option<Arc<NodePool>>,
     /// The 404 backend, for what nothing else answers.
@@ -39,17 +42,23 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Builds what the configuration asks for.
-    pub fn new(config: Config, backends: BackendPolicy, pages: Pages) -> Self {
+    /// Builds what the configuration asks for. What `previous` knows of nodes and of the fallback is
+    /// adopted.
+    pub fn new(
+        config: Config,
+        tls: Option<ServerTls>,
+        backends: BackendPolicy,
+        pages: Pages,
+        previous: Option<&Snapshot>,
+    ) -> Self {
+        let old_ingress = previous.and_then(|previous| previous.ingress.as_ref());
+        let old_fallback = previous.and_then(|previous| previous.fallback.as_ref());
+        let ingress = config.ingress_pool();
+        let fallback = config.fallback.backend.clone();
         Self {
-            ingress: config
-                .ingress_pool()
-                .map(|pool| Arc::new(NodePool::new(pool))),
-            fallback: config
-                .fallback
-                .backend
-                .clone()
-                .map(|backend| Arc::new(Fallback::new(backend))),
+            tls,
+            ingress: ingress.map(|pool| NodePool::adopting(pool, old_ingress)),
+            fallback: fallback.map(|backend| Fallback::adopting(backend, old_fallback)),
             response: ResponseEditor::new(&config.headers),
             pages,
             backends,

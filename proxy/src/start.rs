@@ -13,15 +13,16 @@ use portico_config::{Config, Diagnostic, Diagnostics, NodeAddress};
 use portico_routing::backend::{Backend, BackendHost};
 use portico_routing::table::{Entry, Table};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::sync::Semaphore;
 
+use crate::places::Places;
 use crate::policy::backends::BackendPolicy;
 use crate::policy::tool_cap::ToolCap;
 use crate::process::Process;
 use crate::registry::{self, Admit, Changed};
+use crate::reload::Reloads;
 use crate::response::pages::Pages;
 use crate::snapshot::Snapshot;
-use crate::tls::{self, CertificateStore};
+use crate::tls::{self, CertificateStore, ServerTls};
 use crate::upstream::resolve::Resolver;
 
 /// Descriptors that the process needs beside its connections: listeners, epoll, redis, logs,
@@ -60,11 +61,18 @@ fn lines(mistakes: &[Diagnostic]) -> String {
 pub struct Prepared {
     /// The state that workers and control thread share.
     pub process: Arc<Process>,
-    /// The certificates, to be watched; `None` without TLS listeners.
-    pub certificates: Option<Arc<CertificateStore>>,
-    /// The TLS side of clients.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// What is odd, but no reason to stop.
+    pub warnings: Vec<String>,
+}
+
+/// A configuration with everything built from it.
+#[derive(Debug)]
+pub struct Built {
+    /// What requests will see.
+    pub snapshot: Snapshot,
+    /// Places for connections.
+    pub descriptors: Descriptors,
+    /// What is odd, but no reason to refuse it.
     pub warnings: Vec<String>,
 }
 
@@ -82,55 +90,83 @@ pub fn prepare(path: &Path) -> Result<Prepared, StartError> {
 ///
 /// # Errors
 /// [`StartError`]
-pub fn prepare_config(
-    mut config: Config,
-    mut warnings: Vec<String>,
-) -> Result<Prepared, StartError> {
-    let pages = Pages::load(&config).map_err(StartError::Templates)?;
-    let (certificates, tls) = match config.listen.https.as_slice() {
-        [] => (None, None),
-        _ => {
-            let store = CertificateStore::load(&config.tls.certificates).map_err(|errors| {
-                StartError::Certificates(errors.iter().map(ToString::to_string).collect())
-            })?;
-            warnings.extend(store.warnings());
-            warn_of_uncovered(&config, &store, &mut warnings);
-            let server = tls::server_config(Arc::clone(&store), config.tls.min_version)?;
-            (Some(store), Some(server))
-        }
-    };
-    let wanted = config.limits.connections;
-    let Descriptors {
-        clients: max_connections,
-        backends,
-    } = descriptors_for(wanted)?;
-    if max_connections < wanted {
-        warnings.push(format!(
-            "limits.connections is lowered from {wanted} to {max_connections}: the process may not open more files; \
-             raise the limit (LimitNOFILE in the systemd unit, ulimit -n in a shell)"
-        ));
-        config.limits.connections = max_connections;
-    }
-    warn_of_snapshot(&config, &mut warnings);
-    let policy = backend_policy(&config);
-    warn_of_refused(&config, &policy, &mut warnings);
-    let resolver = Arc::new(Resolver::default());
-    want_names(&config, &resolver);
+pub fn prepare_config(config: Config, warnings: Vec<String>) -> Result<Prepared, StartError> {
+    let Built {
+        snapshot,
+        descriptors,
+        warnings,
+    } = build(config, warnings, None)?;
     let process = Process {
-        snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::new(config, policy, pages))),
+        snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
         table: Arc::new(Table::new()),
-        resolver,
+        resolver: Arc::default(),
         tools: ToolCap::default(),
-        connections: Arc::new(Semaphore::new(max_connections)),
-        max_connections,
-        backends: Arc::new(Semaphore::new(backends)),
+        connections: Places::new(descriptors.clients),
+        backends: Places::new(descriptors.backends),
         backend_tls: tls::client_config()?,
+        reloads: Reloads::default(),
     };
+    want_names(&process.snapshot.load().config, &process.resolver);
     Ok(Prepared {
         process: Arc::new(process),
-        certificates,
-        tls,
         warnings,
+    })
+}
+
+/// Builds what a configuration asks for; nothing that is in force changes. `previous`: what it is
+/// to replace.
+///
+/// # Errors
+/// [`StartError`]
+pub fn build(
+    mut config: Config,
+    mut warnings: Vec<String>,
+    previous: Option<&Snapshot>,
+) -> Result<Built, StartError> {
+    let pages = Pages::load(&config).map_err(StartError::Templates)?;
+    let tls = match config.listen.https.as_slice() {
+        [] => None,
+        _ => Some(server_tls(&config, previous, &mut warnings)?),
+    };
+    let wanted = config.limits.connections;
+    let descriptors = descriptors_for(wanted)?;
+    if descriptors.clients < wanted {
+        let enough = descriptors.clients;
+        warnings.push(format!(
+            "limits.connections is lowered from {wanted} to {enough}: the process may not open more files; \
+             raise the limit (LimitNOFILE in the systemd unit, ulimit -n in a shell)"
+        ));
+        config.limits.connections = enough;
+    }
+    warn_of_snapshot(&config, &mut warnings);
+    let policy = backend_policy(&config, previous);
+    warn_of_refused(&config, &policy, &mut warnings);
+    Ok(Built {
+        snapshot: Snapshot::new(config, tls, policy, pages, previous),
+        descriptors,
+        warnings,
+    })
+}
+
+fn server_tls(
+    config: &Config,
+    previous: Option<&Snapshot>,
+    warnings: &mut Vec<String>,
+) -> Result<ServerTls, StartError> {
+    let certificates = CertificateStore::load(&config.tls.certificates).map_err(|errors| {
+        StartError::Certificates(errors.iter().map(ToString::to_string).collect())
+    })?;
+    warnings.extend(certificates.warnings());
+    warn_of_uncovered(config, &certificates, warnings);
+    let previous = previous.and_then(|previous| previous.tls.as_ref());
+    let server = tls::server_config(
+        Arc::clone(&certificates),
+        config.tls.min_version,
+        previous.map(|tls| &*tls.config),
+    )?;
+    Ok(ServerTls {
+        certificates,
+        config: server,
     })
 }
 
@@ -153,9 +189,12 @@ fn warn_of_uncovered(config: &Config, store: &CertificateStore, warnings: &mut V
 }
 
 /// How many connections the descriptors suffice for.
-struct Descriptors {
-    clients: usize,
-    backends: usize,
+#[derive(Debug, Clone, Copy)]
+pub struct Descriptors {
+    /// Of clients.
+    pub clients: usize,
+    /// To backends.
+    pub backends: usize,
 }
 
 /// Raises the limit on open files as far as allowed, and says for how many client connections it
@@ -178,19 +217,23 @@ fn descriptors_for(wanted: usize) -> Result<Descriptors, StartError> {
         0 => Err(StartError::Descriptors(files)),
         enough => {
             let clients = wanted.min(enough);
-            let backends = (left - clients).min(Semaphore::MAX_PERMITS);
+            let backends = (left - clients).min(Places::MAX);
             Ok(Descriptors { clients, backends })
         }
     }
 }
 
-fn backend_policy(config: &Config) -> BackendPolicy {
+fn backend_policy(config: &Config, previous: Option<&Snapshot>) -> BackendPolicy {
     let own = [&config.listen.http[..], &config.listen.https[..]].concat();
     let registry = config.registry.as_ref();
     BackendPolicy {
         allowed: registry.map_or_else(Vec::new, |r| r.backends.clone()),
         own,
-        registry: registry.map_or_else(Vec::new, registry_addresses),
+        registry: match previous {
+            // The registry stays where it is.
+            Some(previous) => previous.backends.registry.clone(),
+            None => registry.map_or_else(Vec::new, registry_addresses),
+        },
     }
 }
 
@@ -266,7 +309,7 @@ pub fn keep_names(process: &Process) {
 }
 
 /// Has the names in the configuration resolved before the first request.
-fn want_names(config: &Config, resolver: &Resolver) {
+pub fn want_names(config: &Config, resolver: &Resolver) {
     for entry in config.rules.routes.values() {
         want_names_of(entry, resolver);
     }
@@ -295,10 +338,10 @@ fn want_name_of(backend: &Backend, resolver: &Resolver) {
 }
 
 impl Prepared {
-    /// Whether routes may point at a backend, for the registry.
+    /// Whether routes may point at a backend, for the registry: by the configuration in force.
     pub fn admit(&self) -> Admit {
-        let policy = self.process.snapshot.load().backends.clone();
-        Arc::new(move |backend: &Backend| policy.admit(backend))
+        let snapshot = Arc::clone(&self.process.snapshot);
+        Arc::new(move |backend: &Backend| snapshot.load().backends.admit(backend))
     }
 
     /// What happens when the registry's table changes.

@@ -41,6 +41,15 @@ pub const HTTP2: &[u8] = b"h2";
 /// What connections to `https://` backends offer by ALPN.
 pub const CLIENT_PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
 
+/// The TLS side of clients.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    /// The certificates, which the control thread keeps fresh.
+    pub certificates: Arc<CertificateStore>,
+    /// What acceptors use.
+    pub config: Arc<ServerConfig>,
+}
+
 /// TLS could not be set up at all: the machine gives no randomness, or the
 /// build lacks cryptography.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -56,11 +65,14 @@ pub struct TlsError(#[from] rustls::Error);
 ///   ticket for each TLS 1.3 handshake: a browser asks for a new one with each connection anyway.
 /// - No session cache beside the tickets: it would be one lock for all workers and would grow.
 ///
+/// `previous`: what was in force before a reload, whose ticket keys stay, so that its sessions resume.
+///
 /// # Errors
 /// [`TlsError`] when no ticket key can be made.
 pub fn server_config(
     store: Arc<CertificateStore>,
     minimum: TlsVersion,
+    previous: Option<&ServerConfig>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let versions: &[&SupportedProtocolVersion] = match minimum {
         TlsVersion::V1_2 => &[&TLS13, &TLS12],
@@ -71,7 +83,10 @@ pub fn server_config(
         .with_no_client_auth()
         .with_cert_resolver(store);
     config.alpn_protocols = SERVER_PROTOCOLS.iter().map(|name| name.to_vec()).collect();
-    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    config.ticketer = match previous {
+        Some(previous) => Arc::clone(&previous.ticketer),
+        None => aws_lc_rs::Ticketer::new()?,
+    };
     config.send_tls13_tickets = 1;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;

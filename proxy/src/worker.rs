@@ -171,10 +171,12 @@ impl Worker {
 
     /// A parser for one request; give it back with [`Worker::put_request_parser`].
     pub fn request_parser(&self) -> Box<RequestParser> {
-        self.request_parsers.take().unwrap_or_else(|| {
-            let limits = request_limits(&self.snapshot.load().config.limits);
-            Box::new(RequestParser::new(limits))
-        })
+        let limits = request_limits(&self.snapshot.load().config.limits);
+        match self.request_parsers.take() {
+            Some(parser) if parser.has_limits(limits) => parser,
+            // Of before a reload, or there is none.
+            _ => Box::new(RequestParser::new(limits)),
+        }
     }
 
     /// Takes a parser back.
@@ -239,7 +241,7 @@ impl Worker {
     pub fn say_crowded(&self) {
         let unsaid = self.repeats.borrow_mut().crowded.occur(Instant::now());
         if let Some(unsaid) = unsaid {
-            let limit = self.process.max_connections;
+            let limit = self.process.connections.limit();
             warn!(
                 limit,
                 unsaid,
@@ -297,6 +299,7 @@ impl Drop for Open {
         self.0.closed.notify_one();
     }
 }
+
 /// What a request's head may hold.
 pub fn request_limits(limits: &portico_config::Limits) -> HeadLimits {
     HeadLimits {

@@ -43,6 +43,7 @@ pub struct Portico {
     pub folder: TempDir,
     /// Who signed its certificate.
     pub authority: Authority,
+    config: toml::Table,
     tls_client: Arc<ClientConfig>,
     process: Child,
     stderr: Arc<Mutex<String>>,
@@ -174,10 +175,7 @@ impl Builder {
 
     /// Writes `portico.toml` and gives its path.
     pub fn write(&self) -> PathBuf {
-        let path = self.folder.path().join("portico.toml");
-        let text = toml::to_string(&self.config).expect("our own TOML");
-        std::fs::write(&path, text).expect("configuration written");
-        path
+        write_config(self.folder.path(), &self.config)
     }
 
     /// Runs `portico <command> --config F <more>` to its end.
@@ -219,6 +217,7 @@ impl Builder {
             https: self.https,
             folder: self.folder,
             authority: self.authority,
+            config: self.config,
             tls_client,
             process,
             stderr,
@@ -331,6 +330,38 @@ impl Portico {
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         self.process.try_wait().expect("waiting works").is_none()
+    }
+
+    /// Lays TOML over its configuration file, which nothing reads before [`Portico::reload`].
+    #[track_caller]
+    pub fn change(&mut self, toml: &str) {
+        let over: toml::Table = toml.parse().expect("valid TOML");
+        merge(&mut self.config, over);
+        write_config(self.folder.path(), &self.config);
+    }
+
+    /// Puts another text in place of its configuration file.
+    #[track_caller]
+    pub fn restore(&mut self, text: &str) {
+        self.config = text.parse().expect("valid TOML");
+        write_config(self.folder.path(), &self.config);
+    }
+
+    /// Asks it to load its configuration (SIGHUP), and waits until it has said what came of that.
+    /// Whether it did.
+    #[track_caller]
+    pub fn reload(&self) -> bool {
+        let said = |what: &str| self.stderr().matches(what).count();
+        let (yes, no) = (
+            "the configuration was reloaded",
+            "the configuration was not reloaded",
+        );
+        let before = (said(yes), said(no));
+        signal(self.pid(), "HUP");
+        eventually("an end of the reload", SOON, || {
+            let now = (said(yes), said(no));
+            (now != before).then_some(now.0 > before.0)
+        })
     }
 
     /// Asks it to stop (SIGTERM).
@@ -520,6 +551,13 @@ pub fn collect(mut from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
         }
     });
     text
+}
+
+fn write_config(folder: &Path, config: &toml::Table) -> PathBuf {
+    let path = folder.join("portico.toml");
+    let text = toml::to_string(config).expect("our own TOML");
+    std::fs::write(&path, text).expect("configuration written");
+    path
 }
 
 fn merge(base: &mut toml::Table, over: toml::Table) {

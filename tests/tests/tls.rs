@@ -294,6 +294,31 @@ fn sessions_are_resumed_by_every_worker() {
 }
 
 #[test]
+fn a_reload_changes_the_certificates_and_sessions_go_on() {
+    let builder = Builder::new();
+    let new = builder.authority().issue(&["*.toolforge.org"]);
+    let (chain, key) = new.write(builder.folder(), "new");
+    let mut portico = builder.start();
+    let healthy = |client: &mut Client| {
+        let answer = client.exchange(get(HOST, "/.well-known/healthz"));
+        assert_eq!(answer.status, 200);
+    };
+    let config = portico.authority.client_config(rustls::ALL_VERSIONS);
+    let mut open = Client::tls(portico.https, &config, HOST);
+    healthy(&mut open);
+    portico.change(&format!(
+        "[tls]\ncertificates = [{{ chain = {chain:?}, key = {key:?} }}]"
+    ));
+    assert!(portico.reload());
+    let fresh = portico.authority.client_config(rustls::ALL_VERSIONS);
+    assert!(shown(&portico, &fresh, HOST) == der(&new));
+    healthy(&mut open);
+    let mut again = Client::tls(portico.https, &config, HOST);
+    let kind = shaken(&mut again).handshake_kind();
+    assert_eq!(kind, Some(HandshakeKind::Resumed), "ticket keys stay");
+}
+
+#[test]
 fn changed_files_are_picked_up_and_no_connection_is_dropped() {
     let origin = Origin::echo("grid");
     let builder = Builder::new();

@@ -6,6 +6,7 @@ use super::{Case, text_of};
 use crate::forward::{self, Destination};
 use crate::http1::{HeadLimits, RequestKind, ResponseHead, ResponseParser, write_field};
 use crate::response::compress::{self, Plan};
+use crate::upstream::h2c::stream::read_request;
 
 /// How the head of a request changes.
 #[derive(Debug, Clone, Serialize)]
@@ -77,12 +78,29 @@ pub(super) fn to_backend(case: &Case<'_>, destination: &Destination) -> Changes 
         case.client,
         destination,
     );
-    let mut changes = compare(lines(case.buf), lines(&out));
-    changes.line = first_line(&out);
-    if destination.speaks_http2() {
-        changes.line = changes.line.replace("HTTP/1.1", "HTTP/2");
-    }
+    let (line, fields) = match destination.speaks_http2() {
+        true => over_http2(&out).unwrap_or_default(),
+        false => (first_line(&out), lines(&out)),
+    };
+    let mut changes = compare(lines(case.buf), fields);
+    changes.line = line;
     changes
+}
+
+/// What HTTP/2 makes of a head; the host is `:authority` there.
+fn over_http2(text: &[u8]) -> Option<(String, Vec<FieldLine>)> {
+    let request = read_request(text)?;
+    let target = request.uri().path_and_query()?;
+    let line = format!("{} {target} HTTP/2", request.method());
+    let host = FieldLine {
+        name: "Host".to_owned(),
+        value: request.uri().authority()?.to_string(),
+    };
+    let others = request.headers().iter().map(|(name, value)| FieldLine {
+        name: name.to_string(),
+        value: text_of(value.as_bytes()),
+    });
+    Some((line, std::iter::once(host).chain(others).collect()))
 }
 
 fn compare(before: Vec<FieldLine>, mut after: Vec<FieldLine>) -> Changes {

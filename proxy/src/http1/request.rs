@@ -155,6 +155,11 @@ impl RequestParser {
         }
     }
 
+    /// Whether it was made with these limits.
+    pub fn has_limits(&self, limits: HeadLimits) -> bool {
+        self.limits == limits.bounded()
+    }
+
     /// Makes ready for the next request; keeps the memory.
     pub fn reset(&mut self) {
         self.phase = Phase::LeadingLine;

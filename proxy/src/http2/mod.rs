@@ -100,7 +100,7 @@ pub async fn serve<S: ByteStream + 'static>(io: S, worker: Rc<Worker>, client: C
         blocked: Since::default(),
         taken: 0,
         deadline: worker.deadline(),
-        snapshot,
+        websocket: snapshot.config.http2.websocket,
         worker,
         client,
     };
@@ -157,8 +157,8 @@ struct Driver<S> {
     /// What the client had taken when `blocked` began.
     taken: u64,
     deadline: Deadline,
-    /// What the limits of the connection were taken from.
-    snapshot: CurrentSnapshot,
+    /// WebSockets are possible, as the client was told at the start.
+    websocket: bool,
     worker: Rc<Worker>,
     client: ClientInfo,
 }
@@ -253,7 +253,8 @@ impl<S: ByteStream + 'static> Driver<S> {
 
     /// Looks whether a wait has lasted too long.
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        let timeouts = &self.snapshot.config.timeouts;
+        let snapshot = self.worker.snapshot.load();
+        let timeouts = &snapshot.config.timeouts;
         let taken = self.io.taken();
         if taken != self.taken {
             self.taken = taken;
@@ -307,9 +308,14 @@ impl<S: ByteStream + 'static> Driver<S> {
     fn start(&self, request: Request<RecvStream>, respond: SendResponse<Piece>) {
         let place = Streams::enter(&self.streams);
         let (worker, client) = (Rc::clone(&self.worker), self.client.clone());
-        let websocket = self.snapshot.config.http2.websocket;
         // Boxed here, because the runtime would move a future of some kilobytes three times.
-        let serving = Box::pin(serve_request(request, respond, worker, client, websocket));
+        let serving = Box::pin(serve_request(
+            request,
+            respond,
+            worker,
+            client,
+            self.websocket,
+        ));
         tokio::task::spawn_local(async move {
             serving.await;
             drop(place);

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use portico_routing::backend::{Backend, BackendHost};
 
 /// The rules for backend addresses; built with the snapshot.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BackendPolicy {
     /// Networks that routes may point at; empty: any.
     pub allowed: Vec<IpNet>,

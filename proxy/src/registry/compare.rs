@@ -19,6 +19,8 @@ pub(super) enum Why {
     Reconnected,
     /// Redis said that everything may have changed.
     Pushed,
+    /// What routes may point at has changed.
+    Rechecked,
     /// It is time again; nothing should come of it.
     Periodic,
 }

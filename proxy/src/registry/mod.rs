@@ -95,6 +95,8 @@ pub struct Registry {
     link: Option<Link>,
     /// Wakes the writer of the snapshot.
     save: Arc<Notify>,
+    /// Asks for a comparison: what routes may point at has changed.
+    recheck: Arc<Notify>,
     /// Keeps bad entries that are pushed again and again from filling the log.
     bad_pushed: Repeats,
     /// The same for entries that vanish one by one.
@@ -135,6 +137,7 @@ impl Registry {
             sync,
             link: None,
             save: Arc::new(Notify::new()),
+            recheck: Arc::new(Notify::new()),
             bad_pushed: Repeats::default(),
             vanishing: Repeats::default(),
         };
@@ -161,6 +164,12 @@ impl Registry {
     /// The state, also after `run` has taken the registry.
     pub fn status(&self) -> Arc<RegistryStatus> {
         Arc::clone(&self.status)
+    }
+
+    /// Has every route judged anew, by what it may point at now. Until that is done, and while redis
+    /// is away, requests are held to it one by one.
+    pub fn recheck(&self) -> Arc<Notify> {
+        Arc::clone(&self.recheck)
     }
 
     /// Connects and compares the table with redis once.
@@ -261,6 +270,7 @@ impl Registry {
             tokio::select! {
                 () = link.pending.arrived() => {}
                 () = sleep_until(due) => {}
+                () = self.recheck.notified() => self.sync.compare(Why::Rechecked),
                 () = sleep_until(next_compare) => {
                     next_compare = Instant::now() + COMPARE_INTERVAL;
                     self.sync.compare(Why::Periodic);
@@ -382,6 +392,10 @@ impl Registry {
                 set,
                 removed,
                 "redis was flushed or replaced; the routes were compared with it"
+            ),
+            Why::Rechecked => info!(
+                redis,
+                tools, set, removed, "the configuration changed; the routes were judged anew"
             ),
             Why::Periodic if drift > 0 => warn!(
                 redis,

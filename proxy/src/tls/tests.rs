@@ -41,7 +41,7 @@ fn server(certificates: &[(&[&str], Kind)], minimum: TlsVersion) -> Server {
         .map(|(place, pem)| directory.put(&place.to_string(), pem))
         .collect();
     let store = CertificateStore::load(&files).unwrap();
-    let config = server_config(Arc::clone(&store), minimum).unwrap();
+    let config = server_config(Arc::clone(&store), minimum, None).unwrap();
     Server {
         directory,
         pems,
@@ -390,7 +390,7 @@ fn sessions_resume_in_both_versions_and_over_a_reload() {
         assert_eq!(shaken.kind(), HandshakeKind::Full, "{version:?}");
         assert_eq!(shaken.certificate(), &server.pems[1].leaf);
         // Another process has other ticket keys.
-        server.config = server_config(Arc::clone(&server.store), TlsVersion::V1_2).unwrap();
+        server.config = server_config(Arc::clone(&server.store), TlsVersion::V1_2, None).unwrap();
         let shaken = shake(&server, &client, "a.org").unwrap();
         assert_eq!(shaken.kind(), HandshakeKind::Full, "{version:?}");
     }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsConnector;
 
 use super::stream::UpstreamStream;
+use crate::places::{Place, Places};
 
 /// Why there is no connection. Nothing of the request was sent.
 #[derive(Debug, thiserror::Error)]
@@ -36,10 +36,8 @@ pub struct TlsTarget {
 ///
 /// # Errors
 /// "Too many open files": there would be, if this went on.
-pub fn take_place(places: &Arc<Semaphore>) -> io::Result<OwnedSemaphorePermit> {
-    Arc::clone(places)
-        .try_acquire_owned()
-        .map_err(|_| Errno::MFILE.into())
+pub fn take_place(places: &Arc<Places>) -> io::Result<Place> {
+    places.try_take().ok_or_else(|| Errno::MFILE.into())
 }
 
 /// Connects to `address`, over TLS if `tls` is given. The caller bounds the time.
@@ -49,7 +47,7 @@ pub fn take_place(places: &Arc<Semaphore>) -> io::Result<OwnedSemaphorePermit> {
 pub async fn connect(
     address: SocketAddr,
     tls: Option<&TlsTarget>,
-    places: &Arc<Semaphore>,
+    places: &Arc<Places>,
 ) -> Result<UpstreamStream, ConnectError> {
     let place = take_place(places).map_err(ConnectError::Connect)?;
     let stream = TcpStream::connect(address)

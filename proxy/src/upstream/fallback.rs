@@ -4,7 +4,7 @@
 //! when it fails. The client never hears of that, so the log does. Whether a request may go there
 //! is decided in `request`.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use portico_routing::backend::Backend;
@@ -35,6 +35,14 @@ impl Fallback {
         Self {
             backend,
             failures: Mutex::default(),
+        }
+    }
+
+    /// The fallback as configured; `previous` if it has not moved.
+    pub fn adopting(backend: Backend, previous: Option<&Arc<Self>>) -> Arc<Self> {
+        match previous {
+            Some(previous) if previous.backend == backend => Arc::clone(previous),
+            _ => Arc::new(Self::new(backend)),
         }
     }
 

@@ -31,13 +31,14 @@ use std::time::Duration;
 
 use h2::client::{self, SendRequest};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use crate::http2::budget::Peer;
 use crate::http2::coalesce::Coalesce;
 use crate::http2::sending::Piece;
+use crate::places::{Place, Places};
 use crate::spare::SpareBuffers;
 use crate::upstream::connect::take_place;
 
@@ -67,7 +68,7 @@ pub struct H2cPool {
     /// For frames that are being written.
     buffers: Rc<SpareBuffers>,
     /// The places for connections to backends.
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     addresses: RefCell<HashMap<SocketAddr, Connections, foldhash::fast::RandomState>>,
 }
 
@@ -111,7 +112,7 @@ pub struct Lease {
 
 impl H2cPool {
     /// A pool without connections.
-    pub fn new(buffers: Rc<SpareBuffers>, places: Arc<Semaphore>) -> Self {
+    pub fn new(buffers: Rc<SpareBuffers>, places: Arc<Places>) -> Self {
         Self {
             buffers,
             places,
@@ -272,7 +273,7 @@ impl Drop for Connection {
 async fn open(
     io: Coalesce<TcpStream>,
     changed: Rc<Notify>,
-    place: OwnedSemaphorePermit,
+    place: Place,
 ) -> io::Result<Rc<Connection>> {
     let handshake = client::Builder::new()
         .enable_push(false)

@@ -116,13 +116,12 @@ impl IdlePool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use crate::places::{Place, Places};
     use tokio::io::AsyncWriteExt;
     use tokio::net::{TcpListener, TcpStream};
-    use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-    fn place() -> OwnedSemaphorePermit {
-        Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap()
+    fn place() -> Place {
+        Places::new(1).try_take().unwrap()
     }
 
     async fn pair(listener: &TcpListener) -> (UpstreamStream, TcpStream) {

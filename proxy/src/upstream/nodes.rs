@@ -27,7 +27,7 @@ pub struct NodePool {
     /// Its name in the configuration.
     pub name: Box<str>,
     nodes: Box<[Node]>,
-    check: config::Check,
+    config: config::Pool,
 }
 
 /// A node with its state.
@@ -36,7 +36,8 @@ pub struct Node {
     /// Where it is.
     pub address: NodeAddress,
     weight: u32,
-    up: AtomicBool,
+    /// Shared with the pools of earlier configurations, which requests may still use.
+    up: Arc<AtomicBool>,
 }
 
 /// One worker's place in the rotation of one pool.
@@ -49,15 +50,36 @@ pub struct Turn {
 impl NodePool {
     /// The pool as configured, with every node up until a check says otherwise.
     pub fn new(pool: &config::Pool) -> Self {
+        Self::with_states(pool, |_| None)
+    }
+
+    /// The pool as configured. Nodes that `previous` has too stay up or down; if nothing changed it
+    /// is the same pool.
+    pub fn adopting(pool: &config::Pool, previous: Option<&Arc<Self>>) -> Arc<Self> {
+        match previous {
+            None => Arc::new(Self::new(pool)),
+            Some(previous) if previous.config == *pool => Arc::clone(previous),
+            Some(previous) => Arc::new(Self::with_states(pool, |address| {
+                let mut nodes = previous.nodes.iter();
+                let same = nodes.find(|node| node.address == *address)?;
+                Some(Arc::clone(&same.up))
+            })),
+        }
+    }
+
+    fn with_states(
+        pool: &config::Pool,
+        known: impl Fn(&NodeAddress) -> Option<Arc<AtomicBool>>,
+    ) -> Self {
         let nodes = pool.nodes.iter().map(|node| Node {
             address: node.address.clone(),
             weight: node.weight,
-            up: AtomicBool::new(true),
+            up: known(&node.address).unwrap_or_else(|| Arc::new(AtomicBool::new(true))),
         });
         Self {
             name: pool.name.clone(),
             nodes: nodes.collect(),
-            check: pool.check.clone(),
+            config: pool.clone(),
         }
     }
 
@@ -111,7 +133,7 @@ impl NodePool {
         loop {
             let outcome = self.probe(node, resolver).await;
             let was_up = node.is_up();
-            if let Some(up) = streak.count(outcome.is_ok(), was_up, &self.check)
+            if let Some(up) = streak.count(outcome.is_ok(), was_up, &self.config.check)
                 && node.up.swap(up, Ordering::Relaxed) != up
             {
                 let (pool, address) = (&self.name, &node.address);
@@ -123,9 +145,9 @@ impl NodePool {
                 }
             }
             tokio::time::sleep(if node.is_up() {
-                self.check.interval
+                self.config.check.interval
             } else {
-                self.check.down_interval
+                self.config.check.down_interval
             })
             .await;
         }
@@ -133,13 +155,16 @@ impl NodePool {
 
     async fn probe(&self, node: &Node, resolver: &Resolver) -> Result<(), String> {
         let mut address = node.resolve(resolver).ok_or("the name does not resolve")?;
-        if let Some(port) = self.check.port {
+        if let Some(port) = self.config.check.port {
             address.set_port(port);
         }
-        match timeout(self.check.timeout, TcpStream::connect(address)).await {
+        match timeout(self.config.check.timeout, TcpStream::connect(address)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no connection within {:?}", self.check.timeout)),
+            Err(_) => Err(format!(
+                "no connection within {:?}",
+                self.config.check.timeout
+            )),
         }
     }
 }

@@ -8,18 +8,18 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::client::TlsStream;
 
 use super::h2c::stream::{Fault, H2cStream};
 use crate::outgoing::Outgoing;
+use crate::places::Place;
 
 /// A connection to a backend.
 #[derive(Debug)]
 pub struct UpstreamStream {
     transport: Transport,
     /// Its place among those of the process; a stream of HTTP/2 is not the one who holds it.
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
 }
 
 #[derive(Debug)]
@@ -35,7 +35,7 @@ enum Transport {
 
 impl UpstreamStream {
     /// A plain connection.
-    pub fn plain(stream: TcpStream, place: OwnedSemaphorePermit) -> Self {
+    pub fn plain(stream: TcpStream, place: Place) -> Self {
         Self {
             transport: Transport::Plain(stream),
             _place: Some(place),
@@ -43,11 +43,7 @@ impl UpstreamStream {
     }
 
     /// A connection over TLS, made for `server_name`.
-    pub fn tls(
-        stream: TlsStream<TcpStream>,
-        server_name: Arc<str>,
-        place: OwnedSemaphorePermit,
-    ) -> Self {
+    pub fn tls(stream: TlsStream<TcpStream>, server_name: Arc<str>, place: Place) -> Self {
         Self {
             transport: Transport::Tls {
                 stream: Box::new(stream),

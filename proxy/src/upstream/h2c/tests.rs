@@ -454,7 +454,7 @@ fn a_request_that_was_never_written_may_be_repeated() {
 #[test]
 fn a_stuck_connection_that_nobody_uses_is_given_up() {
     run(false, async |worker| {
-        let places = || worker.process.backends.available_permits();
+        let places = || worker.process.backends.free();
         let all = places();
         let (stream, _tcp) = stuck(&worker).await;
         drop(stream);
@@ -573,7 +573,7 @@ fn a_dropped_stream_is_cancelled() {
 fn idle_connections_close() {
     run(false, async |worker| {
         let backend = Backend::new(10, echo).await;
-        let places = || worker.process.backends.available_permits();
+        let places = || worker.process.backends.free();
         let all = places();
         for close in [
             (|worker| worker.h2c.sweep(Duration::ZERO)) as fn(&Worker),

@@ -1,0 +1,362 @@
+//! A changed configuration without a restart: what takes effect, what a failure leaves alone, and
+//! that nobody notices the change who is not meant to.
+
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use portico_tests::client::{Client, get, post};
+use portico_tests::http2::Head;
+use portico_tests::origin::Origin;
+use portico_tests::portico::{Builder, HOST, Portico};
+use portico_tests::redis::Redis;
+use portico_tests::websocket::{self, TEXT, frame};
+use portico_tests::{SOON, eventually, free_address};
+
+const CHAT: &str = "chat.toolforge.org";
+
+/// Changes the configuration and has it loaded.
+#[track_caller]
+fn reload(portico: &mut Portico, toml: &str) {
+    portico.change(toml);
+    assert!(portico.reload(), "{}", portico.stderr());
+}
+
+/// The backend's name in the answer to a GET.
+#[track_caller]
+fn served_by(client: &mut Client, host: &str) -> String {
+    let answer = client.exchange(get(host, "/"));
+    let text = answer.text();
+    let name = text.strip_prefix("{\"backend\": \"");
+    match name.and_then(|rest| rest.split('"').next()) {
+        Some(name) => name.to_owned(),
+        None => answer.status.to_string(),
+    }
+}
+
+#[test]
+fn routes_headers_limits_and_pools_change_on_open_connections() {
+    let (first, second) = (Origin::echo("first"), Origin::echo("second"));
+    let mut portico = Builder::new()
+        .route("grid", &first.url())
+        .with("[limits]\nheader = '4KiB'\nuri = '1KiB'")
+        .start();
+    let mut client = portico.tls();
+    let mut http2 = portico.http2();
+    assert_eq!(served_by(&mut client, HOST), "first");
+    assert_eq!(served_by(&mut client, "other.toolforge.org"), "404");
+    assert_eq!(http2.exchange(&Head::get(HOST, "/")).status, 200);
+
+    let changed = format!(
+        "[routes]\ngrid = '{}'\n[headers.set]\nX-Version = 'two'\n[limits]\nbody = '4B'\nheader = '2KiB'\n\
+         [pools.ingress]\nnodes = ['{}']\n[ingress]\npool = 'ingress'",
+        second.url(),
+        first.address(),
+    );
+    reload(&mut portico, &changed);
+    assert_eq!(served_by(&mut client, HOST), "second");
+    assert_eq!(served_by(&mut client, "other.toolforge.org"), "first");
+    let answer = client.exchange(get(HOST, "/"));
+    assert_eq!(answer.field("x-version"), Some("two"));
+    let answer = http2.exchange(&Head::get(HOST, "/"));
+    assert_eq!(answer.field("x-version"), Some("two"), "{answer:?}");
+    let answer = client.exchange(post(HOST, "/", "12345"));
+    assert_eq!(answer.status, 413, "{answer:?}");
+    let long = format!(
+        "GET / HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: t\r\nX: {}\r\n\r\n",
+        "x".repeat(3000)
+    );
+    assert_eq!(portico.tls().exchange(&long).status, 431);
+
+    reload(&mut portico, "[limits]\nheader = '8KiB'");
+    assert_eq!(portico.tls().exchange(&long).status, 200);
+}
+
+#[test]
+fn listeners_come_and_go_and_their_connections_stay() {
+    let origin = Origin::echo("grid");
+    let mut portico = Portico::before(&origin);
+    let (old, new, https) = (portico.http, free_address(), portico.https);
+    let mut stays = portico.tcp();
+    assert_eq!(served_by(&mut stays, HOST), "grid");
+
+    reload(&mut portico, &format!("[listen]\nhttp = ['{new}']"));
+    // For each worker its own socket: many connections reach both.
+    for _ in 0..20 {
+        assert_eq!(served_by(&mut Client::tcp(new), HOST), "grid");
+    }
+    eventually("nobody listens on the old address", SOON, || {
+        TcpStream::connect(old).is_err().then_some(())
+    });
+    assert_eq!(served_by(&mut stays, HOST), "grid");
+
+    // There and back, and another kind of listener on the same address.
+    reload(
+        &mut portico,
+        &format!("[listen]\nhttp = ['{new}', '{old}']"),
+    );
+    for address in [old, new] {
+        assert_eq!(served_by(&mut Client::tcp(address), HOST), "grid");
+    }
+    reload(
+        &mut portico,
+        &format!("[listen]\nhttp = []\nhttps = ['{new}', '{}']", https),
+    );
+    let tls = || Client::try_tls(new, portico.tls_client(), HOST);
+    let mut client = eventually("TLS on what was plain", SOON, || tls().ok());
+    assert_eq!(served_by(&mut client, HOST), "grid");
+}
+
+/// Every mistake is said, nothing changes, and the next good file is taken.
+#[test]
+fn a_failure_changes_nothing() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let origin = Origin::echo("grid");
+    let mut portico = Portico::before(&origin);
+    let good = std::fs::read_to_string(portico.folder.path().join("portico.toml")).unwrap();
+    let mut client = portico.tls();
+    for (change, said) in [
+        (
+            "[limits]\nbody = 'much'\n[timeouts]\nconect = '1s'",
+            &["limits.body", "conect", "connect"][..],
+        ),
+        (
+            "[headers.set]\nX-Version = 'two'\n[tls]\ncertificates = [{ chain = '/nowhere.pem', key = '/nowhere.key' }]",
+            &["/nowhere.pem"],
+        ),
+        (
+            &format!(
+                "[headers.set]\nX-Version = 'two'\n[listen]\nhttp = ['{}']",
+                taken.local_addr().unwrap()
+            ),
+            &["in use"],
+        ),
+    ] {
+        portico.change(change);
+        let before = portico.stderr().len();
+        assert!(!portico.reload(), "{change}");
+        let stderr = portico.stderr().split_off(before);
+        for word in said {
+            assert!(stderr.contains(word), "{word:?} is not said: {stderr}");
+        }
+        let answer = client.exchange(get(HOST, "/"));
+        assert_eq!((answer.status, answer.field("x-version")), (200, None));
+        assert_eq!(served_by(&mut portico.tcp(), HOST), "grid");
+        portico.restore(&good);
+    }
+    reload(&mut portico, "[headers.set]\nX-Version = 'three'");
+    let answer = client.exchange(get(HOST, "/"));
+    assert_eq!(answer.field("x-version"), Some("three"));
+}
+
+#[test]
+fn what_needs_a_restart_is_said_and_stays() {
+    let redis = Redis::start();
+    let origin = Origin::echo("grid");
+    redis.route("grid", ".*", &origin.url());
+    let mut portico = Builder::new().registry(&redis).start();
+    reload(
+        &mut portico,
+        "[server]\nworkers = 5\n[registry]\nurl = 'redis://127.0.0.1:1/0'\nmass_removal = { percent = 10, grace = '1s' }",
+    );
+    let stderr = portico.stderr();
+    for key in ["server.workers", "registry.url", "registry.mass_removal"] {
+        let said = format!("{key} has changed, which takes effect at a restart only");
+        assert!(stderr.contains(&said), "{key}: {stderr}");
+    }
+    redis.route("late", ".*", &origin.url());
+    eventually("the old registry is followed", SOON, || {
+        (served_by(&mut portico.tcp(), "late.toolforge.org") == "grid").then_some(())
+    });
+}
+
+#[test]
+fn routes_of_the_registry_are_judged_by_the_new_networks() {
+    let redis = Redis::start();
+    let origin = Origin::echo("grid");
+    redis.route("grid", ".*", &origin.url());
+    let mut portico = Builder::new().registry(&redis).start();
+    let mut client = portico.tcp();
+    assert_eq!(served_by(&mut client, HOST), "grid");
+    // A route that may not be is a bad one: the tool is as good as unknown.
+    reload(&mut portico, "[registry]\nbackends = ['10.0.0.0/8']");
+    eventually("the route is gone", SOON, || {
+        (served_by(&mut client, HOST) == "404").then_some(())
+    });
+    reload(&mut portico, "[registry]\nbackends = ['127.0.0.0/8']");
+    eventually("the route is back", SOON, || {
+        (served_by(&mut client, HOST) == "grid").then_some(())
+    });
+}
+
+#[test]
+fn a_node_that_is_down_stays_down() {
+    let (alive, dead) = (Origin::echo("alive"), free_address());
+    let mut portico = Builder::new()
+        .ingress(&[dead, alive.address()])
+        .with("[pools.ingress]\ncheck = { interval = '1h', down_interval = '1h' }")
+        .start();
+    let mut client = portico.tcp();
+    for _ in 0..4 {
+        assert_eq!(served_by(&mut client, "x.toolforge.org"), "alive");
+    }
+    let downs = |portico: &Portico| portico.stderr().matches("node is down").count();
+    assert_eq!(downs(&portico), 1);
+    let nodes = format!("['{dead}', '{}']", alive.address());
+    reload(
+        &mut portico,
+        &format!(
+            "[pools.ingress]\nnodes = {nodes}\ncheck = {{ interval = '2h', down_interval = '2h' }}"
+        ),
+    );
+    for _ in 0..4 {
+        assert_eq!(served_by(&mut client, "x.toolforge.org"), "alive");
+    }
+    assert_eq!(downs(&portico), 1, "{}", portico.stderr());
+}
+
+#[test]
+fn the_log_level_changes() {
+    let origin = Origin::echo("grid");
+    let mut portico = Portico::before(&origin);
+    let finished = |portico: &Portico| portico.stderr().contains("request finished");
+    served_by(&mut portico.tcp(), HOST);
+    assert!(!finished(&portico));
+    reload(&mut portico, "[log]\nlevel = 'debug'");
+    served_by(&mut portico.tcp(), HOST);
+    eventually("debug messages", SOON, || finished(&portico).then_some(()));
+}
+
+#[test]
+fn fewer_connections_are_let_in_and_more_again() {
+    let origin = Origin::echo("grid");
+    let mut portico = Portico::before(&origin);
+    let hold = |portico: &Portico| {
+        let mut client = portico.tcp();
+        assert_eq!(served_by(&mut client, HOST), "grid");
+        client
+    };
+    let mut held: Vec<_> = (0..4).map(|_| hold(&portico)).collect();
+    reload(&mut portico, "[limits]\nconnections = 4");
+    // The fifth waits in the kernel until another ends.
+    let mut fifth = portico.tcp();
+    fifth.send(get(HOST, "/"));
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(origin.heads(), 4);
+    held.pop();
+    assert_eq!(fifth.response().status, 200);
+    reload(&mut portico, "[limits]\nconnections = 100");
+    held.push(hold(&portico));
+}
+
+/// What the load has done.
+#[derive(Default)]
+struct Load {
+    over: AtomicBool,
+    done: AtomicUsize,
+}
+
+impl Load {
+    fn repeat(&self, mut step: impl FnMut()) {
+        while !self.over.load(Ordering::Relaxed) {
+            step();
+            self.done.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Requests over HTTP/1.1 and HTTP/2, on connections that stay and on new ones, and WebSockets over
+/// both: none fails, and no memory is kept.
+#[test]
+fn a_hundred_reloads_under_load_lose_nothing() {
+    let (grid, chat) = (
+        Origin::echo("grid"),
+        Origin::scripted("chat", websocket::echo),
+    );
+    let spare = free_address();
+    let mut portico = Builder::new()
+        .route("grid", &grid.url())
+        .route("chat", &chat.url())
+        .ingress(&[grid.address()])
+        .start();
+    let load = Load::default();
+    let (plain, https, tls_client) = (portico.http, portico.https, portico.tls_client().clone());
+    let mut over_http2 = portico.http2();
+    let mut tunnel = portico.tls();
+    websocket::upgrade(&mut tunnel, CHAT, "/");
+    let mut tunnels = portico.http2();
+    let connect = Head::new("CONNECT", CHAT, "/").first(":protocol", "websocket");
+    let stream = tunnels.request(&connect.with("sec-websocket-version", "13"), false);
+    assert_eq!(tunnels.head(stream).status, 200);
+
+    thread::scope(|scope| {
+        let load = &load;
+        scope.spawn(move || {
+            let mut client = Client::tcp(plain);
+            load.repeat(|| assert_eq!(client.exchange(get(HOST, "/bytes/20000")).status, 200));
+        });
+        scope.spawn(move || {
+            load.repeat(|| {
+                let mut client = Client::tls(https, &tls_client, "x.toolforge.org");
+                assert_eq!(served_by(&mut client, "x.toolforge.org"), "grid");
+            });
+        });
+        scope.spawn(move || {
+            load.repeat(|| {
+                let streams: Vec<u32> = (0..8)
+                    .map(|_| over_http2.request(&Head::get(HOST, "/chunked/5000"), true))
+                    .collect();
+                for stream in streams {
+                    let answer = over_http2.answer(stream);
+                    assert_eq!((answer.status, answer.body.length), (200, 5000));
+                }
+            });
+        });
+        scope.spawn(move || {
+            load.repeat(|| {
+                tunnel.send(frame(TEXT, b"hello", true));
+                let echoed = websocket::read_frame(&mut tunnel.wire).unwrap();
+                assert_eq!(echoed, (TEXT, b"hello".to_vec()));
+            });
+        });
+        scope.spawn(move || {
+            let mut echoed = 0;
+            load.repeat(|| {
+                tunnels.send_body(stream, &frame(TEXT, b"hello", true), false);
+                echoed += frame(TEXT, b"hello", false).len() as u64;
+                while tunnels.so_far(stream).body.length < echoed {
+                    tunnels.read_frame().unwrap().expect("the tunnel lasts");
+                }
+            });
+        });
+        let mut settled = 0;
+        for round in 0..100 {
+            let more = if round % 2 == 0 {
+                format!(", '{spare}'")
+            } else {
+                String::new()
+            };
+            reload(
+                &mut portico,
+                &format!(
+                    "[listen]\nhttp = ['{plain}'{more}]\n[headers.set]\nX-Round = '{round}'\n\
+                     [limits]\nheader = '{}KiB'",
+                    8 + round % 3
+                ),
+            );
+            let done = load.done.load(Ordering::Relaxed);
+            eventually("the load goes on", SOON, || {
+                (load.done.load(Ordering::Relaxed) > done + 20).then_some(())
+            });
+            if round == 30 {
+                settled = portico.resident_bytes();
+            }
+        }
+        load.over.store(true, Ordering::Relaxed);
+        let grown = portico.resident_bytes().saturating_sub(settled);
+        assert!(grown < 8 << 20, "70 reloads have taken {grown} bytes");
+    });
+    let answer = portico.tcp().exchange(get(HOST, "/"));
+    assert_eq!(answer.field("x-round"), Some("99"));
+}
