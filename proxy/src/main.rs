@@ -4,6 +4,7 @@
 //! or mistakes in the configuration.
 
 use std::io::{Write, stderr, stdout};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -73,6 +74,9 @@ struct ExplainArguments {
     /// it is not sent.
     #[arg(long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
+    /// The client's address, where it matters; else an example.
+    #[arg(long, value_name = "ADDRESS")]
+    client: Option<IpAddr>,
     /// Do not ask redis for the routes, but take those of the snapshot on disk.
     #[arg(long)]
     from_snapshot: bool,
@@ -137,6 +141,7 @@ fn main() -> ExitCode {
 fn answer(arguments: &ExplainArguments) -> Result<(), ExplainError> {
     let mut question = Question::new(&arguments.url);
     question.method.clone_from(&arguments.method);
+    question.client = arguments.client;
     for header in &arguments.headers {
         question.add_header(header)?;
     }
