@@ -541,3 +541,36 @@ fn mistakes_are_told() {
         .command("explain", &["https://a/"])
         .expect(2, &["limits.body"]);
 }
+
+/// The example in the document, as it is printed. `UPDATE_DOCS=1` writes it.
+#[test]
+fn the_document_shows_what_is_printed() {
+    let redis = Redis::start();
+    redis.route("sub", ".*", "http://172.16.7.2:40123");
+    redis.route("sub", "^/api/", "http://172.16.7.9:8000/v2");
+    redis.route("sub", "^/old(", "http://172.16.7.9:8001");
+    let builder = Builder::new()
+        .registry(&redis)
+        .with("[listen]\nhttps = ['[::]:443']\nhttp = ['[::]:80']");
+    let words = [
+        "https://sub.toolforge.org/x/../api/list?n=5",
+        "--header",
+        "Accept-Encoding: br",
+    ];
+    let finished = builder.command("explain", &words);
+    finished.expect(0, &[]);
+    let example = format!(
+        "```text\n$ portico explain 'https://sub.toolforge.org/x/../api/list?n=5' --header 'Accept-Encoding: br'\n{}```\n",
+        finished.stdout
+    );
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/explain.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let start = text.find("```text\n").unwrap();
+    let end = start + text[start..].find("\n```\n").unwrap() + 5;
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        let fresh = format!("{}{example}{}", &text[..start], &text[end..]);
+        std::fs::write(path, fresh).unwrap();
+        return;
+    }
+    assert_eq!(&text[start..end], example, "UPDATE_DOCS=1 writes it");
+}

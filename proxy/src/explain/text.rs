@@ -45,10 +45,10 @@ impl fmt::Display for Explanation {
             page.backend(backend);
         }
         if let Some(changes) = &self.to_backend {
-            page.to_backend(changes);
+            page.request_fields(changes);
         }
         if let Some(changes) = &self.to_client {
-            page.to_client(changes);
+            page.answer_fields(changes);
         }
         if let Some(answer) = &self.answer {
             page.answer(answer);
@@ -157,7 +157,7 @@ impl Page {
         }
     }
 
-    fn to_backend(&mut self, changes: &Changes) {
+    fn request_fields(&mut self, changes: &Changes) {
         self.heading("Request headers: what the backend gets");
         self.paragraph(3, &changes.line);
         self.fields("   passes", &changes.kept);
@@ -169,7 +169,7 @@ impl Page {
         self.fields("   removed", &changes.removed);
     }
 
-    fn to_client(&mut self, changes: &ToClient) {
+    fn answer_fields(&mut self, changes: &ToClient) {
         self.heading("Answer headers: what the client gets of the backend's");
         self.fields("   set", &changes.set);
         if !changes.hidden.is_empty() {
