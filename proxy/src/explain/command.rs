@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use super::{Explanation, Question, QuestionError, Seen, State, explain_seen};
 use crate::registry::{self, RegistryError, Source};
 use crate::start::{self, Prepared, StartError};
+use crate::upstream::resolve::Resolver;
 
 /// How long the running portico may take to answer.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,6 +30,8 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER: usize = 4 << 20;
 /// How long the names of one request may take to resolve.
 const RESOLVE: Duration = Duration::from_secs(10);
+/// Between two looks whether they have.
+const RESOLVE_POLL: Duration = Duration::from_millis(20);
 
 /// Why there is no explanation.
 #[derive(Debug, thiserror::Error)]
@@ -120,44 +123,41 @@ async fn offline(
         });
     }
     let mut explanation = explain_seen(process, question, Seen::Offline)?;
-    if is_unresolved(&explanation) {
-        // The names of the question are wanted now, if they were not already.
-        for name in names_of(&explanation) {
-            process.resolver.want(&name);
-        }
-        let resolved = async {
-            loop {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                let names = names_of(&explanation);
-                let known = |name: &String| {
-                    let known = process.resolver.peek(name);
-                    known.failing || !known.addresses.is_empty()
-                };
-                if names.iter().all(known) {
-                    return;
-                }
-            }
-        };
-        let both = async {
-            tokio::select! {
-                () = process.resolver.run() => {}
-                () = resolved => {}
-            }
-        };
-        // What does not resolve by now is said to be unresolved.
-        let _ = timeout(RESOLVE, both).await;
+    let names = unresolved(&explanation);
+    if !names.is_empty() {
+        resolve(&process.resolver, &names).await;
         explanation = explain_seen(process, question, Seen::Offline)?;
     }
     explanation.notes.extend(notes);
     Ok(explanation)
 }
 
-fn is_unresolved(explanation: &Explanation) -> bool {
-    !names_of(explanation).is_empty()
+/// Tries to resolve names, as the portico that serves has done. What is not resolved by the end
+/// stays unresolved.
+async fn resolve(resolver: &Resolver, names: &[String]) {
+    for name in names {
+        resolver.want(name);
+    }
+    let tried = async {
+        let is_tried = |name: &String| {
+            let known = resolver.peek(name);
+            known.failing || !known.addresses.is_empty()
+        };
+        while !names.iter().all(is_tried) {
+            tokio::time::sleep(RESOLVE_POLL).await;
+        }
+    };
+    let both = async {
+        tokio::select! {
+            () = resolver.run() => {}
+            () = tried => {}
+        }
+    };
+    let _ = timeout(RESOLVE, both).await;
 }
 
 /// The names, without their ports, that have no address yet.
-fn names_of(explanation: &Explanation) -> Vec<String> {
+fn unresolved(explanation: &Explanation) -> Vec<String> {
     let backend = explanation.backend.iter();
     let addresses = backend.flat_map(|backend| &backend.addresses);
     addresses
