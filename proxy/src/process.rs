@@ -14,6 +14,7 @@ use crate::policy::tool_cap::ToolCap;
 use crate::registry::RegistryStatus;
 use crate::reload::Reloads;
 use crate::snapshot::Snapshot;
+use crate::telemetry::access_log;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::resolve::Resolver;
 
@@ -36,6 +37,8 @@ pub struct Process {
     pub backends: Arc<Places>,
     /// What became of reloads.
     pub reloads: Reloads,
+    /// What became of the access log's lines.
+    pub access_log_counts: Arc<access_log::Counts>,
     /// TLS towards backends with an https:// URL.
     pub backend_tls: Arc<rustls::ClientConfig>,
     /// How the registry stands; of no meaning without one.

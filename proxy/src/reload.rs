@@ -12,7 +12,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use portico_config::Config;
@@ -25,6 +25,7 @@ use crate::process::Process;
 use crate::server::{Listener, Order};
 use crate::snapshot::Snapshot;
 use crate::start::{self, Built, StartError};
+use crate::telemetry::access_log;
 
 /// Asks the control thread for a reload.
 #[derive(Debug)]
@@ -74,6 +75,7 @@ pub fn prepare(
     in_force: &Snapshot,
     listening: &[Address],
     workers: usize,
+    counts: &Arc<access_log::Counts>,
 ) -> Result<Ready, ReloadError> {
     let loaded = portico_config::load(path).map_err(StartError::from)?;
     let mut warnings = loaded.warnings.iter().map(ToString::to_string).collect();
@@ -86,12 +88,14 @@ pub fn prepare(
         of_some.copied().collect()
     };
     let bound = listen::bind(&without(&wanted, listening), listening, workers)?;
+    let new = bound.into_iter().map(listen::Bound::listen);
+    let new = new.collect::<Result<_, _>>()?;
+    // Last, because it may make a file.
+    let opened = built.snapshot.open_access_log(Some(in_force), counts);
+    opened.map_err(StartError::from)?;
     Ok(Ready {
         built,
-        new: bound
-            .into_iter()
-            .map(listen::Bound::listen)
-            .collect::<Result<_, _>>()?,
+        new,
         gone: without(listening, &wanted),
         listening: wanted,
     })

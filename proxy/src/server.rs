@@ -31,6 +31,7 @@ use crate::listen::Address;
 use crate::places::Place;
 use crate::process::Process;
 use crate::proxy_protocol;
+use crate::telemetry::access_log;
 use crate::telemetry::metrics::shard::{AcceptError, NoHandshake};
 use crate::tls;
 use crate::worker::{Open, Phase, Worker};
@@ -90,6 +91,7 @@ async fn serve(seed: Seed) -> io::Result<()> {
     }
     let sweeping = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
     let measuring = tokio::task::spawn_local(measure_lag(Rc::clone(&worker)));
+    tokio::task::spawn_local(hand_over_lines(Rc::clone(&worker)));
     let (mut phase, mut orders) = (seed.phase, seed.orders);
     loop {
         let now = *phase.borrow_and_update();
@@ -330,6 +332,15 @@ fn why_no_handshake(error: &io::Error) -> NoHandshake {
         }
         Some(_) => NoHandshake::Protocol,
         None => NoHandshake::Gone,
+    }
+}
+
+/// No line of the access log waits for others for long.
+async fn hand_over_lines(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(access_log::TICK).await;
+        let snapshot = worker.snapshot.load();
+        worker.access_log.tick(snapshot.access_log());
     }
 }
 

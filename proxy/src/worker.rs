@@ -23,6 +23,8 @@ use crate::request_id::RequestIds;
 use crate::response::compress::Encoders;
 use crate::snapshot::SnapshotReader;
 use crate::spare::{Spare, SpareBuffers};
+use crate::telemetry::access_log::LogBuffer;
+use crate::telemetry::address::{self, Shown};
 use crate::telemetry::metrics::Shard;
 use crate::upstream::h2c::H2cPool;
 use crate::upstream::idle::IdlePool;
@@ -60,6 +62,8 @@ pub struct Worker {
     pub turn: RefCell<Turn>,
     /// Wakes connections of HTTP/2 when they are to say GOAWAY.
     pub draining: Notify,
+    /// Its lines of the access log.
+    pub access_log: LogBuffer,
     /// The names of requests.
     pub request_ids: RequestIds,
     /// Wakes idle connections when they are to close.
@@ -118,6 +122,7 @@ impl Worker {
             idle: IdlePool::default(),
             turn: RefCell::default(),
             draining: Notify::new(),
+            access_log: LogBuffer::default(),
             request_ids: RequestIds::default(),
             close_idle: Notify::new(),
             phase: Cell::new(Phase::Serving),
@@ -260,6 +265,11 @@ impl Worker {
             bytes.output.set(output);
         }
         metrics.compression_refused.set(self.encoders.refused());
+    }
+
+    /// The address of a client as diagnostics may show it.
+    pub fn shown(&self, client: IpAddr) -> Shown {
+        address::show(self.snapshot.load().config.log.client_address, client)
     }
 
     /// Says that all places for connections are taken.
