@@ -20,8 +20,8 @@ use crate::config::{
 use crate::reader::Absent::{Default, Required, Unset};
 use crate::reader::{FromToml, List, Map, Place, Reader, TableDoc, choice, table};
 use crate::values::{
-    ApexWord, Domain, HeaderName, HeaderPattern, MaybeBackend, MaybeDirectory, MaybeHost,
-    MaybePage, MediaType, Name, Number, RequestPath, Size, ViaName,
+    ApexWord, Domain, HeaderName, HeaderPattern, MaybeAdmin, MaybeBackend, MaybeDirectory,
+    MaybeHost, MaybePage, MediaType, Name, Number, RequestPath, Size, ViaName,
 };
 
 const KIB: u64 = 1 << 10;
@@ -112,9 +112,10 @@ table! {
         redirect: bool = Default("true"),
         /// HTTPS. Needs at least one of `tls.certificates`; `[]` where TLS is ended elsewhere.
         https: List<SocketAddr> = Default("[\"[::]:443\"]"),
-        /// The administration's address: metrics, health, routes, status. Never
-        /// reachable from outside.
-        admin: SocketAddr = Unset { example: "\"127.0.0.1:9113\"", meaning: "off" },
+        /// The administration: metrics, health, routes, status, reload (`docs/admin.md`). Everybody who
+        /// reaches it may use it, so keep it on loopback, or on a unix socket, whose file its owner and
+        /// group may use (`"unix:/run/portico/admin.sock"`). `""`: off. No route leads there.
+        admin: MaybeAdmin = Default("\"127.0.0.1:9113\""),
         /// Networks of load balancers whose PROXY protocol header (v1 or v2) is required and
         /// believed, on the `http` and `https` listeners. Set it when a layer 4 balancer stands in
         /// front, so that clients keep their addresses; the port that they connected to becomes

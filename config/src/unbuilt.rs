@@ -12,7 +12,6 @@ use crate::reader::{Mistake, Reader, join, or_list};
 
 /// The keys (`*` stands for any name) and the values of them that are not built yet.
 pub(crate) const NOT_BUILT: &[(&str, When)] = &[
-    ("listen.admin", When::Written),
     ("registry.url", When::StartsWith("redis+sentinel://")),
     ("pools.*.balance", When::Is(&["least-requests"])),
     ("pools.*.slow_start", When::Written),

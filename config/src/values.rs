@@ -15,7 +15,7 @@ use crate::diagnostic::nearest;
 use crate::reader::{FromText, Mistake};
 
 pub(crate) use header::{HeaderName, HeaderPattern, MediaType, ViaName};
-pub(crate) use network::{Domain, MaybeHost, Name};
+pub(crate) use network::{Domain, MaybeAdmin, MaybeHost, Name};
 pub(crate) use quantity::{Number, Size};
 pub(crate) use url::{ApexWord, MaybeBackend, MaybePage, page_host};
 

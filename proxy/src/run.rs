@@ -5,9 +5,10 @@
 //! resolves names, checks nodes, watches certificates, sweeps counters, and listens to signals. It
 //! shares no runtime with the workers, so that none of this can delay a request.
 //!
-//! SIGHUP loads the configuration anew: see `reload`. SIGTERM and SIGINT drain: listeners close, requests in flight end, idle connections get
-//! [`IDLE_GRACE`] for a request that may be on its way already. What is left after `server.drain`
-//! is cut. A second signal ends at once.
+//! SIGHUP, and the administration, load the configuration anew: see `reload`. SIGTERM and SIGINT
+//! drain: listeners close, requests in flight end, idle connections get [`IDLE_GRACE`] for a request
+//! that may be on its way already. What is left after `server.drain` is cut. A second signal ends at
+//! once. The administration answers from before the routes are loaded until the very end.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,10 +20,11 @@ use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
+use crate::admin::{self, Admin};
 use crate::failure_text::with_sources;
 use crate::listen::{self, Address, Bound, ListenError};
 use crate::logging;
-use crate::process::Process;
+use crate::process::{Process, Stage};
 use crate::registry::{Registry, RegistryError};
 use crate::reload::{self, ReloadReport, ReloadRequest};
 use crate::server::{self, Order, Seed};
@@ -123,12 +125,12 @@ async fn control(
     let process = &prepared.process;
     let snapshot = process.snapshot.load_full();
     let config = &snapshot.config;
-    let workers = match config.server.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        n => n,
-    };
+    let workers = start::worker_count(config);
     let listening = listen::addresses(&config.listen);
     let sockets = listen::bind(&listening, &[], workers)?;
+    let (reload, mut reload_requests) = mpsc::channel(RELOADS_WAITING);
+    let mut admin = admin::Server::new(admin_pages(process, reload));
+    admin.follow(config.listen.admin.as_ref().map(Admin::bind).transpose()?);
     let registry = tokio::select! {
         started = start_registry(&prepared) => started?,
         () = stop.next() => return Ok(()),
@@ -139,7 +141,6 @@ async fn control(
         upkeep.spawn_local(registry.run());
     }
     let (phase, mut ended, orders) = spawn_workers(process, sockets)?;
-    let (_reload, mut reload_requests) = mpsc::channel(RELOADS_WAITING);
     let mut running = Running {
         process: Arc::clone(process),
         path: path.map(Path::to_owned),
@@ -147,15 +148,18 @@ async fn control(
         orders,
         recheck,
         checks: Checks::default(),
+        admin,
     };
     running.checks.follow(process);
     info!(
         workers,
         http = ?config.listen.http,
         https = ?config.listen.https,
+        admin = config.listen.admin.as_ref().map(tracing::field::display),
         routes = process.table.len(),
         "portico serves"
     );
+    process.enter(Stage::Serving);
     ready(process);
     let done = loop {
         tokio::select! {
@@ -168,6 +172,7 @@ async fn control(
                 error!(panicked = ended.is_err(), "the checks of a pool ended unexpectedly");
                 break Err(RunError::UpkeepEnded);
             }
+            () = running.admin.ended() => break Err(RunError::UpkeepEnded),
             wish = wishes.next() => tokio::select! {
                 () = running.grant(wish) => {}
                 () = stop.next() => break Ok(()),
@@ -182,8 +187,19 @@ async fn control(
             }
         }
     };
+    // Who asks for a reload now is told that there will be none.
+    drop(reload_requests);
+    process.enter(Stage::Draining);
     drain(process, &phase, &mut ended, workers, &mut stop).await;
     done
+}
+
+/// What the administration shows.
+fn admin_pages(process: &Arc<Process>, reload: mpsc::Sender<ReloadRequest>) -> admin::State {
+    let metrics = Arc::new(|_: &Process| String::new());
+    let mut state = admin::State::new(Arc::clone(process), metrics);
+    state.reload = Some(reload);
+    state
 }
 
 async fn start_registry(prepared: &Prepared) -> Result<Option<Registry>, RegistryError> {
@@ -242,6 +258,7 @@ struct Running {
     /// Has the routes judged anew.
     recheck: Option<Arc<Notify>>,
     checks: Checks,
+    admin: admin::Server,
 }
 
 impl Running {
@@ -266,7 +283,8 @@ impl Running {
 
     async fn reload(&mut self) -> Result<ReloadReport, String> {
         let ready = self.prepare().await;
-        let outcome = ready.map(|ready| {
+        let outcome = ready.map(|mut ready| {
+            let moved = ready.admin.take();
             let policy = self.process.snapshot.load().backends.clone();
             let orders = &self.orders;
             let (listening, report) = ready.apply(&self.process, |worker, order| {
@@ -277,6 +295,9 @@ impl Running {
             });
             self.listening = listening;
             self.checks.follow(&self.process);
+            if let Some(bound) = moved {
+                self.admin.follow(bound);
+            }
             if policy != self.process.snapshot.load().backends
                 && let Some(recheck) = &self.recheck
             {

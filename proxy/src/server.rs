@@ -90,8 +90,8 @@ async fn serve(seed: Seed) -> io::Result<()> {
         accepting.start(&worker, listener)?;
     }
     let sweeping = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
-    let measuring = tokio::task::spawn_local(measure_lag(Rc::clone(&worker)));
     tokio::task::spawn_local(hand_over_lines(Rc::clone(&worker)));
+    let measuring = tokio::task::spawn_local(measure_lag(Rc::clone(&worker)));
     let (mut phase, mut orders) = (seed.phase, seed.orders);
     loop {
         let now = *phase.borrow_and_update();

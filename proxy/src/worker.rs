@@ -252,6 +252,11 @@ impl Worker {
         Rc::clone(&date.1)
     }
 
+    /// The address of a client as diagnostics may show it.
+    pub fn shown(&self, client: IpAddr) -> Shown {
+        address::show(self.snapshot.load().config.log.client_address, client)
+    }
+
     /// Puts into the metrics what is counted elsewhere in the worker. Called once a second.
     pub fn publish_counts(&self) {
         let metrics = &self.metrics;
@@ -265,11 +270,6 @@ impl Worker {
             bytes.output.set(output);
         }
         metrics.compression_refused.set(self.encoders.refused());
-    }
-
-    /// The address of a client as diagnostics may show it.
-    pub fn shown(&self, client: IpAddr) -> Shown {
-        address::show(self.snapshot.load().config.log.client_address, client)
     }
 
     /// Says that all places for connections are taken.
