@@ -445,6 +445,7 @@ fn promtool_has_nothing_to_say_about_a_loaded_portico() {
     assert_eq!(answer.status, 200);
     let kind = answer.field("content-type").unwrap_or_default();
     assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
+    assert!(answer.text().contains("portico_build_info"));
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
