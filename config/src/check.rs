@@ -21,7 +21,7 @@ use crate::config::{
     Levels, Limits, Listen, Log, MassRemoval, Pages, Refuse, Registry, Server, Timeouts, Tls,
 };
 use crate::file::{
-    CompressionFile, FallbackFile, File, HEADERS_SET, HeadersFile, LimitsFile, ListenFile,
+    CompressionFile, FallbackFile, File, HEADERS_SET, HeadersFile, LimitsFile, ListenFile, LogFile,
     RefuseFile, RegistryFile, ServerFile, TimeoutsFile, TlsFile,
 };
 use crate::reader::{Item, List, Map, Mistake, Place, Reader, default_value};
@@ -103,9 +103,7 @@ pub(crate) fn check(reader: &mut Reader<'_>, file: File) -> Option<Config> {
         refuse: refuse(&file.refuse.value?)?,
         headers: headers??,
         compression: compression??,
-        log: Log {
-            level: file.log.value?.level.value?,
-        },
+        log: log(file.log.value?)?,
         settings: Settings::default(),
     })
 }
@@ -115,6 +113,15 @@ fn server(server: &ServerFile) -> Option<Server> {
         workers: server.workers.value?.get()?,
         drain: server.drain.value?,
         name: server.name.value.as_ref()?.0.clone(),
+    })
+}
+
+fn log(log: LogFile) -> Option<Log> {
+    Some(Log {
+        access: log.access.value?,
+        format: log.format.value?,
+        client_address: log.client_address.value?,
+        level: log.level.value?,
     })
 }
 

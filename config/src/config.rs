@@ -469,8 +469,45 @@ pub struct Levels {
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
+    /// Where the access log goes.
+    pub access: LogTarget,
+    /// What its lines look like.
+    pub format: LogFormat,
+    /// How the addresses of clients are written, there and in diagnostics.
+    pub client_address: LogAddress,
     /// The least severe diagnostics that are written.
     pub level: LogLevel,
+}
+
+/// Where the access log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Nowhere.
+    Off,
+    /// To standard error, between the diagnostics.
+    Stderr,
+    /// To a file, or a named pipe; the path is absolute.
+    File(PathBuf),
+}
+
+/// What a line of the access log looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// The line of the legacy system's nginx.
+    Vhosts,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How the address of a client is written in logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogAddress {
+    /// As it is.
+    Full,
+    /// Its network: /24 of IPv4, /48 of IPv6.
+    Masked,
+    /// A keyed hash, good for a day.
+    Hashed,
 }
 
 /// How much portico says about itself.

@@ -16,6 +16,8 @@ use crate::policy::tool_cap::ToolCap;
 use crate::registry::RegistryStatus;
 use crate::reload::Reloads;
 use crate::snapshot::Snapshot;
+use crate::telemetry::access_log;
+use crate::telemetry::metrics::Metrics;
 use crate::upstream::resolve::Resolver;
 
 /// The state of the process that outlives a snapshot.
@@ -43,8 +45,12 @@ pub struct Process {
     pub backends: Arc<Places>,
     /// What became of reloads.
     pub reloads: Reloads,
+    /// What became of the access log's lines.
+    pub access_log_counts: Arc<access_log::Counts>,
     /// TLS towards backends with an https:// URL.
     pub backend_tls: Arc<rustls::ClientConfig>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// How far the process has come.

@@ -13,7 +13,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use portico_config::Config;
@@ -27,6 +27,7 @@ use crate::process::Process;
 use crate::server::{Listener, Order};
 use crate::snapshot::Snapshot;
 use crate::start::{self, Built, StartError};
+use crate::telemetry::access_log;
 
 /// Asks the control thread for a reload.
 #[derive(Debug)]
@@ -78,6 +79,7 @@ pub fn prepare(
     in_force: &Snapshot,
     listening: &[Address],
     workers: usize,
+    counts: &Arc<access_log::Counts>,
 ) -> Result<Ready, ReloadError> {
     let loaded = portico_config::load(path).map_err(StartError::from)?;
     let mut warnings = loaded.warnings.iter().map(ToString::to_string).collect();
@@ -95,13 +97,15 @@ pub fn prepare(
         false => Some(admin.as_ref().map(Admin::bind).transpose()?),
     };
     let bound = listen::bind(&without(&wanted, listening), listening, workers)?;
+    let new = bound.into_iter().map(listen::Bound::listen);
+    let new = new.collect::<Result<_, _>>()?;
+    // Last, because it may make a file.
+    let opened = built.snapshot.open_access_log(Some(in_force), counts);
+    opened.map_err(StartError::from)?;
     Ok(Ready {
         admin,
         built,
-        new: bound
-            .into_iter()
-            .map(listen::Bound::listen)
-            .collect::<Result<_, _>>()?,
+        new,
         gone: without(listening, &wanted),
         listening: wanted,
     })
@@ -182,6 +186,7 @@ pub struct Reloads {
     succeeded: AtomicU64,
     failed: AtomicU64,
     last: Mutex<Option<LastReload>>,
+    last_success: Mutex<Option<SystemTime>>,
 }
 
 /// The last reload.
@@ -206,8 +211,12 @@ impl Reloads {
 
     /// The last one; `None`: the configuration is that of the start.
     pub fn last(&self) -> Option<LastReload> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.clone()
+        lock(&self.last).clone()
+    }
+
+    /// When the configuration in force was taken up; `None`: at the start.
+    pub fn last_success(&self) -> Option<SystemTime> {
+        *lock(&self.last_success)
     }
 
     /// Notes and logs what came of one.
@@ -215,6 +224,7 @@ impl Reloads {
         match outcome {
             Ok(report) => {
                 self.succeeded.fetch_add(1, Relaxed);
+                *lock(&self.last_success) = Some(SystemTime::now());
                 for warning in &report.warnings {
                     warn!("{warning}");
                 }
@@ -230,9 +240,13 @@ impl Reloads {
                 );
             }
         }
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(LastReload {
+        *lock(&self.last) = Some(LastReload {
             time: SystemTime::now(),
             outcome: outcome.clone(),
         });
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

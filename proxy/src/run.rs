@@ -30,6 +30,7 @@ use crate::reload::{self, ReloadReport, ReloadRequest};
 use crate::server::{self, Order, Seed};
 use crate::signals::{StopSignals, Wish, Wishes};
 use crate::start::{self, Prepared, StartError};
+use crate::telemetry::access_log;
 use crate::tls::{RELOAD_INTERVAL, ServerTls};
 use crate::upstream::nodes::NodePool;
 use crate::upstream::resolve::FORGET_AFTER;
@@ -95,10 +96,19 @@ pub fn serve(
     for warning in &prepared.warnings {
         warn!("{warning}");
     }
+    let process = Arc::clone(&prepared.process);
+    let opened = process
+        .snapshot
+        .load()
+        .open_access_log(None, &process.access_log_counts);
+    opened.map_err(StartError::from)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
     let done = runtime.block_on(control(prepared, path, ready));
+    if let Some(log) = process.snapshot.load().access_log() {
+        log.finish(access_log::LAST_WORDS);
+    }
     // A name that is being resolved, or a file on a disk that hangs, must not hold up the end.
     runtime.shutdown_background();
     done
@@ -257,7 +267,10 @@ impl Running {
             Wish::Reload => {
                 self.reload().await.ok();
             }
-            Wish::Reopen => warn!("SIGUSR1 does nothing: there is no access log"),
+            Wish::Reopen => match self.process.snapshot.load().access_log() {
+                Some(log) => log.reopen(),
+                None => warn!("SIGUSR1 does nothing: there is no access log"),
+            },
             Wish::Nothing => warn!("SIGUSR2 does nothing"),
         }
     }
@@ -303,8 +316,9 @@ impl Running {
         };
         let in_force = self.process.snapshot.load_full();
         let (listening, workers) = (self.listening.clone(), self.orders.len());
+        let counts = Arc::clone(&self.process.access_log_counts);
         let preparing =
-            spawn_blocking(move || reload::prepare(&path, &in_force, &listening, workers));
+            spawn_blocking(move || reload::prepare(&path, &in_force, &listening, workers, &counts));
         match preparing.await {
             Ok(prepared) => prepared.map_err(|error| with_sources(&error)),
             Err(_) => Err("a defect of portico: see the log above".to_owned()),
@@ -409,13 +423,20 @@ async fn drain(
             () = sleep_until(begin + limit) => {
                 let connections = process.connections.taken();
                 warn!(workers = left, connections, "server.drain is over: the connections that are left are cut");
-                return;
+                return last_lines(process).await;
             }
             () = stop.next() => {
                 warn!("a second signal: the connections that are left are cut");
-                return;
+                return last_lines(process).await;
             }
         }
     }
     info!(after = ?begin.elapsed(), "stopped: every request in flight was answered");
+}
+
+/// Workers that are cut have lines of requests that ended before.
+async fn last_lines(process: &Process) {
+    if process.snapshot.load().logs_requests() {
+        sleep(access_log::TICK).await;
+    }
 }

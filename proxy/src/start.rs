@@ -25,6 +25,8 @@ use crate::registry::{self, Admit, Changed};
 use crate::reload::Reloads;
 use crate::response::pages::Pages;
 use crate::snapshot::Snapshot;
+use crate::telemetry::access_log::OpenError;
+use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, CertificateStore, ServerTls};
 use crate::upstream::resolve::Resolver;
 
@@ -49,6 +51,9 @@ pub enum StartError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
+    /// The access log cannot be opened.
+    #[error(transparent)]
+    AccessLog(#[from] OpenError),
     /// Too few descriptors to serve anybody.
     #[error(
         "the process may open {0} files, which is too few to serve connections; raise the limit (LimitNOFILE in the systemd unit, ulimit -n in a shell)"
@@ -101,16 +106,20 @@ pub fn prepare_config(config: Config, warnings: Vec<String>) -> Result<Prepared,
         descriptors,
         warnings,
     } = build(config, warnings, None)?;
+    let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+    let table = Arc::new(Table::new());
     let process = Process {
-        snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+        metrics: Arc::new(Metrics::new(Arc::clone(&table), Arc::clone(&snapshot))),
+        registry_status: Arc::default(),
         started: SystemTime::now(),
         stage: AtomicU8::new(0),
-        table: Arc::new(Table::new()),
-        registry_status: Arc::default(),
+        snapshot,
+        table,
         resolver: Arc::default(),
         tools: ToolCap::default(),
         connections: Places::new(descriptors.clients),
         backends: Places::new(descriptors.backends),
+        access_log_counts: Arc::default(),
         backend_tls: tls::client_config()?,
         reloads: Reloads::default(),
     };

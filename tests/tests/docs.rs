@@ -110,6 +110,7 @@ const DOCUMENTS: &[&str] = &[
     "README.md",
     "CONTRIBUTING.md",
     "ARCHITECTURE.md",
+    "docs/access-log.md",
     "benches/README.md",
     "docs/admin.md",
 ];

@@ -101,8 +101,9 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Fills `table`: from redis, else from the snapshot on disk, which the log then says.
-    /// How it stands is told in `status`. Subscribes before it loads, so that no change is missed between this and [`Registry::run`].
+    /// Fills `table`: from redis, else from the snapshot on disk, which the log then says. How it
+    /// stands is told in `status`. Subscribes before it loads, so that no change is missed between
+    /// this and [`Registry::run`].
     ///
     /// Call it on the runtime that will run [`Registry::run`]: the connection lives there.
     ///
@@ -444,8 +445,8 @@ pub async fn load_once(
 ) -> Result<(Arc<Table>, Source), RegistryError> {
     let table = Arc::new(Table::new());
     let changed: Changed = Arc::new(|_, _| {});
-    let status = Arc::default();
-    let registry = Registry::start(config, Arc::clone(&table), status, admit, changed).await?;
+    let registry =
+        Registry::start(config, Arc::clone(&table), Arc::default(), admit, changed).await?;
     Ok((table, registry.status.source()))
 }
 
