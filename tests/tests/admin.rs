@@ -187,12 +187,6 @@ fn what_is_not_there_is_said() {
         400,
         "1 to 1000",
     );
-    check_refused(
-        &portico,
-        "GET /explain HTTP/1.1\nHost: HOST\n\n",
-        400,
-        "url is missing",
-    );
 }
 
 #[test]

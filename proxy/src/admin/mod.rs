@@ -51,7 +51,6 @@ use crate::reload::ReloadRequest;
 use crate::repeats::Repeats;
 
 pub use answer::Body;
-pub use explain::{Explained, Question};
 
 use answer::refusal;
 use guard::Reach;
@@ -82,8 +81,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Makes the text of `/metrics`.
 pub type Metrics = Arc<dyn Fn(&Process) -> String + Send + Sync>;
-/// Answers `/explain`; an error is what is wrong with the question.
-pub type Explain = Arc<dyn Fn(&Process, &Question) -> Result<Explained, String> + Send + Sync>;
+/// Answers `/explain`: from a query, and whether JSON is wanted, to status, type and body.
+pub type Explain = Arc<dyn Fn(&Process, &str, bool) -> (u16, &'static str, String) + Send + Sync>;
 
 /// What the pages are made of.
 pub struct State {

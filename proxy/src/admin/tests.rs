@@ -157,12 +157,9 @@ fn a_reload_is_asked_for_and_its_outcome_told() {
 fn metrics_and_explain_come_from_outside() {
     run(async || {
         let server = Server::start(|state| {
-            state.explain = Some(Arc::new(|_, question| match question.url.as_str() {
-                "bad" => Err("no URL".to_owned()),
-                url => Ok(Explained {
-                    text: format!("{} {url} {:?}\n", question.method, question.headers),
-                    json: b"{}".to_vec(),
-                }),
+            state.explain = Some(Arc::new(|_, query, json| match query {
+                "" => (400, "text/plain", "no URL\n".to_owned()),
+                _ => (200, "text/plain", format!("{query} {json}\n")),
             }));
         });
         let answer = server.ask("GET", "/metrics").await;
@@ -171,17 +168,13 @@ fn metrics_and_explain_come_from_outside() {
             200,
             &["text/plain; version=0.0.4", "\r\n\r\ntools 0\n"],
         );
-        let answer = server
-            .ask("GET", "/explain?url=x&method=PUT&header=a:b")
-            .await;
-        check_answer(&answer, 200, &["text/plain", "PUT x [(\"a\", \"b\")]"]);
-        let answer = server.ask("GET", "/explain?url=x&format=json").await;
-        check_answer(&answer, 200, &["application/json", "\r\n\r\n{}"]);
-        check_answer(
-            &server.ask("GET", "/explain?url=bad").await,
-            400,
-            &["no URL"],
-        );
+        let answer = server.ask("GET", "/explain?url=x&header=a:b").await;
+        check_answer(&answer, 200, &["\r\n\r\nurl=x&header=a:b false\n"]);
+        let answer = server.ask("GET", "/explain?format=json&url=x").await;
+        check_answer(&answer, 200, &["\r\n\r\nurl=x true\n"]);
+        check_answer(&server.ask("GET", "/explain").await, 400, &["no URL"]);
+        let answer = server.ask("GET", "/explain?url=x&format=xml").await;
+        check_answer(&answer, 400, &["no format"]);
     });
 }
 
