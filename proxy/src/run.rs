@@ -31,6 +31,7 @@ use crate::server::{self, Order, Seed};
 use crate::signals::{StopSignals, Wish, Wishes};
 use crate::start::{self, Prepared, StartError};
 use crate::telemetry::access_log;
+use crate::telemetry::metrics;
 use crate::tls::{RELOAD_INTERVAL, ServerTls};
 use crate::upstream::nodes::NodePool;
 use crate::upstream::resolve::FORGET_AFTER;
@@ -196,7 +197,7 @@ async fn control(
 
 /// What the administration shows.
 fn admin_pages(process: &Arc<Process>, reload: mpsc::Sender<ReloadRequest>) -> admin::State {
-    let metrics = Arc::new(|_: &Process| String::new());
+    let metrics = Arc::new(metrics::exposition);
     let mut state = admin::State::new(Arc::clone(process), metrics);
     state.reload = Some(reload);
     state
