@@ -56,6 +56,18 @@ const COMMANDS: &[(&str, How)] = &[
         "portico routes --config portico.toml --json",
         How::Configured,
     ),
+    (
+        "portico explain https://grid.toolforge.org/x --config portico.toml",
+        How::Configured,
+    ),
+    (
+        "portico explain https://grid.toolforge.org/x --config portico.toml --json",
+        How::Configured,
+    ),
+    (
+        "portico explain https://grid.toolforge.org/x --config portico.toml --method POST --header 'User-Agent:' --header 'Content-Length: 5'",
+        How::Configured,
+    ),
     ("portico run --config portico.toml", How::Foreground),
     (
         "curl --fail http://127.0.0.1:$HTTP_PORT/.well-known/healthz",
@@ -113,6 +125,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/access-log.md",
     "benches/README.md",
     "docs/admin.md",
+    "docs/explain.md",
 ];
 
 fn repository() -> PathBuf {

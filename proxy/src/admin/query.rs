@@ -14,12 +14,8 @@ pub(super) struct Query(Vec<(String, String)>);
 impl Query {
     /// Reads the query; all names are among `known`.
     pub(super) fn parse<B>(request: &Request<B>, known: &[&str]) -> Result<Self, String> {
-        Self::of(request.uri().query().unwrap_or_default(), known)
-    }
-
-    /// The same for the text of a query.
-    pub(super) fn of(query: &str, known: &[&str]) -> Result<Self, String> {
         let mut pairs = Vec::new();
+        let query = request.uri().query().unwrap_or_default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (name, value) = (decode(name)?, decode(value)?);

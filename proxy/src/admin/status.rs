@@ -168,10 +168,10 @@ impl Status {
             pools: (snapshot.ingress.iter())
                 .map(|pool| Pool {
                     name: pool.name.to_string(),
-                    nodes: (pool.states())
-                        .map(|(address, up)| Node {
-                            address: address.to_string(),
-                            up,
+                    nodes: (pool.nodes().iter())
+                        .map(|node| Node {
+                            address: node.address.to_string(),
+                            up: node.is_up(),
                         })
                         .collect(),
                 })

@@ -252,9 +252,9 @@ fn backends(out: &mut Families, process: &Process) {
     let failures = out.sum(|s| Some(&s.fallback_failures));
     out.counter("portico_fallback_failures_total", failures);
     if let Some(pool) = &process.snapshot.load().ingress {
-        let nodes = pool.states().map(|(node, up)| {
-            let labels = [pool.name.to_string(), node.to_string()];
-            (labels, f64::from(u8::from(up)))
+        let nodes = pool.nodes().iter().map(|node| {
+            let labels = [pool.name.to_string(), node.address.to_string()];
+            (labels, f64::from(u8::from(node.is_up())))
         });
         out.gauges("portico_node_up", nodes.collect());
     }
