@@ -362,7 +362,8 @@ pub async fn answer_failure<S: ClientStream>(
         copy = Some(HeadCopy::of_broken(read, connection.worker.head()));
     }
     connection.input.discard(&connection.worker.buffers);
-    debug!(id = %request_id, client = %connection.client.address, %failure, "refused before routing");
+    let shown = |client| connection.worker.shown(client);
+    debug!(id = %request_id, client = %shown(connection.client.address), %failure, "refused before routing");
     let page = Answer::Failure {
         failure,
         tool: None,

@@ -31,6 +31,7 @@ use crate::listen::Address;
 use crate::places::Place;
 use crate::process::Process;
 use crate::proxy_protocol;
+use crate::telemetry::access_log;
 use crate::tls;
 use crate::worker::{Open, Phase, Worker};
 
@@ -86,6 +87,7 @@ async fn serve(seed: Seed) -> io::Result<()> {
         accepting.start(&worker, listener)?;
     }
     let sweeping = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+    tokio::task::spawn_local(hand_over_lines(Rc::clone(&worker)));
     let (mut phase, mut orders) = (seed.phase, seed.orders);
     loop {
         let now = *phase.borrow_and_update();
@@ -316,6 +318,15 @@ fn is_not_tls(error: &io::Error) -> bool {
             rustls::InvalidMessage::InvalidContentType
         ))
     )
+}
+
+/// No line of the access log waits for others for long.
+async fn hand_over_lines(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(access_log::TICK).await;
+        let snapshot = worker.snapshot.load();
+        worker.access_log.tick(snapshot.access_log());
+    }
 }
 
 async fn sweep(worker: Rc<Worker>) {

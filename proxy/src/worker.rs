@@ -23,6 +23,8 @@ use crate::request_id::RequestIds;
 use crate::response::compress::Encoders;
 use crate::snapshot::SnapshotReader;
 use crate::spare::{Spare, SpareBuffers};
+use crate::telemetry::access_log::LogBuffer;
+use crate::telemetry::address::{self, Shown};
 use crate::upstream::h2c::H2cPool;
 use crate::upstream::idle::IdlePool;
 use crate::upstream::nodes::Turn;
@@ -57,6 +59,8 @@ pub struct Worker {
     pub turn: RefCell<Turn>,
     /// Wakes connections of HTTP/2 when they are to say GOAWAY.
     pub draining: Notify,
+    /// Its lines of the access log.
+    pub access_log: LogBuffer,
     /// The names of requests.
     pub request_ids: RequestIds,
     /// Wakes idle connections when they are to close.
@@ -114,6 +118,7 @@ impl Worker {
             idle: IdlePool::default(),
             turn: RefCell::default(),
             draining: Notify::new(),
+            access_log: LogBuffer::default(),
             request_ids: RequestIds::default(),
             close_idle: Notify::new(),
             phase: Cell::new(Phase::Serving),
@@ -235,6 +240,11 @@ impl Worker {
             *date = (second, Rc::from(httpdate::fmt_http_date(now)));
         }
         Rc::clone(&date.1)
+    }
+
+    /// The address of a client as diagnostics may show it.
+    pub fn shown(&self, client: IpAddr) -> Shown {
+        address::show(self.snapshot.load().config.log.client_address, client)
     }
 
     /// Says that all places for connections are taken.

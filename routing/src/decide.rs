@@ -92,6 +92,27 @@ pub enum Reason {
     BadPath,
 }
 
+impl Reason {
+    /// One word for logs and metrics; a fixed, small set.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::StaticRoute(_) => "static_route",
+            Self::Registry(_) => "registry",
+            Self::NoPatternMatched => "no_pattern_matched",
+            Self::Unregistered => "unregistered",
+            Self::Apex => "apex",
+            Self::ReservedLabel => "reserved_label",
+            Self::Renamed => "renamed",
+            Self::ToolMoved => "tool_moved",
+            Self::LegacyRoot => "legacy_root",
+            Self::LegacyNoTool => "legacy_no_tool",
+            Self::ForeignHost => "foreign_host",
+            Self::TwoLabels => "two_labels",
+            Self::BadPath => "bad_path",
+        }
+    }
+}
+
 /// Decides where a request goes.
 ///
 /// `target` is the origin-form target as it came: path and query; empty is `/`. `scratch` is
@@ -287,27 +308,6 @@ pub(crate) fn push_uri_bytes(out: &mut Vec<u8>, bytes: &[u8], also: &[u8]) {
                 HEX[usize::from(byte >> 4)],
                 HEX[usize::from(byte & 15)],
             ]),
-        }
-    }
-}
-
-impl Reason {
-    /// One word for logs and scripts; a fixed, small set.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Reason::StaticRoute(_) => "static_route",
-            Reason::Registry(_) => "registry",
-            Reason::NoPatternMatched => "no_pattern_matched",
-            Reason::Unregistered => "unregistered",
-            Reason::Apex => "apex",
-            Reason::ReservedLabel => "reserved",
-            Reason::Renamed => "renamed",
-            Reason::ToolMoved => "moved",
-            Reason::LegacyRoot => "legacy_root",
-            Reason::LegacyNoTool => "legacy_no_tool",
-            Reason::ForeignHost => "foreign_host",
-            Reason::TwoLabels => "two_labels",
-            Reason::BadPath => "bad_path",
         }
     }
 }

@@ -73,6 +73,31 @@ const COMMANDS: &[(&str, How)] = &[
         "curl --fail http://127.0.0.1:$HTTP_PORT/.well-known/healthz",
         How::Configured,
     ),
+    ("curl --fail http://$ADMIN/readyz", How::Configured),
+    (
+        "curl --fail http://$ADMIN/readyz?format=json",
+        How::Configured,
+    ),
+    ("curl --fail http://$ADMIN/status", How::Configured),
+    (
+        "curl --fail http://$ADMIN/status?format=text",
+        How::Configured,
+    ),
+    (
+        r#"curl --fail "http://$ADMIN/routes?tool=grid""#,
+        How::Configured,
+    ),
+    (r#"curl --fail "http://$ADMIN/routes?bad""#, How::Configured),
+    ("curl --fail http://$ADMIN/config", How::Configured),
+    (
+        "curl --fail http://$ADMIN/config?format=json",
+        How::Configured,
+    ),
+    ("curl --fail http://$ADMIN/list", How::Configured),
+    (
+        "curl --fail-with-body --request POST http://$ADMIN/reload",
+        How::Configured,
+    ),
     (
         "apt-get install python3 openssl redis-server wrk nghttp2-client nginx haproxy",
         How::Elsewhere("scripts/test installs what CI needs of these"),
@@ -97,8 +122,10 @@ const DOCUMENTS: &[&str] = &[
     "README.md",
     "CONTRIBUTING.md",
     "ARCHITECTURE.md",
+    "docs/access-log.md",
     "benches/README.md",
     "docs/explain.md",
+    "docs/admin.md",
 ];
 
 fn repository() -> PathBuf {
@@ -151,6 +178,7 @@ fn every_command_is_run() {
             .current_dir(folder)
             .env("ROOT", root.path())
             .env("HTTP_PORT", serving.http.port().to_string())
+            .env("ADMIN", serving.admin.to_string())
             .env("PATH", format!("{}:{path}", bin.display()));
         command
     };

@@ -1,5 +1,4 @@
-//! From a URL to the head that a client would send for it, and from the query of `/explain` to a
-//! question.
+//! From a URL to the head that a client would send for it.
 //!
 //! Like curl with `--path-as-is`: the path goes out as it is written, since that is what is asked
 //! about. What no client sends (line breaks in a field) is a mistake in the question; what a client
@@ -9,9 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use portico_config::Listen;
 
-use super::explain;
+use crate::admin::query::encode;
 use crate::connection::ClientInfo;
-use crate::process::Process;
 
 /// Bytes of a question in all. Larger ones could be asked of portico, but not by a person.
 const MAX_QUESTION: usize = 256 * 1024;
@@ -21,7 +19,7 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const DEFAULTS: [(&str, &str); 2] = [("User-Agent", "curl/8"), ("Accept", "*/*")];
 
 /// A request to be explained.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
     /// An absolute URL; its scheme says whether the request comes over TLS.
     pub url: String,
@@ -66,15 +64,6 @@ pub enum QuestionError {
     /// [`MAX_QUESTION`]
     #[error("the question is longer than {MAX_QUESTION} bytes")]
     TooLong,
-    /// `/explain` without `url=`.
-    #[error("the parameter url is missing; ask for /explain?url=https%3A%2F%2F...")]
-    NoUrl,
-    /// Another parameter than `url`, `method`, `header` and `client`.
-    #[error("there is no parameter {0:?}; a & in the URL is written %26")]
-    BadParameter(String),
-    /// `client` is not an address.
-    #[error("{0:?} is not an IP address")]
-    BadClient(String),
 }
 
 /// What a client would send.
@@ -111,32 +100,6 @@ impl Question {
         Ok(())
     }
 
-    /// The question in the query of `/explain`.
-    ///
-    /// # Errors
-    /// [`QuestionError`]
-    pub fn parse(query: &str) -> Result<Self, QuestionError> {
-        let mut question = Self::new("");
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = decoded(value);
-            match name {
-                "url" => question.url = value,
-                "method" => question.method = value,
-                "header" => question.add_header(&value)?,
-                "client" => {
-                    let client = value.parse().map_err(|_| QuestionError::BadClient(value))?;
-                    question.client = Some(client);
-                }
-                _ => return Err(QuestionError::BadParameter(decoded(name))),
-            }
-        }
-        match question.url.is_empty() {
-            true => Err(QuestionError::NoUrl),
-            false => Ok(question),
-        }
-    }
-
     /// Whether it can be asked at all, wherever that is.
     pub(super) fn check(&self) -> Result<(), QuestionError> {
         let url = Url::parse(&self.url)?;
@@ -144,16 +107,16 @@ impl Question {
         self.head(url.authority, &target).map(|_| ())
     }
 
-    /// The same as a query: what [`Question::parse`] reads.
-    pub(super) fn to_query(&self) -> String {
-        let mut query = format!("url={}&method=", encoded(&self.url));
-        query.push_str(&encoded(&self.method));
+    /// The same as the query of `/explain`.
+    pub(crate) fn to_query(&self) -> String {
+        let mut query = format!("url={}&method=", encode(&self.url));
+        query.push_str(&encode(&self.method));
         for (name, value) in &self.headers {
             query.push_str("&header=");
-            query.push_str(&encoded(&format!("{name}: {value}")));
+            query.push_str(&encode(&format!("{name}: {value}")));
         }
         if let Some(client) = &self.client {
-            query.push_str(&format!("&client={}", encoded(&client.to_string())));
+            query.push_str(&format!("&client={}", encode(&client.to_string())));
         }
         query
     }
@@ -316,65 +279,6 @@ impl<'a> Url<'a> {
     }
 }
 
-/// The admin's `/explain`: status, media type and body for the raw query.
-pub fn answer(process: &Process, query: &str, json: bool) -> (u16, &'static str, String) {
-    let explained = Question::parse(query).and_then(|question| explain(process, &question));
-    let (status, text, value) = match explained {
-        Ok(explanation) => (
-            200,
-            explanation.to_string(),
-            serde_json::to_string_pretty(&explanation),
-        ),
-        Err(error) => (
-            400,
-            format!("{error}\n"),
-            serde_json::to_string_pretty(&serde_json::json!({ "error": error.to_string() })),
-        ),
-    };
-    match value {
-        Ok(value) if json => (status, "application/json", value + "\n"),
-        _ => (status, "text/plain; charset=utf-8", text),
-    }
-}
-
-/// Escapes all that could mean something in a query.
-fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(char::from(byte));
-            }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
-}
-
-/// Decodes escapes; what is none stays. A plus sign is one: URLs have them, and forms escape them.
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let escape = after.get(..2).and_then(|digits| {
-            let digits = std::str::from_utf8(digits).ok()?;
-            let hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-            u8::from_str_radix(digits, 16).ok().filter(|_| hex)
-        });
-        match (byte, escape) {
-            (b'%', Some(escaped)) => {
-                bytes.push(escaped);
-                rest = &after[2..];
-            }
-            _ => {
-                bytes.push(byte);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -383,6 +287,7 @@ mod tests {
         Listen {
             http: vec!["[::]:80".parse().unwrap()],
             redirect: true,
+            admin: None,
             https: vec![
                 "[::]:443".parse().unwrap(),
                 "127.0.0.1:8443".parse().unwrap(),
@@ -400,11 +305,6 @@ mod tests {
         let sent = question.send(&listen()).unwrap();
         assert_eq!(String::from_utf8(sent.head).unwrap(), head);
         assert_eq!(sent.client.port, port);
-        let again = Question::parse(&question.to_query()).unwrap();
-        assert_eq!(
-            (again.url, again.method, again.headers),
-            (question.url, question.method, question.headers)
-        );
     }
 
     #[test]
@@ -461,21 +361,12 @@ mod tests {
         check_wrong(&format!("https://a/{}", "x".repeat(MAX_QUESTION)), "longer");
     }
 
-    #[track_caller]
-    fn check_query(query: &str, expected: &str) {
-        let error = Question::parse(query).unwrap_err();
-        assert!(error.to_string().contains(expected), "{query}: {error}");
-    }
-
     #[test]
-    fn what_is_no_question() {
-        check_query("", "url is missing");
-        check_query("method=GET", "url is missing");
-        check_query("url=https://a/?x&y=1", "no parameter \"y\"");
-        check_query("url=https://a&header=x", "'Name: value'");
-        check_query("url=https://a&header=x%0a:%20y", "in one line");
-        check_query("url=https://a&header=x:y%0D%0Az:1", "in one line");
-        check_query("url=https://a&client=x", "not an IP address");
+    fn what_no_client_sends() {
+        let mut question = Question::new("https://a/");
+        for line in ["x", ": x", "x\n: y", "x:y\r\nz:1"] {
+            assert!(question.add_header(line).is_err(), "{line:?}");
+        }
         let mut question = Question::new("https://a/");
         question.method = "GET /x".to_owned();
         assert!(question.send(&listen()).is_err());

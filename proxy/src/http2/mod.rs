@@ -87,8 +87,12 @@ pub async fn serve<S: ByteStream + 'static>(io: S, worker: Rc<Worker>, client: C
     let limit = snapshot.config.timeouts.header;
     let h2 = match tokio::time::timeout(limit, handshake).await {
         Ok(Ok(h2)) => h2,
-        Ok(Err(error)) => return debug!(client = %client.address, %error, "no HTTP/2 preface"),
-        Err(_) => return debug!(client = %client.address, "no HTTP/2 preface in time"),
+        Ok(Err(error)) => {
+            return debug!(client = %worker.shown(client.address), %error, "no HTTP/2 preface");
+        }
+        Err(_) => {
+            return debug!(client = %worker.shown(client.address), "no HTTP/2 preface in time");
+        }
     };
     let mut driver = Driver {
         h2,
@@ -204,17 +208,17 @@ impl<S: ByteStream + 'static> Driver<S> {
                 }
                 Err(Event::GoAway) => self.go_away(),
                 Err(Event::Refuse(reason, why)) => {
-                    debug!(client = %self.client.address, ?reason, why, "ended an HTTP/2 connection");
+                    debug!(client = %self.worker.shown(self.client.address), ?reason, why, "ended an HTTP/2 connection");
                     self.going = true;
                     self.told_off = Some(Instant::now());
                     self.h2.abrupt_shutdown(reason);
                 }
                 Err(Event::Ended) => return,
                 Err(Event::Failed(error)) => {
-                    return debug!(client = %self.client.address, error, "an HTTP/2 connection failed");
+                    return debug!(client = %self.worker.shown(self.client.address), error, "an HTTP/2 connection failed");
                 }
                 Err(Event::Close(why)) => {
-                    return debug!(client = %self.client.address, why, "an HTTP/2 connection was closed");
+                    return debug!(client = %self.worker.shown(self.client.address), why, "an HTTP/2 connection was closed");
                 }
             }
         }
@@ -345,7 +349,7 @@ async fn serve_request(
     };
     let mut text = worker.head();
     if let Err(error) = head::write_request(&mut text, &parts, kind, key.as_ref()) {
-        debug!(client = %client.address, %error, "refused a malformed request");
+        debug!(client = %worker.shown(client.address), %error, "refused a malformed request");
         return respond.send_reset(Reason::PROTOCOL_ERROR);
     }
     let stream = RequestStream::new(body, respond);

@@ -105,7 +105,7 @@ pub struct Registry {
 
 impl Registry {
     /// Fills `table`: from redis, else from the snapshot on disk, which the log then says.
-    /// Subscribes before it loads, so that no change is missed between this and [`Registry::run`].
+    /// How it stands is told in `status`. Subscribes before it loads, so that no change is missed between this and [`Registry::run`].
     ///
     /// Call it on the runtime that will run [`Registry::run`]: the connection lives there.
     ///
@@ -115,12 +115,12 @@ impl Registry {
     pub async fn start(
         config: &config::Registry,
         table: Arc<Table>,
+        status: Arc<RegistryStatus>,
         admit: Admit,
         changed: Changed,
     ) -> Result<Registry, RegistryError> {
         let endpoint =
             Endpoint::new(&config.url).map_err(|error| RegistryError::Url(error.to_string()))?;
-        let status = Arc::new(RegistryStatus::default());
         let removals = Removals::new(config.mass_removal.percent, config.mass_removal.grace);
         let sync = TableSync::new(
             Arc::clone(&table),
@@ -460,7 +460,7 @@ pub async fn load_into(
     admit: Admit,
 ) -> Result<Source, RegistryError> {
     let changed: Changed = Arc::new(|_, _| {});
-    let registry = Registry::start(config, table, admit, changed).await?;
+    let registry = Registry::start(config, table, Arc::default(), admit, changed).await?;
     Ok(registry.status.source())
 }
 

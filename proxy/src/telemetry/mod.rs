@@ -4,6 +4,8 @@
 //! [`Facts`](facts::Facts) that the phases noted. Nothing here decides anything about a request, and
 //! nothing here waits.
 
+pub mod access_log;
+pub mod address;
 pub mod facts;
 pub mod head_copy;
 pub mod record;
@@ -14,7 +16,7 @@ use crate::worker::Worker;
 use record::Record;
 
 /// Counts and logs a request that has ended.
-pub fn ended(_worker: &Worker, record: &Record<'_>) {
+pub fn ended(worker: &Worker, record: &Record<'_>) {
     debug!(
         id = %record.id,
         host = record.host,
@@ -24,4 +26,8 @@ pub fn ended(_worker: &Worker, record: &Record<'_>) {
         ending = record.ending.as_str(),
         "request finished"
     );
+    let snapshot = worker.snapshot.load();
+    if let Some(log) = snapshot.access_log() {
+        worker.access_log.write(log, &snapshot.config.log, record);
+    }
 }
