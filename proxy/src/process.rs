@@ -17,6 +17,7 @@ use crate::registry::RegistryStatus;
 use crate::reload::Reloads;
 use crate::snapshot::Snapshot;
 use crate::telemetry::access_log;
+use crate::telemetry::metrics::Metrics;
 use crate::upstream::resolve::Resolver;
 
 /// The state of the process that outlives a snapshot.
@@ -48,6 +49,8 @@ pub struct Process {
     pub access_log_counts: Arc<access_log::Counts>,
     /// TLS towards backends with an https:// URL.
     pub backend_tls: Arc<rustls::ClientConfig>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// How far the process has come.

@@ -13,7 +13,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use portico_config::Config;
@@ -186,6 +186,7 @@ pub struct Reloads {
     succeeded: AtomicU64,
     failed: AtomicU64,
     last: Mutex<Option<LastReload>>,
+    last_success: Mutex<Option<SystemTime>>,
 }
 
 /// The last reload.
@@ -210,8 +211,12 @@ impl Reloads {
 
     /// The last one; `None`: the configuration is that of the start.
     pub fn last(&self) -> Option<LastReload> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.clone()
+        lock(&self.last).clone()
+    }
+
+    /// When the configuration in force was taken up; `None`: at the start.
+    pub fn last_success(&self) -> Option<SystemTime> {
+        *lock(&self.last_success)
     }
 
     /// Notes and logs what came of one.
@@ -219,6 +224,7 @@ impl Reloads {
         match outcome {
             Ok(report) => {
                 self.succeeded.fetch_add(1, Relaxed);
+                *lock(&self.last_success) = Some(SystemTime::now());
                 for warning in &report.warnings {
                     warn!("{warning}");
                 }
@@ -234,9 +240,13 @@ impl Reloads {
                 );
             }
         }
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(LastReload {
+        *lock(&self.last) = Some(LastReload {
             time: SystemTime::now(),
             outcome: outcome.clone(),
         });
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

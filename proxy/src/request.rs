@@ -106,6 +106,7 @@ pub async fn handle<S: ClientStream>(
         connection.input.filled(),
         version,
     );
+    worker.metrics.request_begins();
     if request.snapshot.logs_requests() {
         let copy = HeadCopy::of(head, connection.input.filled(), version, worker.head());
         request.copy = Some(copy);
@@ -355,6 +356,7 @@ pub async fn answer_failure<S: ClientStream>(
     let snapshot = connection.worker.snapshot.load();
     let request_id = connection.worker.request_ids.next();
     let began = Instant::now();
+    connection.worker.metrics.request_begins();
     let read = connection.input.filled();
     let (format, is_head) = (Format::of_broken_head(read), read.starts_with(b"HEAD "));
     let mut copy = None;

@@ -26,6 +26,7 @@ use crate::reload::Reloads;
 use crate::response::pages::Pages;
 use crate::snapshot::Snapshot;
 use crate::telemetry::access_log::OpenError;
+use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, CertificateStore, ServerTls};
 use crate::upstream::resolve::Resolver;
 
@@ -105,12 +106,15 @@ pub fn prepare_config(config: Config, warnings: Vec<String>) -> Result<Prepared,
         descriptors,
         warnings,
     } = build(config, warnings, None)?;
+    let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+    let table = Arc::new(Table::new());
     let process = Process {
-        snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+        metrics: Arc::new(Metrics::new(Arc::clone(&table), Arc::clone(&snapshot))),
+        registry_status: Arc::default(),
         started: SystemTime::now(),
         stage: AtomicU8::new(0),
-        table: Arc::new(Table::new()),
-        registry_status: Arc::default(),
+        snapshot,
+        table,
         resolver: Arc::default(),
         tools: ToolCap::default(),
         connections: Places::new(descriptors.clients),

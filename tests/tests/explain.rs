@@ -122,7 +122,7 @@ impl Site {
         let site = Site {
             portico,
             origins,
-            redis: redis,
+            redis,
         };
         eventually("names are resolved", SOON, || {
             let case = get("https://sly.toolforge.org/", "");

@@ -25,6 +25,7 @@ pub mod websocket;
 use std::cell::{Cell, RefCell};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -42,6 +43,7 @@ use crate::http1::Parsed;
 use crate::request;
 use crate::response::failure::Failure;
 use crate::snapshot::CurrentSnapshot;
+use crate::telemetry::metrics::shard::Protocol;
 use crate::worker::Worker;
 use budget::Peer;
 use coalesce::{Breach, Coalesce};
@@ -81,6 +83,8 @@ const RESET_MEMORY: Duration = Duration::from_secs(5);
 
 /// Serves a client until the connection ends.
 pub async fn serve<S: ByteStream + 'static>(io: S, worker: Rc<Worker>, client: ClientInfo) {
+    let metrics = Arc::clone(&worker.metrics);
+    let _open = metrics.open(Protocol::Http2, client.over_tls);
     let snapshot = worker.snapshot.load();
     let io = Coalesce::new(io, Rc::clone(&worker.frames), Peer::Client);
     let handshake = shake_hands(&io, &snapshot);
@@ -241,6 +245,7 @@ impl<S: ByteStream + 'static> Driver<S> {
             if self.told_off.is_none()
                 && let Some(breach) = self.io.breach()
             {
+                self.worker.metrics.http2_refusals.inc(breach.into());
                 let reason = match breach {
                     Breach::Abuse(_) => Reason::ENHANCE_YOUR_CALM,
                     Breach::NoSettings => Reason::PROTOCOL_ERROR,

@@ -104,8 +104,9 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Fills `table`: from redis, else from the snapshot on disk, which the log then says.
-    /// How it stands is told in `status`. Subscribes before it loads, so that no change is missed between this and [`Registry::run`].
+    /// Fills `table`: from redis, else from the snapshot on disk, which the log then says. How it
+    /// stands is told in `status`. Subscribes before it loads, so that no change is missed between
+    /// this and [`Registry::run`].
     ///
     /// Call it on the runtime that will run [`Registry::run`]: the connection lives there.
     ///

@@ -8,6 +8,7 @@ pub mod access_log;
 pub mod address;
 pub mod facts;
 pub mod head_copy;
+pub mod metrics;
 pub mod record;
 
 use tracing::debug;
@@ -17,6 +18,7 @@ use record::Record;
 
 /// Counts and logs a request that has ended.
 pub fn ended(worker: &Worker, record: &Record<'_>) {
+    worker.metrics.request(record);
     debug!(
         id = %record.id,
         host = record.host,
