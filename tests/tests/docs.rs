@@ -124,8 +124,8 @@ const DOCUMENTS: &[&str] = &[
     "ARCHITECTURE.md",
     "docs/access-log.md",
     "benches/README.md",
-    "docs/explain.md",
     "docs/admin.md",
+    "docs/explain.md",
 ];
 
 fn repository() -> PathBuf {

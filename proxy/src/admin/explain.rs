@@ -15,17 +15,20 @@ pub(super) async fn page<B>(request: &Request<B>, state: &Arc<State>) -> Respons
         Err(why) => return bad_request(&why),
     };
     let explained = state.aside(false, move |state| explain(&state.process, &question));
-    match (explained.await, form) {
-        (Ok(Ok(explanation)), Form::Json) => json(StatusCode::OK, &explanation),
-        (Ok(Ok(explanation)), Form::Text) => text(StatusCode::OK, explanation.to_string()),
-        (Ok(Err(error)), _) => bad_request(&error.to_string()),
-        (Err(response), _) => response,
+    match explained.await {
+        Ok(Ok(explanation)) => match form {
+            Form::Json => json(StatusCode::OK, &explanation),
+            Form::Text => text(StatusCode::OK, explanation.to_string()),
+        },
+        Ok(Err(error)) => bad_request(&error.to_string()),
+        Err(response) => response,
     }
 }
 
 fn question<B>(request: &Request<B>) -> Result<(Question, Form), String> {
     let known = ["url", "method", "header", "client", "format"];
-    let query = Query::parse(request, &known)?;
+    let query = Query::parse(request, &known)
+        .map_err(|error| format!("{error}; a & within the URL is written %26"))?;
     let form = Form::of(request, &query, Form::Text)?;
     let Some(url) = query.one("url")?.filter(|url| !url.is_empty()) else {
         return Err(
@@ -34,7 +37,7 @@ fn question<B>(request: &Request<B>) -> Result<(Question, Form), String> {
     };
     let mut question = Question::new(url);
     if let Some(method) = query.one("method")? {
-        question.method = method.to_owned();
+        method.clone_into(&mut question.method);
     }
     for header in query.all("header") {
         question
@@ -43,7 +46,8 @@ fn question<B>(request: &Request<B>) -> Result<(Question, Form), String> {
     }
     if let Some(client) = query.one("client")? {
         let address = client.parse();
-        question.client = Some(address.map_err(|_| format!("{client:?} is not an IP address"))?);
+        question.client =
+            Some(address.map_err(|_| format!("client={client:?} is not an IP address"))?);
     }
     Ok((question, form))
 }
@@ -51,54 +55,66 @@ fn question<B>(request: &Request<B>) -> Result<(Question, Form), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    type Understood<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
-
-    #[track_caller]
-    fn check(query: &str, expected: Result<Understood<'_>, &str>) {
+    fn asked(query: &str) -> Result<Question, String> {
         let request = Request::get(format!("/explain?{query}")).body(()).unwrap();
-        match (question(&request), expected) {
-            (Ok((found, _)), Ok((url, method, headers))) => {
-                assert_eq!((found.url.as_str(), found.method.as_str()), (url, method));
-                let pairs = found.headers.iter();
-                let pairs: Vec<_> = pairs.map(|(a, b)| (a.as_str(), b.as_str())).collect();
-                assert_eq!(pairs, headers);
-            }
-            (Err(error), Err(part)) => assert!(error.contains(part), "{error}"),
-            (found, _) => panic!("{found:?}"),
-        }
+        question(&request).map(|(question, _)| question)
     }
 
-    /// What `portico explain --admin` asks is what is understood.
-    #[test]
-    fn the_command_is_understood() {
-        let mut asked = Question::new("https://grid.toolforge.org/a%2F?b=c+d&e=\u{e9} #f");
-        asked.method = "PURGE".to_owned();
-        asked.client = "2001:db8::1".parse().ok();
-        for header in ["User-Agent:", "X: a&b=c+d%20", "Via: 1.1 x"] {
-            asked.add_header(header).unwrap();
-        }
-        let uri = format!("/explain?{}", asked.to_query());
-        let (found, _) = question(&Request::get(uri).body(()).unwrap()).unwrap();
-        assert_eq!(found, asked);
+    #[track_caller]
+    fn check(query: &str, method: &str, headers: &[(&str, &str)]) {
+        let question = asked(query).unwrap();
+        assert_eq!(question.url, "https://grid.toolforge.org/a?b=c&d");
+        assert_eq!(question.method, method);
+        let pairs = question.headers.iter();
+        let pairs: Vec<_> = pairs.map(|(a, b)| (a.as_str(), b.as_str())).collect();
+        assert_eq!(pairs, headers);
     }
 
     #[test]
     fn questions() {
-        let url = "https://grid.toolforge.org/a?b=c&d";
+        let url = "url=https%3A%2F%2Fgrid.toolforge.org%2Fa%3Fb%3Dc%26d";
+        check(url, "GET", &[]);
         check(
-            "url=https%3A%2F%2Fgrid.toolforge.org%2Fa%3Fb%3Dc%26d",
-            Ok((url, "GET", &[])),
+            &format!("{url}&method=POST&header=A:+b&header=C:d:e&header=D:"),
+            "POST",
+            &[("A", "b"), ("C", "d:e"), ("D", "")],
         );
-        check(
-            "url=x&method=POST&header=A:+b&header=C:d:e",
-            Ok(("x", "POST", &[("A", "b"), ("C", "d:e")])),
-        );
-        check("", Err("url is missing"));
-        check("url=", Err("url is missing"));
-        check("url=a&url=b", Err("twice"));
-        check("url=a&header=b", Err("'Name: value'"));
-        check("url=a&client=b", Err("not an IP address"));
-        check("url=a&b=c", Err("no parameter"));
+        let address = asked("url=https://a&client=192.0.2.1").unwrap().client;
+        assert_eq!(address, Some("192.0.2.1".parse().unwrap()));
+    }
+
+    #[track_caller]
+    fn check_wrong(query: &str, expected: &str) {
+        let error = asked(query).unwrap_err();
+        assert!(error.contains(expected), "{query}: {error}");
+    }
+
+    #[test]
+    fn what_is_no_question() {
+        check_wrong("", "url is missing");
+        check_wrong("url=", "url is missing");
+        check_wrong("method=GET", "url is missing");
+        check_wrong("url=a&url=b", "twice");
+        check_wrong("url=https://a/?x&y=1", "no parameter \"y\"");
+        check_wrong("url=https://a/?x&y=1", "%26");
+        check_wrong("url=https://a&header=x", "'Name: value'");
+        check_wrong("url=https://a&header=x%0a:%20y", "in one line");
+        check_wrong("url=https://a&client=x", "not an IP address");
+    }
+
+    proptest! {
+        /// What the command line asks is what arrives.
+        #[test]
+        fn a_question_survives_its_way(
+            url in ".{1,40}",
+            method in "[A-Z]{1,8}",
+            headers in prop::collection::vec(("[a-zA-Z-]{1,8}", "[!-~]{0,8}"), 0..3),
+        ) {
+            let question = Question { url, method, headers, client: None };
+            let again = asked(&question.to_query()).unwrap();
+            prop_assert_eq!(again, question);
+        }
     }
 }

@@ -18,7 +18,7 @@ mod health;
 mod index;
 mod list;
 mod metrics;
-pub(crate) mod query;
+mod query;
 mod reload;
 mod routes;
 mod socket;
@@ -79,28 +79,22 @@ const MAX_LISTS: usize = 4;
 /// Between two tries to accept while the system refuses.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Makes the text of `/metrics`.
-pub type Metrics = Arc<dyn Fn(&Process) -> String + Send + Sync>;
-
 /// What the pages are made of.
 pub struct State {
     /// What they tell about.
     pub process: Arc<Process>,
-    /// Makes `/metrics`.
-    pub metrics: Metrics,
-    /// Where reloads are asked for; `None`: it cannot be reloaded.
-    pub reload: Option<mpsc::Sender<ReloadRequest>>,
+    /// Where reloads are asked for.
+    pub reload: mpsc::Sender<ReloadRequest>,
     heavy: Semaphore,
     lists: Arc<Semaphore>,
 }
 
 impl State {
     /// Pages about `process`.
-    pub fn new(process: Arc<Process>, metrics: Metrics) -> Self {
+    pub fn new(process: Arc<Process>, reload: mpsc::Sender<ReloadRequest>) -> Self {
         Self {
             process,
-            metrics,
-            reload: None,
+            reload,
             heavy: Semaphore::new(MAX_HEAVY),
             lists: Arc::new(Semaphore::new(MAX_LISTS)),
         }

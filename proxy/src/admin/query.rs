@@ -88,7 +88,7 @@ fn decode(text: &str) -> Result<String, String> {
 }
 
 /// For a value in a query.
-pub(crate) fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
         match byte {

@@ -172,8 +172,8 @@ fn of_pool(
     pool: &NodePool,
 ) -> (BackendView, Option<Failure>) {
     let mut text = Vec::new();
-    let nodes = pool.states().map(|(node, is_up)| {
-        let address = match node {
+    let nodes = pool.nodes().iter().map(|node| {
+        let address = match &node.address {
             NodeAddress::Ip(address) => Some(*address),
             NodeAddress::Name { host, port } => {
                 let (ips, about) = resolved(case, host);
@@ -182,9 +182,9 @@ fn of_pool(
             }
         };
         Address {
-            name: node.to_string(),
+            name: node.address.to_string(),
             address,
-            state: match (address, case.seen, is_up) {
+            state: match (address, case.seen, node.is_up()) {
                 (None, _, _) => State::Unresolved,
                 (Some(_), Seen::Offline, _) => State::NotKnown,
                 (Some(_), Seen::Running, true) => State::Up,

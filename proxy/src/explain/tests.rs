@@ -9,7 +9,6 @@ use super::*;
 use crate::process::Process;
 use crate::request::Own;
 use crate::start;
-use crate::upstream::nodes::Turn;
 
 const CONFIG: &str = r#"
     [listen]
@@ -395,7 +394,6 @@ fn what_only_a_running_portico_knows() {
     assert_eq!(of(Seen::Offline), (State::NotKnown, Outcome::NotKnown));
     assert_eq!(of(Seen::Running), (State::Up, Outcome::Passes));
     let pool = process.snapshot.load().ingress.clone().unwrap();
-    let (_, node) = pool.pick(&mut Turn::default(), &[]).unwrap();
-    pool.connect_failed(node, &"refused");
+    pool.connect_failed(&pool.nodes()[0], &"refused");
     assert_eq!(of(Seen::Running), (State::Down, Outcome::Passes));
 }
