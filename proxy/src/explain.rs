@@ -44,6 +44,7 @@ use crate::forward::Destination;
 use crate::http1::{Parsed, RequestHead, RequestParser};
 use crate::policy::tool_cap::ToolCap;
 use crate::process::Process;
+use crate::registry::Source;
 use crate::request::{self, Plan};
 use crate::request_id::RequestIds;
 use crate::response::failure::Failure;
@@ -113,7 +114,29 @@ enum Seen {
 /// # Errors
 /// The question is none.
 pub fn explain(process: &Process, question: &Question) -> Result<Explanation, QuestionError> {
-    explain_seen(process, question, Seen::Running)
+    let mut explanation = explain_seen(process, question, Seen::Running)?;
+    explanation.notes.extend(stale_routes(process));
+    Ok(explanation)
+}
+
+/// A word about routes that redis may have changed since.
+fn stale_routes(process: &Process) -> Option<String> {
+    let status = &process.registry_status;
+    if process.snapshot.load().config.registry.is_none() || status.connected() {
+        return None;
+    }
+    let routes = match (status.source(), status.last_sync()) {
+        (Source::Redis, Some(time)) => {
+            format!("those of redis at {}", httpdate::fmt_http_date(time))
+        }
+        (Source::Redis, None) => "those of redis".to_owned(),
+        (Source::Snapshot(time), _) => {
+            format!("those of the snapshot of {}", httpdate::fmt_http_date(time))
+        }
+    };
+    Some(format!(
+        "portico has no connection to redis: the routes are {routes}."
+    ))
 }
 
 fn explain_seen(

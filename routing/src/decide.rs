@@ -312,27 +312,6 @@ pub(crate) fn push_uri_bytes(out: &mut Vec<u8>, bytes: &[u8], also: &[u8]) {
     }
 }
 
-impl Reason {
-    /// One word for logs and scripts; a fixed, small set.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Reason::StaticRoute(_) => "static_route",
-            Reason::Registry(_) => "registry",
-            Reason::NoPatternMatched => "no_pattern_matched",
-            Reason::Unregistered => "unregistered",
-            Reason::Apex => "apex",
-            Reason::ReservedLabel => "reserved",
-            Reason::Renamed => "renamed",
-            Reason::ToolMoved => "moved",
-            Reason::LegacyRoot => "legacy_root",
-            Reason::LegacyNoTool => "legacy_no_tool",
-            Reason::ForeignHost => "foreign_host",
-            Reason::TwoLabels => "two_labels",
-            Reason::BadPath => "bad_path",
-        }
-    }
-}
-
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

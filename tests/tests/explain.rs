@@ -8,14 +8,14 @@ use portico_tests::client::Response;
 use portico_tests::origin::{Origin, Received};
 use portico_tests::portico::{Builder, Finished, Portico, run};
 use portico_tests::redis::Redis;
-use portico_tests::{SOON, eventually};
+use portico_tests::{SOON, eventually, free_address};
 use serde_json::Value;
 
 /// A portico that serves, and what stands behind it.
 struct Site {
     portico: Portico,
     origins: [(&'static str, Origin); 4],
-    _redis: Redis,
+    redis: Redis,
 }
 
 /// A request and what has to come of it.
@@ -122,7 +122,7 @@ impl Site {
         let site = Site {
             portico,
             origins,
-            _redis: redis,
+            redis,
         };
         eventually("names are resolved", SOON, || {
             let case = get("https://sly.toolforge.org/", "");
@@ -487,7 +487,7 @@ fn without_redis_it_takes_the_snapshot() {
     says(&site.explained(&words[..2]), "those of redis");
     says(&site.explained(&words), "the snapshot of ");
     // What redis says now is not what the snapshot says.
-    site._redis.command(&["DEL", "prefix:multi"]);
+    site.redis.command(&["DEL", "prefix:multi"]);
     let config = site.portico.folder.path().join("portico.toml");
     site.portico.terminate();
     site.portico.wait(SOON);
@@ -497,7 +497,7 @@ fn without_redis_it_takes_the_snapshot() {
         run(&all)
     };
     asked(&words).expect(0, &[]);
-    site._redis.kill();
+    site.redis.kill();
     let finished = asked(&words[..2]);
     finished.expect(0, &[]);
     assert!(
@@ -507,6 +507,63 @@ fn without_redis_it_takes_the_snapshot() {
     std::fs::remove_file(&snapshot).unwrap();
     asked(&words).expect(1, &["there is no snapshot of the routes at"]);
     asked(&words[..2]).expect(1, &["cannot load the routes from redis"]);
+}
+
+/// The portico that serves knows more: which nodes are up, how many requests are in flight.
+#[test]
+fn the_portico_that_serves_is_asked() {
+    let mut site = Site::start(|origins| {
+        let node = origins[2].1.address();
+        let gone = free_address();
+        format!(
+            "[pools.ingress]\nnodes = ['{node}', '{gone}']\n[ingress]\npool = 'ingress'\n\
+             [pools.ingress.check]\ninterval = '50ms'\nfall = 1\n\
+             [limits]\nin_flight_per_tool = 1"
+        )
+    });
+    let address = site.portico.admin.to_string();
+    let ask = |url: &str, more: &[&str]| {
+        let mut words = vec!["explain", url, "--admin", &address];
+        words.extend(more);
+        let finished = run(&words);
+        finished.expect(0, &[]);
+        finished.stdout
+    };
+    let json = |url: &str| serde_json::from_str::<Value>(&ask(url, &["--json"])).unwrap();
+    let url = "https://none.toolforge.org/";
+    eventually("a node is down", SOON, || {
+        let states = json(url)["backend"]["addresses"].to_string();
+        (states.contains("\"up\"") && states.contains("\"down\"")).then_some(())
+    });
+    let text = ask(url, &["--header", "User-Agent:"]);
+    assert!(text.contains("=> refuse "), "{text}");
+    assert!(text.contains("0 requests of none are in flight"), "{text}");
+
+    // The tool's only place is taken: what portico then says is what it does.
+    let slow = "https://grid.toolforge.org/sleep/4000";
+    let mut held = site.portico.tls();
+    held.send(get(slow, "").raw());
+    let busy = eventually("the tool is busy", SOON, || {
+        let explained = json("https://grid.toolforge.org/");
+        (explained["answer"]["failure"] == "tool_busy").then_some(explained)
+    });
+    let answer = site.portico.tls().exchange(get(slow, "").raw());
+    assert_eq!(answer.status, 503);
+    assert_eq!(busy["answer"]["status"], 503);
+    assert_eq!(
+        busy["steps"].as_array().unwrap().last().unwrap()["rule"],
+        "in_flight"
+    );
+    assert_eq!(held.response().status, 200);
+    site.seen();
+
+    site.redis.kill();
+    eventually("the explanation says that redis is gone", SOON, || {
+        let notes = json(url)["notes"].to_string();
+        notes.contains("no connection to redis").then_some(())
+    });
+    let finished = run(&["explain", "grid.toolforge.org", "--admin", &address]);
+    finished.expect(2, &["write https://grid.toolforge.org"]);
 }
 
 #[test]

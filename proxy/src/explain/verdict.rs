@@ -89,7 +89,7 @@ pub(super) fn of_forward(case: &Case<'_>, destination: &Destination) -> Verdict 
     Verdict {
         kind: "forward",
         route: destination.route().as_str(),
-        reason: case.reason().map(Reason::as_str),
+        reason: case.reason().map(Reason::code),
         text,
     }
 }
@@ -109,7 +109,7 @@ pub(super) fn of_own(case: &Case<'_>, own: &Own) -> Verdict {
     Verdict {
         kind: "answer",
         route: own.route().as_str(),
-        reason: case.reason().map(Reason::as_str),
+        reason: case.reason().map(Reason::code),
         text,
     }
 }
@@ -124,7 +124,7 @@ pub(super) fn of_failure(
     Verdict {
         kind: "failure",
         route: route.unwrap_or(Route::None).as_str(),
-        reason: reason.map(Reason::as_str),
+        reason: reason.map(Reason::code),
         text: format!("portico answers {status} {phrase} (fault: {side}). {failure}"),
     }
 }
