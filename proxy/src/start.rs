@@ -94,8 +94,9 @@ pub fn prepare_config(config: Config, warnings: Vec<String>) -> Result<Prepared,
     let Built {
         snapshot,
         descriptors,
-        warnings,
+        mut warnings,
     } = build(config, warnings, None)?;
+    warnings.extend_from_slice(tls::root_warnings());
     let process = Process {
         snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
         table: Arc::new(Table::new()),
