@@ -143,7 +143,7 @@ async fn control(
         workers,
         http = ?config.listen.http,
         https = ?config.listen.https,
-        routes = process.table.len(),
+        tools = process.table.len(),
         "portico serves"
     );
     ready(process);
@@ -151,11 +151,11 @@ async fn control(
         tokio::select! {
             () = stop.next() => break Ok(()),
             Some(task) = upkeep.join_next() => {
-                error!(panicked = task.is_err(), "a task of the control thread ended unexpectedly");
+                error!(panicked = task.is_err(), "a task of the control thread ended, which is a defect of portico; the process drains and ends, to be restarted whole");
                 break Err(RunError::UpkeepEnded);
             }
             ended = running.checks.ended() => {
-                error!(panicked = ended.is_err(), "the checks of a pool ended unexpectedly");
+                error!(panicked = ended.is_err(), "the checks of a pool ended, which is a defect of portico; the process drains and ends, to be restarted whole");
                 break Err(RunError::UpkeepEnded);
             }
             wish = wishes.next() => tokio::select! {
@@ -167,7 +167,7 @@ async fn control(
                 () = stop.next() => break Ok(()),
             },
             worker = ended.recv() => {
-                error!(?worker, "a worker thread ended unexpectedly");
+                error!(?worker, "a worker thread ended, which is a defect of portico; the process ends at once, to be restarted whole");
                 return Err(RunError::WorkerEnded);
             }
         }
@@ -347,7 +347,7 @@ fn spawn_workers(process: &Arc<Process>, sockets: Vec<Bound>) -> io::Result<Work
             .spawn(move || {
                 let _ending = ending;
                 if let Err(error) = server::run(seed) {
-                    error!(%error, "a worker cannot run");
+                    error!(%error, "a worker cannot run, which ends the process; check memory, descriptors and threads of this machine");
                 }
             })?;
     }
