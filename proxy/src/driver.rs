@@ -10,7 +10,8 @@ use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use crate::buffer::SMALL;
-use crate::connection::{After, ClientInfo, ClientStream, Connection};
+use crate::client_stream::ClientStream;
+use crate::connection::{After, ClientInfo, Connection};
 use crate::http1::{Parsed, RequestError, RequestParser};
 use crate::request;
 use crate::response::failure::Failure;

@@ -7,6 +7,7 @@
 
 pub mod buffer;
 pub mod check;
+pub mod client_stream;
 pub mod connection;
 pub mod context;
 pub mod counted;

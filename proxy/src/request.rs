@@ -24,7 +24,8 @@ use portico_routing::rewrite;
 use portico_routing::table::ToolName;
 use tracing::debug;
 
-use crate::connection::{After, ClientInfo, ClientStream, Connection};
+use crate::client_stream::ClientStream;
+use crate::connection::{After, ClientInfo, Connection};
 use crate::context::Request;
 use crate::forward::{self, Destination, Outcome};
 use crate::http1::{Framing, Method, RequestHead, RequestParser, TargetForm, Version};

@@ -14,10 +14,11 @@ use tracing::debug;
 use super::body::{Body, Sending};
 use super::destination::BackendFault;
 use super::link::Link;
-use super::reading::Read;
+use super::reading::{Read, read};
 use super::tunnel::tunnel;
 use crate::buffer::{Buffer, LARGE, SMALL};
-use crate::connection::{ClientInfo, ClientStream, WriteError, send};
+use crate::client_stream::ClientStream;
+use crate::connection::{ClientInfo, WriteError, send};
 use crate::context::Request;
 use crate::deadline::Deadline;
 use crate::http1::{
@@ -471,6 +472,11 @@ impl<S: ClientStream> Download<'_, '_, S> {
             reusable: false,
             close: true,
         }
+    }
+
+    async fn read(&mut self, answer: &mut Buffer, size: usize) -> Read {
+        let (pool, silence) = (&self.worker.buffers, self.request.silence);
+        read(self.link, pool, self.deadline, silence, answer, size).await
     }
 
     async fn send(&mut self, message: &mut Outgoing<'_>) -> Result<(), WriteError> {

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::Instant;
 
 use crate::buffer::Buffer;
@@ -48,12 +49,19 @@ pub(super) enum Awaited {
 
 /// Runs upload and download until the download has ended, or the upload has failed. By reference:
 /// what an `async fn` takes by value it keeps twice.
+///
+/// The two share the budget of steps that the runtime gives a task at a time. An upload that never
+/// has to wait uses it up, and the download could not take one step: then that goes first next time.
 pub(super) async fn both<D, E>(
     mut uploading: Pin<&mut impl Future<Output = Result<(), E>>>,
     mut downloading: Pin<&mut impl Future<Output = D>>,
 ) -> Result<D, E> {
     let mut upload_ended = false;
+    let mut download_first = false;
     std::future::poll_fn(|cx| {
+        if download_first && let Poll::Ready(downloaded) = downloading.as_mut().poll(cx) {
+            return Poll::Ready(Ok(downloaded));
+        }
         if !upload_ended {
             match uploading.as_mut().poll(cx) {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -61,6 +69,7 @@ pub(super) async fn both<D, E>(
                 Poll::Pending => {}
             }
         }
+        download_first = !upload_ended && !download_first && !has_budget_remaining();
         downloading.as_mut().poll(cx).map(Ok)
     })
     .await
@@ -80,4 +89,62 @@ pub(super) async fn send(
     }
     let mut io = upstream;
     Ok(deadline.within(limit, io.flush()).await??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+    use std::future::poll_fn;
+    use std::pin::pin;
+
+    use tokio::task::coop::consume_budget;
+
+    /// What the upload of a test goes on for when it does not end.
+    const ENDLESS: usize = usize::MAX;
+
+    /// Two directions that never have to wait: an upload of so many steps, and a download of at
+    /// least so many, which also goes on until the upload has ended.
+    #[track_caller]
+    fn check(upload: usize, download: usize) {
+        let uploaded = Cell::new(upload == ENDLESS);
+        let mut uploading = pin!(async {
+            for _ in 0..upload {
+                consume_budget().await;
+            }
+            uploaded.set(true);
+            Ok::<(), Infallible>(())
+        });
+        let mut downloading = pin!(async {
+            let mut steps = 0;
+            while steps < download || !uploaded.get() {
+                consume_budget().await;
+                steps += 1;
+            }
+        });
+        let mut running = pin!(both(uploading.as_mut(), downloading.as_mut()));
+        // Many more than both need.
+        let mut polls_left = 1000;
+        let ended = poll_fn(|cx| {
+            polls_left -= 1;
+            match running.as_mut().poll(cx) {
+                Poll::Ready(_) => Poll::Ready(true),
+                Poll::Pending if polls_left == 0 => Poll::Ready(false),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        assert!(runtime.block_on(ended), "{upload} up, {download} down");
+    }
+
+    #[test]
+    fn neither_direction_has_to_wait_for_a_pause_of_the_other() {
+        check(ENDLESS, 10);
+        check(ENDLESS, 10_000);
+        check(10, 0);
+        check(10_000, 0);
+        check(10_000, 10_000);
+    }
 }

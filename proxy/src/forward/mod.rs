@@ -27,7 +27,8 @@ use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
 
-use crate::connection::{After, ClientStream, Connection};
+use crate::client_stream::ClientStream;
+use crate::connection::{After, Connection};
 use crate::context::Request;
 use crate::halves::Shared;
 use crate::http1::RequestHead;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::link::Link;
 use crate::buffer::{Buffer, BufferPool, SMALL};
-use crate::connection::ClientStream;
+use crate::client_stream::ClientStream;
 use crate::deadline::Deadline;
 use crate::telemetry::facts::Facts;
 

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use super::link::{Awaited, Link, send};
 use crate::buffer::{Buffer, BufferPool, LARGE, SMALL};
-use crate::connection::{ClientStream, Connection};
+use crate::client_stream::ClientStream;
+use crate::connection::Connection;
 use crate::deadline::Deadline;
 use crate::http1::{BodyDecoder, BodyError, BodyLimits, Decoded, Framing};
 use crate::outgoing::{Coding, Outgoing, chunked};

@@ -19,7 +19,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::budget::{Abuse, Budget, Peer};
-use crate::connection::ByteStream;
+use crate::client_stream::ByteStream;
 use crate::spare::SpareBuffers;
 
 /// Bytes that may wait to be written before the crate has to wait.

@@ -35,7 +35,8 @@ use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::connection::{After, ByteStream, ClientInfo, ClientStream, Connection};
+use crate::client_stream::{ByteStream, ClientStream};
+use crate::connection::{After, ClientInfo, Connection};
 use crate::deadline::Deadline;
 use crate::http1::Parsed;
 use crate::request;

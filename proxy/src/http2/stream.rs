@@ -21,7 +21,7 @@ use super::head;
 use super::inbox::Inbox;
 use super::sending::{Piece, Sending, broken};
 use crate::buffer::{Buffer, BufferPool};
-use crate::connection::{ClientStream, Watched};
+use crate::client_stream::{ClientStream, Watched};
 use crate::outgoing::Outgoing;
 
 /// A stream that a client has opened.
