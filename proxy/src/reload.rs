@@ -19,6 +19,7 @@ use portico_config::Config;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+use crate::failure_text::one_line;
 use crate::listen::{self, Address, ListenError};
 use crate::logging;
 use crate::process::Process;
@@ -202,7 +203,7 @@ impl Reloads {
             Ok(report) => {
                 self.succeeded.fetch_add(1, Relaxed);
                 for warning in &report.warnings {
-                    warn!("{warning}");
+                    warn!("{}", one_line(warning));
                 }
                 info!(
                     warnings = report.warnings.len(),
@@ -212,7 +213,8 @@ impl Reloads {
             Err(mistakes) => {
                 self.failed.fetch_add(1, Relaxed);
                 error!(
-                    "the configuration was not reloaded, and the old one stays in force: {mistakes}"
+                    "the configuration was not reloaded, and the old one stays in force: {}",
+                    one_line(mistakes)
                 );
             }
         }

@@ -19,7 +19,7 @@ use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
-use crate::failure_text::with_sources;
+use crate::failure_text::{one_line, with_sources};
 use crate::listen::{self, Address, Bound, ListenError};
 use crate::logging;
 use crate::process::Process;
@@ -91,7 +91,7 @@ pub fn serve(
     ready: impl FnOnce(&Process),
 ) -> Result<(), RunError> {
     for warning in &prepared.warnings {
-        warn!("{warning}");
+        warn!("{}", one_line(warning));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
