@@ -244,6 +244,7 @@ workers = {workers}
 http = ["127.0.0.1:{http}"]
 redirect = false
 https = ["127.0.0.1:{https}"]
+admin = ""
 
 [tls]
 certificates = [{{ chain = "{directory}/certificate.pem", key = "{directory}/key.pem" }}]

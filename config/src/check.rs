@@ -17,15 +17,16 @@ use ipnet::IpNet;
 use portico_routing::backend::BackendHost;
 
 use crate::config::{
-    CertificateFiles, Compression, Config, Fallback, HeaderTemplate, Headers, Http2, Levels,
-    Limits, Listen, Log, MassRemoval, Pages, Refuse, Registry, Server, Timeouts, Tls,
+    AdminAddress, CertificateFiles, Compression, Config, Fallback, HeaderTemplate, Headers, Http2,
+    Levels, Limits, Listen, Log, MassRemoval, Pages, Refuse, Registry, Server, Timeouts, Tls,
 };
 use crate::file::{
-    CompressionFile, FallbackFile, File, HEADERS_SET, HeadersFile, LimitsFile, ListenFile,
+    CompressionFile, FallbackFile, File, HEADERS_SET, HeadersFile, LimitsFile, ListenFile, LogFile,
     RefuseFile, RegistryFile, ServerFile, TimeoutsFile, TlsFile,
 };
-use crate::reader::{Field, Item, List, Map, Mistake, Place, Reader, default_value};
-use crate::values::HeaderName;
+use crate::reader::{Item, List, Map, Mistake, Place, Reader, default_value};
+use crate::settings::Settings;
+use crate::values::{HeaderName, MaybeAdmin};
 use pools::{check_pools, check_references, ingress_name};
 use rules::check_rules;
 
@@ -102,9 +103,8 @@ pub(crate) fn check(reader: &mut Reader<'_>, file: File) -> Option<Config> {
         refuse: refuse(&file.refuse.value?)?,
         headers: headers??,
         compression: compression??,
-        log: Log {
-            level: file.log.value?.level.value?,
-        },
+        log: log(file.log.value?)?,
+        settings: Settings::default(),
     })
 }
 
@@ -113,6 +113,15 @@ fn server(server: &ServerFile) -> Option<Server> {
         workers: server.workers.value?.get()?,
         drain: server.drain.value?,
         name: server.name.value.as_ref()?.0.clone(),
+    })
+}
+
+fn log(log: LogFile) -> Option<Log> {
+    Some(Log {
+        access: log.access.value?,
+        format: log.format.value?,
+        client_address: log.client_address.value?,
+        level: log.level.value?,
     })
 }
 
@@ -126,17 +135,19 @@ fn refuse(refuse: &RefuseFile) -> Option<Refuse> {
 /// Every address that is listened on, whatever for.
 fn listeners(file: &File) -> Vec<Item<SocketAddr>> {
     let mut all: Vec<Item<SocketAddr>> = Vec::new();
-    let mut one = |field: &Field<SocketAddr>| {
-        all.extend(field.value.map(|value| Item {
-            value,
-            at: field.at.clone(),
-        }));
+    let mut one = |value: SocketAddr, at: &Place| {
+        let at = at.clone();
+        all.push(Item { value, at });
     };
-    if let Some(listen) = &file.listen.value {
-        one(&listen.admin);
+    if let Some(listen) = &file.listen.value
+        && let Some(MaybeAdmin(Some(AdminAddress::Tcp(address)))) = &listen.admin.value
+    {
+        one(*address, &listen.admin.at);
     }
-    if let Some(registration) = &file.registration.value {
-        one(&registration.listen);
+    if let Some(registration) = &file.registration.value
+        && let Some(address) = registration.listen.value
+    {
+        one(address, &registration.listen.at);
     }
     let listen = file
         .listen
@@ -254,14 +265,40 @@ fn check_listen(
             Mistake::new("port 0: the system chooses a free port, each time another one"),
         );
     }
+    let admin = listen.admin.value?.0;
+    if let Some(AdminAddress::Tcp(address)) = &admin {
+        check_admin(reader, *address, &listen.admin.at);
+    }
     let proxy_protocol_from = listen.proxy_protocol_from.value?;
     check_proxy_protocol_from(reader, &proxy_protocol_from);
     Some(Listen {
         http: http.into_values().collect(),
         redirect,
         https: https.into_values().collect(),
+        admin,
         proxy_protocol_from: proxy_protocol_from.into_values().collect(),
     })
+}
+
+/// Whoever reaches the administration may use it: there is no password.
+fn check_admin(reader: &mut Reader<'_>, address: SocketAddr, at: &Place) {
+    if address.port() == 0 {
+        let mistake = Mistake::new("port 0: the administration needs a port that is known")
+            .allowed("a port of 1 to 65535, so that routes can be kept away from it");
+        reader.error(at, mistake);
+    }
+    if !address.ip().to_canonical().is_loopback() {
+        let mistake = Mistake::new(format!(
+            "everybody who can connect to {address} may read all routes, the configuration and the metrics, \
+             and may have the configuration reloaded"
+        ));
+        reader.warning(
+            at,
+            mistake.allowed(
+                "an address on loopback, \"unix:\" and a path, or a firewall in front of it",
+            ),
+        );
+    }
 }
 
 /// Who may say for whom a connection is made.

@@ -1,7 +1,7 @@
 //! The checked configuration: what the rest of portico runs on.
 //!
 //! Plain data, typed and consistent: pools that are named exist, names are valid, values are within
-//! their bounds. It does not say what was written and what was a default, and it holds nothing of
+//! their bounds. What was written and what was a default says [`Settings`] alone. It holds nothing of
 //! what is not built yet. It reads no file but the configuration itself: whether certificates are
 //! any good is for the TLS part to find out.
 
@@ -15,6 +15,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use portico_routing::backend::Backend;
 use portico_routing::decide::Rules;
+
+use crate::settings::Settings;
 
 /// A whole configuration that has passed every check.
 #[derive(Debug, Clone)]
@@ -52,6 +54,8 @@ pub struct Config {
     pub compression: Compression,
     /// `[log]`.
     pub log: Log,
+    /// The same as text: what every key holds, and whether somebody wrote it.
+    pub settings: Settings,
 }
 
 impl Config {
@@ -81,8 +85,28 @@ pub struct Listen {
     pub redirect: bool,
     /// TLS listeners. Not empty only if there is a certificate.
     pub https: Vec<SocketAddr>,
+    /// Where the administration answers; `None`: nowhere.
+    pub admin: Option<AdminAddress>,
     /// Networks whose connections to these listeners begin with a PROXY protocol header.
     pub proxy_protocol_from: Vec<IpNet>,
+}
+
+/// Where the administration answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// An address of this machine.
+    Tcp(SocketAddr),
+    /// The file of a unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// `[tls]`
@@ -445,8 +469,45 @@ pub struct Levels {
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
+    /// Where the access log goes.
+    pub access: LogTarget,
+    /// What its lines look like.
+    pub format: LogFormat,
+    /// How the addresses of clients are written, there and in diagnostics.
+    pub client_address: LogAddress,
     /// The least severe diagnostics that are written.
     pub level: LogLevel,
+}
+
+/// Where the access log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Nowhere.
+    Off,
+    /// To standard error, between the diagnostics.
+    Stderr,
+    /// To a file, or a named pipe; the path is absolute.
+    File(PathBuf),
+}
+
+/// What a line of the access log looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// The line of the legacy system's nginx.
+    Vhosts,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How the address of a client is written in logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogAddress {
+    /// As it is.
+    Full,
+    /// Its network: /24 of IPv4, /48 of IPv6.
+    Masked,
+    /// A keyed hash, good for a day.
+    Hashed,
 }
 
 /// How much portico says about itself.

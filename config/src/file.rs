@@ -14,13 +14,13 @@ use portico_routing::backend::Backend;
 use toml::de::DeValue;
 
 use crate::config::{
-    Algorithm, CheckKind, ClientAddress, HeaderTemplate, LogLevel, NodeAddress, SecretUrl,
-    TlsVersion,
+    Algorithm, CheckKind, ClientAddress, HeaderTemplate, LogAddress, LogFormat, LogLevel,
+    LogTarget, NodeAddress, SecretUrl, TlsVersion,
 };
 use crate::reader::Absent::{Default, Required, Unset};
 use crate::reader::{FromToml, List, Map, Place, Reader, TableDoc, choice, table};
 use crate::values::{
-    ApexWord, Domain, HeaderName, HeaderPattern, LogTarget, MaybeBackend, MaybeDirectory,
+    ApexWord, Domain, HeaderName, HeaderPattern, MaybeAdmin, MaybeBackend, MaybeDirectory,
     MaybeHost, MaybePage, MediaType, Name, Number, RequestPath, Size, ViaName,
 };
 
@@ -112,9 +112,10 @@ table! {
         redirect: bool = Default("true"),
         /// HTTPS. Needs at least one of `tls.certificates`; `[]` where TLS is ended elsewhere.
         https: List<SocketAddr> = Default("[\"[::]:443\"]"),
-        /// The administration's address: metrics, health, routes, status. Never
-        /// reachable from outside.
-        admin: SocketAddr = Unset { example: "\"127.0.0.1:9113\"", meaning: "off" },
+        /// The administration: metrics, health, routes, status, reload (`docs/admin.md`). Everybody who
+        /// reaches it may use it, so keep it on loopback, or on a unix socket, whose file its owner and
+        /// group may use (`"unix:/run/portico/admin.sock"`). `""`: off. No route leads there.
+        admin: MaybeAdmin = Default("\"127.0.0.1:9113\""),
         /// Networks of load balancers whose PROXY protocol header (v1 or v2) is required and
         /// believed, on the `http` and `https` listeners. Set it when a layer 4 balancer stands in
         /// front, so that clients keep their addresses; the port that they connected to becomes
@@ -536,43 +537,35 @@ table! {
 choice! { Algorithm { "zstd" => Algorithm::Zstd, "br" => Algorithm::Br, "gzip" => Algorithm::Gzip } }
 
 table! {
+    /// All of these take effect at a reload, for requests that end after it.
     LogFile {
-        /// The access log: `"off"`, `"stderr"`, or a file, which is opened again on SIGUSR1.
+        /// The access log, one line for each request: `"off"`, `"stderr"`, or the absolute path of a
+        /// file, which is made with mode 0640 and opened again on SIGUSR1, or when it is found
+        /// renamed or deleted. A named pipe may stand there too. Lines are written in batches, at the
+        /// latest after half a second; what a full or slow disk does not take is dropped and counted,
+        /// and no request ever waits for it. Rotate it by size: `systemd/portico.logrotate`.
         access: LogTarget = Default("\"off\""),
-        /// A line of the access log: `"vhosts"`, as the legacy system wrote it, or `"json"`. Without
-        /// effect until the access log is built.
-        format: FormatWord = Default("\"vhosts\""),
-        /// Client addresses in every log: `"full"`, `"masked"` (/24 and /48), or `"hashed"` with a
-        /// key that is thrown away daily.
-        client_address: LogAddressWord = Default("\"full\""),
+        /// A line of the access log: `"vhosts"`, as the legacy system wrote it, or `"json"`, one object
+        /// a line. See docs/access-log.md.
+        format: LogFormat = Default("\"vhosts\""),
+        /// Client addresses in every log: `"full"`, `"masked"` (/24 of IPv4, /48 of IPv6), or `"hashed"`:
+        /// 16 hexadecimal digits, the same for the same address until midnight UTC or a restart,
+        /// whichever is first. The key comes from the system's randomness, is kept in memory only, and
+        /// is then thrown away: after that nobody can tell whose lines they were.
+        client_address: LogAddress = Default("\"full\""),
         /// The least severe messages that are written. `"debug"` says why;
         /// `"trace"` is for developers.
         level: LogLevel = Default("\"info\""),
     }
 }
 
-/// The form of the access log.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum FormatWord {
-    Vhosts,
-    Json,
-}
-
-choice! { FormatWord { "vhosts" => FormatWord::Vhosts, "json" => FormatWord::Json } }
-
-/// Client addresses in logs.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum LogAddressWord {
-    Full,
-    Masked,
-    Hashed,
-}
+choice! { LogFormat { "vhosts" => LogFormat::Vhosts, "json" => LogFormat::Json } }
 
 choice! {
-    LogAddressWord {
-        "full" => LogAddressWord::Full,
-        "masked" => LogAddressWord::Masked,
-        "hashed" => LogAddressWord::Hashed,
+    LogAddress {
+        "full" => LogAddress::Full,
+        "masked" => LogAddress::Masked,
+        "hashed" => LogAddress::Hashed,
     }
 }
 

@@ -14,6 +14,7 @@ mod diagnostic;
 mod file;
 mod reader;
 mod reference;
+mod settings;
 mod unbuilt;
 mod values;
 
@@ -29,6 +30,7 @@ use reader::{FromToml as _, Mistake, Place, Reader};
 pub use config::*;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use reference::reference;
+pub use settings::{Origin, Setting, Settings};
 
 /// A larger file is no configuration of ours.
 const MAX_FILE_BYTES: usize = 4 << 20;
@@ -148,5 +150,7 @@ fn read_tree(reader: &mut Reader<'_>, tree: Spanned<DeTable<'_>>) -> Option<Conf
         // What seems not to fit may just not have been read.
         return None;
     }
-    check::check(reader, file)
+    let mut config = check::check(reader, file)?;
+    config.settings = Settings::new(reader, root.as_table()?);
+    Some(config)
 }

@@ -83,6 +83,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The name of the file.
+    pub(crate) fn file(&self) -> &str {
+        self.file
+    }
+
     pub(crate) fn error(&mut self, at: &Place, mistake: Mistake) {
         self.report(at, mistake, Severity::Error);
     }

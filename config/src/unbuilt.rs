@@ -12,7 +12,6 @@ use crate::reader::{Mistake, Reader, join, or_list};
 
 /// The keys (`*` stands for any name) and the values of them that are not built yet.
 pub(crate) const NOT_BUILT: &[(&str, When)] = &[
-    ("listen.admin", When::Written),
     ("registry.url", When::StartsWith("redis+sentinel://")),
     ("pools.*.balance", When::Is(&["least-requests"])),
     ("pools.*.slow_start", When::Written),
@@ -28,8 +27,6 @@ pub(crate) const NOT_BUILT: &[(&str, When)] = &[
     ("refuse.addresses", When::NotEmpty),
     ("refuse.tools", When::NotEmpty),
     ("refuse.everything", When::True),
-    ("log.access", When::IsNot("off")),
-    ("log.client_address", When::IsNot("full")),
     ("registration", When::Written),
 ];
 
@@ -41,7 +38,6 @@ pub(crate) enum When {
     NotZero,
     True,
     Is(&'static [&'static str]),
-    IsNot(&'static str),
     StartsWith(&'static str),
 }
 
@@ -59,7 +55,6 @@ impl When {
                 .is_some_and(|number| number.as_str() != "0"),
             Self::True => value.as_bool() == Some(true),
             Self::Is(words) => text.is_some_and(|text| words.contains(&text)),
-            Self::IsNot(word) => text.is_some_and(|text| text != word),
             Self::StartsWith(prefix) => text.is_some_and(|text| text.starts_with(prefix)),
         }
     }
@@ -72,7 +67,6 @@ impl When {
             Self::NotZero => "leave it out, or 0".to_owned(),
             Self::True => "leave it out, or false".to_owned(),
             Self::Is(words) => format!("anything but {}", or_list(words)),
-            Self::IsNot(word) => format!("leave it out, or {word:?}"),
             Self::StartsWith(prefix) => format!("anything that does not start with {prefix}"),
         }
     }
@@ -84,7 +78,6 @@ impl When {
             Self::NotZero => "Not built yet: only `0`.".to_owned(),
             Self::True => "Not built yet: only `false`.".to_owned(),
             Self::Is(words) => format!("Not built yet: {}.", or_list(words).replace('"', "`")),
-            Self::IsNot(word) => format!("Not built yet: only `\"{word}\"`."),
             Self::StartsWith(prefix) => format!("Not built yet: `{prefix}`."),
         }
     }

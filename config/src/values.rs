@@ -10,12 +10,12 @@ mod url;
 
 use std::path::PathBuf;
 
-use crate::config::blank_password;
+use crate::config::{LogTarget, blank_password};
 use crate::diagnostic::nearest;
 use crate::reader::{FromText, Mistake};
 
 pub(crate) use header::{HeaderName, HeaderPattern, MediaType, ViaName};
-pub(crate) use network::{Domain, MaybeHost, Name};
+pub(crate) use network::{Domain, MaybeAdmin, MaybeHost, Name};
 pub(crate) use quantity::{Number, Size};
 pub(crate) use url::{ApexWord, MaybeBackend, MaybePage, page_host};
 
@@ -68,22 +68,24 @@ impl FromText for MaybeDirectory {
     }
 }
 
-/// Where the access log goes.
-#[derive(Debug)]
-pub(crate) struct LogTarget;
-
 impl FromText for LogTarget {
     fn allowed() -> String {
-        "\"off\", \"stderr\", or the path of a file, with at least one slash".to_owned()
+        "\"off\", \"stderr\", or the absolute path of a file".to_owned()
     }
 
     fn from_text(text: &str) -> Result<Self, Mistake> {
-        let known =
-            matches!(text, "off" | "stderr") || (text.contains('/') && !text.contains('\0'));
-        let meant = || nearest(text, ["off", "stderr"]).map(|word| format!("{word:?}"));
-        known.then_some(Self).ok_or_else(|| {
-            Mistake::new(format!("{} is no log target", quote(text))).suggest(meant())
-        })
+        match text {
+            "off" => return Ok(Self::Off),
+            "stderr" => return Ok(Self::Stderr),
+            _ if text.contains('\0') => {}
+            _ if text.ends_with('/') => {
+                return Err(Mistake::new(format!("{} is a directory", quote(text))));
+            }
+            _ if text.starts_with('/') => return Ok(Self::File(PathBuf::from(text))),
+            _ => {}
+        }
+        let word = || nearest(text, ["off", "stderr"]).map(|word| format!("{word:?}"));
+        Err(Mistake::new(format!("{} is no log target", quote(text))).suggest(word()))
     }
 }
 
@@ -138,6 +140,17 @@ mod tests {
 
     use super::*;
     use crate::config::{HeaderTemplate, NodeAddress, SecretUrl};
+
+    #[test]
+    fn log_targets() {
+        testing::good("off", LogTarget::Off);
+        testing::good("stderr", LogTarget::Stderr);
+        testing::good("/a", LogTarget::File("/a".into()));
+        testing::bad::<LogTarget>("stdrr", Some("\"stderr\""));
+        for none in ["", "access.log", "logs/access.log", "/var/log/", "/a\0b"] {
+            testing::bad::<LogTarget>(none, None);
+        }
+    }
 
     #[test]
     fn quoted_values_hide_passwords() {

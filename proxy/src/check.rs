@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::registry;
 use crate::start::{self, StartError};
+use crate::telemetry::access_log::AccessLog;
 
 /// What the check found.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub fn check(path: &Path) -> Result<Report, StartError> {
     let mut warnings = prepared.warnings.clone();
     let snapshot = prepared.process.snapshot.load_full();
     let config = &snapshot.config;
+    AccessLog::check(&config.log).map_err(StartError::from)?;
     let mut summary = format!(
         "{}: ok; certificates: {}, pools: {}, static routes: {}",
         path.display(),

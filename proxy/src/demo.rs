@@ -33,8 +33,10 @@ pub enum DemoError {
     /// As `portico run`.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// The port has no successor for plain HTTP, or is 0.
-    #[error("--port must be between 1 and 65534: plain HTTP uses the next one")]
+    /// The port has no two successors, or is 0.
+    #[error(
+        "--port must be between 1 and 65533: plain HTTP uses the next one, the administration the one after it"
+    )]
     Port,
     /// The certificate cannot be made.
     #[error("cannot make the demo's certificate")]
@@ -60,15 +62,14 @@ enum Sample {
 /// # Errors
 /// [`DemoError`]
 pub fn demo(port: u16) -> Result<(), DemoError> {
-    let http_port = port
-        .checked_add(1)
-        .filter(|_| port > 0)
-        .ok_or(DemoError::Port)?;
+    if !(1..=u16::MAX - 2).contains(&port) {
+        return Err(DemoError::Port);
+    }
+    let (http_port, admin_port) = (port + 1, port + 2);
     let directory = Directory::create()?;
     write_certificate(&directory.0)?;
     let text = configuration(
-        port,
-        http_port,
+        [port, http_port, admin_port],
         &directory.0,
         [Sample::Hello, Sample::Echo, Sample::Ingress].map(start_sample),
     )?;
@@ -78,14 +79,17 @@ pub fn demo(port: u16) -> Result<(), DemoError> {
     logging::init(portico_config::LogLevel::Warn);
     let certificate = directory.0.join("cert.pem");
     run::serve(prepared, None, |_| {
-        let _ = write_lines(&mut io::stdout().lock(), port, http_port, &certificate);
+        let _ = write_lines(
+            &mut io::stdout().lock(),
+            [port, http_port, admin_port],
+            &certificate,
+        );
     })?;
     Ok(())
 }
 
 fn configuration(
-    port: u16,
-    http_port: u16,
+    [port, http_port, admin_port]: [u16; 3],
     directory: &Path,
     samples: [io::Result<SocketAddr>; 3],
 ) -> io::Result<String> {
@@ -100,6 +104,7 @@ drain = "5s"
 [listen]
 http = ["127.0.0.1:{http_port}"]
 https = ["127.0.0.1:{port}"]
+admin = "127.0.0.1:{admin_port}"
 
 [tls]
 certificates = [{{ chain = "{directory}/cert.pem", key = "{directory}/key.pem" }}]
@@ -123,8 +128,7 @@ connections = 1000
 
 fn write_lines(
     out: &mut dyn Write,
-    port: u16,
-    http_port: u16,
+    [port, http_port, admin_port]: [u16; 3],
     certificate: &Path,
 ) -> io::Result<()> {
     let curl = format!("curl --cacert {}", certificate.display());
@@ -177,6 +181,10 @@ fn write_lines(
         (
             "plain HTTP is sent to HTTPS",
             format!("curl --head http://hello.{DOMAIN}:{http_port}/"),
+        ),
+        (
+            "what portico knows of itself, for you alone; more pages are listed at /",
+            format!("curl 'http://127.0.0.1:{admin_port}/status?format=text'"),
         ),
     ];
     for (what, line) in lines {

@@ -15,6 +15,7 @@ use crate::connection::{After, ClientInfo, Connection};
 use crate::http1::{Parsed, RequestError, RequestParser};
 use crate::request;
 use crate::response::failure::Failure;
+use crate::telemetry::metrics::shard::Protocol;
 use crate::worker::Worker;
 
 /// What came out of the wait for a request.
@@ -30,6 +31,7 @@ enum Waited {
 
 /// Serves a client until the connection ends.
 pub async fn serve<S: ClientStream>(io: S, worker: Rc<Worker>, client: ClientInfo) {
+    let _open = worker.metrics.open(Protocol::Http1, client.over_tls);
     let mut connection = Connection::new(io, Rc::clone(&worker), client);
     let mut close_idle = pin!(worker.close_idle.notified());
     loop {

@@ -5,6 +5,7 @@
 //! [`response`] edits what goes back. What a request sees is a [`snapshot`]; what changes beside it
 //! is in [`process`], kept fresh by [`registry`] on the control thread, which is [`run`].
 
+pub mod admin;
 pub mod buffer;
 pub mod check;
 pub mod client_stream;

@@ -24,8 +24,16 @@ const KEEPALIVE: Duration = Duration::from_secs(120);
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {}", hint(.source))]
 pub struct ListenError {
-    address: SocketAddr,
+    address: String,
     source: io::Error,
+}
+
+impl ListenError {
+    /// What the system said about an address.
+    pub(crate) fn new(address: impl ToString, source: io::Error) -> Self {
+        let address = address.to_string();
+        Self { address, source }
+    }
 }
 
 /// What the person who starts portico can do; the source says what the system said.
@@ -35,7 +43,13 @@ fn hint(error: &io::Error) -> &'static str {
             "the address is in use by another process; stop it or choose another address (ss -ltnp shows who has it)"
         }
         io::ErrorKind::PermissionDenied => {
-            "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE (the systemd unit grants it)"
+            "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE (the systemd unit grants it), the file of a unix socket a directory that portico may write to"
+        }
+        io::ErrorKind::AlreadyExists => {
+            "a file that is no socket is in its place; choose another path"
+        }
+        io::ErrorKind::NotFound => {
+            "there is no such directory; create it (systemd: RuntimeDirectory=)"
         }
         io::ErrorKind::AddrNotAvailable => "no interface of this machine has the address",
         _ if error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error()) => {
@@ -75,7 +89,7 @@ pub fn bind(
     held: &[Address],
     workers: usize,
 ) -> Result<Vec<Bound>, ListenError> {
-    let error = |address| move |source| ListenError { address, source };
+    let error = |address| move |source| ListenError::new(address, source);
     for Address { socket, .. } in addresses {
         if !held.iter().any(|own| own.socket.port() == socket.port()) {
             bound(*socket, false).map_err(error(*socket))?;
@@ -93,7 +107,8 @@ pub fn bind(
     Ok(all)
 }
 
-fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+/// A socket on an address that others of this process may share, or nobody.
+pub(crate) fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,

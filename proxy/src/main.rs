@@ -39,7 +39,7 @@ enum Command {
     },
     /// Serve an example on loopback with a certificate of its own, and print curl lines to try.
     Demo {
-        /// The HTTPS port; the HTTP port is the next one.
+        /// The HTTPS port; the HTTP port is the next one, the administration's the one after it.
         #[arg(long, default_value_t = 8443)]
         port: u16,
     },

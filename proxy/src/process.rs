@@ -5,14 +5,19 @@
 //! is in the [`Snapshot`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use portico_routing::table::Table;
 
 use crate::places::Places;
 use crate::policy::tool_cap::ToolCap;
+use crate::registry::RegistryStatus;
 use crate::reload::Reloads;
 use crate::snapshot::Snapshot;
+use crate::telemetry::access_log;
+use crate::telemetry::metrics::Metrics;
 use crate::upstream::resolve::Resolver;
 
 /// The state of the process that outlives a snapshot.
@@ -20,8 +25,14 @@ use crate::upstream::resolve::Resolver;
 pub struct Process {
     /// What requests see; swapped by a reload.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// When the process began.
+    pub started: SystemTime,
+    /// How far it has come; see [`Process::stage`].
+    pub stage: AtomicU8,
     /// The routes of the registry.
     pub table: Arc<Table>,
+    /// How it stands with the registry.
+    pub registry_status: Arc<RegistryStatus>,
     /// Addresses of names.
     pub resolver: Arc<Resolver>,
     /// Requests in flight for each tool.
@@ -34,11 +45,40 @@ pub struct Process {
     pub backends: Arc<Places>,
     /// What became of reloads.
     pub reloads: Reloads,
+    /// What became of the access log's lines.
+    pub access_log_counts: Arc<access_log::Counts>,
     /// TLS towards backends with an https:// URL.
     pub backend_tls: Arc<rustls::ClientConfig>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// How far the process has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The routes are being loaded; nobody is served yet.
+    Starting,
+    /// Business as usual.
+    Serving,
+    /// It stops: no new connections.
+    Draining,
 }
 
 impl Process {
+    /// How far the process has come.
+    pub fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Relaxed) {
+            0 => Stage::Starting,
+            1 => Stage::Serving,
+            _ => Stage::Draining,
+        }
+    }
+
+    /// It has come that far.
+    pub fn enter(&self, stage: Stage) {
+        self.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
     /// Whether client connections are so many that idle ones should not be kept: nine tenths of
     /// the places are taken. Never with fewer than ten places.
     pub fn is_crowded(&self) -> bool {

@@ -23,6 +23,7 @@ use tracing::debug;
 
 use crate::connection::ClientInfo;
 use crate::failure_text::with_sources;
+use crate::telemetry::metrics::shard::NoProxyHeader;
 use crate::worker::Worker;
 use header::{Ends, HeaderError, MAX_HEADER, Parsed};
 
@@ -40,6 +41,17 @@ enum ReceiveError {
     Header(#[from] HeaderError),
     #[error("the connection failed")]
     Io(#[from] io::Error),
+}
+
+impl ReceiveError {
+    /// The word of metrics.
+    fn kind(&self) -> NoProxyHeader {
+        match self {
+            Self::Nothing | Self::Ended | Self::Io(_) => NoProxyHeader::Gone,
+            Self::TooSlow => NoProxyHeader::Timeout,
+            Self::Header(_) => NoProxyHeader::Malformed,
+        }
+    }
 }
 
 /// Finds out who the client is; `peer` is who connected. `None`: the connection is to be closed
@@ -71,11 +83,13 @@ pub async fn identify(
         }),
         Ok(None) => Some(peer),
         Err(error @ (ReceiveError::Nothing | ReceiveError::Io(_))) => {
+            worker.metrics.no_proxy_header.inc(error.kind());
             let error = with_sources(&error);
             debug!(peer = %peer.address, error, "a balancer's connection came to nothing");
             None
         }
         Err(error) => {
+            worker.metrics.no_proxy_header.inc(error.kind());
             debug!(peer = %peer.address, %error, "a balancer's connection is closed");
             worker.say_no_proxy_header(peer.address, &error);
             None

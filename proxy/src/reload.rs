@@ -7,18 +7,20 @@
 //! takes the snapshot of its beginning, and an HTTP/2 connection keeps the limits that it announced.
 //!
 //! What is adopted: nodes that are up or down, TLS ticket keys, places for connections, counts per
-//! tool, the routing table. What cannot change without a restart stays as it is, with a warning:
+//! tool, the routing table. The administration may move; its old address answers what it was asked
+//! already. What cannot change without a restart stays as it is, with a warning:
 //! see [`keep`].
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use portico_config::Config;
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+use crate::admin::Admin;
 use crate::failure_text::one_line;
 use crate::listen::{self, Address, ListenError};
 use crate::logging;
@@ -26,6 +28,7 @@ use crate::process::Process;
 use crate::server::{Listener, Order};
 use crate::snapshot::Snapshot;
 use crate::start::{self, Built, StartError};
+use crate::telemetry::access_log;
 
 /// Asks the control thread for a reload.
 #[derive(Debug)]
@@ -58,6 +61,8 @@ pub enum ReloadError {
 /// A configuration that is ready to take the place of the one in force.
 #[derive(Debug)]
 pub struct Ready {
+    /// The administration, if it moves; `Some(None)`: it is switched off.
+    pub admin: Option<Option<Admin>>,
     built: Built,
     listening: Vec<Address>,
     /// For each worker.
@@ -75,6 +80,7 @@ pub fn prepare(
     in_force: &Snapshot,
     listening: &[Address],
     workers: usize,
+    counts: &Arc<access_log::Counts>,
 ) -> Result<Ready, ReloadError> {
     let loaded = portico_config::load(path).map_err(StartError::from)?;
     let mut warnings = loaded.warnings.iter().map(ToString::to_string).collect();
@@ -86,13 +92,21 @@ pub fn prepare(
         let of_some = some.iter().filter(|address| !others.contains(address));
         of_some.copied().collect()
     };
+    let admin = &built.snapshot.config.listen.admin;
+    let admin = match *admin == in_force.config.listen.admin {
+        true => None,
+        false => Some(admin.as_ref().map(Admin::bind).transpose()?),
+    };
     let bound = listen::bind(&without(&wanted, listening), listening, workers)?;
+    let new = bound.into_iter().map(listen::Bound::listen);
+    let new = new.collect::<Result<_, _>>()?;
+    // Last, because it may make a file.
+    let opened = built.snapshot.open_access_log(Some(in_force), counts);
+    opened.map_err(StartError::from)?;
     Ok(Ready {
+        admin,
         built,
-        new: bound
-            .into_iter()
-            .map(listen::Bound::listen)
-            .collect::<Result<_, _>>()?,
+        new,
         gone: without(listening, &wanted),
         listening: wanted,
     })
@@ -100,26 +114,29 @@ pub fn prepare(
 
 /// Keeps what a running process cannot change.
 fn keep(config: &mut Config, in_force: &Config, warnings: &mut Vec<String>) {
+    const WHY: &str = "changed in the file, which takes effect at a restart";
     let mut needs_restart = |key: &str| {
         warnings.push(format!(
             "{key} has changed, which takes effect at a restart only: the old value stays in force"
         ));
     };
+    let (shown, old_shown) = (&mut config.settings, &in_force.settings);
     if config.server.workers != in_force.server.workers {
         needs_restart("server.workers");
         config.server.workers = in_force.server.workers;
+        shown.keep(old_shown, "server", Some("workers"), WHY);
     }
     match (&mut config.registry, &in_force.registry) {
         (Some(new), Some(old)) => {
-            if new.url != old.url {
-                needs_restart("registry.url");
-            }
-            if new.snapshot != old.snapshot {
-                needs_restart("registry.snapshot");
-            }
-            if new.mass_removal != old.mass_removal {
-                needs_restart("registry.mass_removal");
-            }
+            let mut keep = |changed: bool, key: &str| {
+                if changed {
+                    needs_restart(&format!("registry.{key}"));
+                    shown.keep(old_shown, "registry", Some(key), WHY);
+                }
+            };
+            keep(new.url != old.url, "url");
+            keep(new.snapshot != old.snapshot, "snapshot");
+            keep(new.mass_removal != old.mass_removal, "mass_removal");
             let backends = std::mem::take(&mut new.backends);
             *new = portico_config::Registry {
                 backends,
@@ -129,6 +146,7 @@ fn keep(config: &mut Config, in_force: &Config, warnings: &mut Vec<String>) {
         (None, None) => {}
         (new, old) => {
             needs_restart("[registry]");
+            shown.keep(old_shown, "registry", None, WHY);
             new.clone_from(old);
         }
     }
@@ -169,6 +187,7 @@ pub struct Reloads {
     succeeded: AtomicU64,
     failed: AtomicU64,
     last: Mutex<Option<LastReload>>,
+    last_success: Mutex<Option<SystemTime>>,
 }
 
 /// The last reload.
@@ -193,8 +212,12 @@ impl Reloads {
 
     /// The last one; `None`: the configuration is that of the start.
     pub fn last(&self) -> Option<LastReload> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.clone()
+        lock(&self.last).clone()
+    }
+
+    /// When the configuration in force was taken up; `None`: at the start.
+    pub fn last_success(&self) -> Option<SystemTime> {
+        *lock(&self.last_success)
     }
 
     /// Notes and logs what came of one.
@@ -202,6 +225,7 @@ impl Reloads {
         match outcome {
             Ok(report) => {
                 self.succeeded.fetch_add(1, Relaxed);
+                *lock(&self.last_success) = Some(SystemTime::now());
                 for warning in &report.warnings {
                     warn!("{}", one_line(warning));
                 }
@@ -218,9 +242,13 @@ impl Reloads {
                 );
             }
         }
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(LastReload {
+        *lock(&self.last) = Some(LastReload {
             time: SystemTime::now(),
             outcome: outcome.clone(),
         });
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -106,6 +106,7 @@ pub async fn handle<S: ClientStream>(
         connection.input.filled(),
         version,
     );
+    worker.metrics.request_begins();
     if request.snapshot.logs_requests() {
         let copy = HeadCopy::of(head, connection.input.filled(), version, worker.head());
         request.copy = Some(copy);
@@ -340,6 +341,7 @@ pub async fn answer_failure<S: ClientStream>(
     let snapshot = connection.worker.snapshot.load();
     let request_id = connection.worker.request_ids.next();
     let began = Instant::now();
+    connection.worker.metrics.request_begins();
     let read = connection.input.filled();
     let (format, is_head) = (Format::of_broken_head(read), read.starts_with(b"HEAD "));
     let mut copy = None;
@@ -347,7 +349,8 @@ pub async fn answer_failure<S: ClientStream>(
         copy = Some(HeadCopy::of_broken(read, connection.worker.head()));
     }
     connection.input.discard(&connection.worker.buffers);
-    debug!(id = %request_id, client = %connection.client.address, %failure, "refused before routing");
+    let shown = |client| connection.worker.shown(client);
+    debug!(id = %request_id, client = %shown(connection.client.address), %failure, "refused before routing");
     let page = Answer::Failure {
         failure,
         tool: None,

@@ -30,7 +30,7 @@ pub enum RoutesError {
 
 /// One tool, as scripts see it.
 #[derive(Debug, Serialize)]
-struct Tool<'a> {
+pub(crate) struct Tool<'a> {
     /// `config` or `registry`.
     source: &'a str,
     /// Legacy paths redirect to the tool's own host.
@@ -99,7 +99,7 @@ pub fn routes(path: &Path, json: bool, out: &mut dyn Write) -> Result<(), Routes
     Ok(())
 }
 
-fn describe<'a>(source: &'a str, entry: &'a Entry) -> Tool<'a> {
+pub(crate) fn describe<'a>(source: &'a str, entry: &'a Entry) -> Tool<'a> {
     let routes = entry.routes.iter().map(|route| RouteLine {
         pattern: route.pattern.source(),
         backend: route.backend.to_string(),

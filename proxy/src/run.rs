@@ -5,9 +5,10 @@
 //! resolves names, checks nodes, watches certificates, sweeps counters, and listens to signals. It
 //! shares no runtime with the workers, so that none of this can delay a request.
 //!
-//! SIGHUP loads the configuration anew: see `reload`. SIGTERM and SIGINT drain: listeners close, requests in flight end, idle connections get
-//! [`IDLE_GRACE`] for a request that may be on its way already. What is left after `server.drain`
-//! is cut. A second signal ends at once.
+//! SIGHUP, and the administration, load the configuration anew: see `reload`. SIGTERM and SIGINT
+//! drain: listeners close, requests in flight end, idle connections get [`IDLE_GRACE`] for a request
+//! that may be on its way already. What is left after `server.drain` is cut. A second signal ends at
+//! once. The administration answers from before the routes are loaded until the very end.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,15 +20,17 @@ use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
+use crate::admin::{self, Admin};
 use crate::failure_text::{one_line, with_sources};
 use crate::listen::{self, Address, Bound, ListenError};
 use crate::logging;
-use crate::process::Process;
+use crate::process::{Process, Stage};
 use crate::registry::{Registry, RegistryError};
 use crate::reload::{self, ReloadReport, ReloadRequest};
 use crate::server::{self, Order, Seed};
 use crate::signals::{StopSignals, Wish, Wishes};
 use crate::start::{self, Prepared, StartError};
+use crate::telemetry::access_log;
 use crate::tls::{RELOAD_INTERVAL, ServerTls};
 use crate::upstream::nodes::NodePool;
 use crate::upstream::resolve::FORGET_AFTER;
@@ -93,10 +96,19 @@ pub fn serve(
     for warning in &prepared.warnings {
         warn!("{}", one_line(warning));
     }
+    let process = Arc::clone(&prepared.process);
+    let opened = process
+        .snapshot
+        .load()
+        .open_access_log(None, &process.access_log_counts);
+    opened.map_err(StartError::from)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())?;
     let done = runtime.block_on(control(prepared, path, ready));
+    if let Some(log) = process.snapshot.load().access_log() {
+        log.finish(access_log::LAST_WORDS);
+    }
     // A name that is being resolved, or a file on a disk that hangs, must not hold up the end.
     runtime.shutdown_background();
     done
@@ -113,12 +125,12 @@ async fn control(
     let process = &prepared.process;
     let snapshot = process.snapshot.load_full();
     let config = &snapshot.config;
-    let workers = match config.server.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        n => n,
-    };
+    let workers = start::worker_count(config);
     let listening = listen::addresses(&config.listen);
     let sockets = listen::bind(&listening, &[], workers)?;
+    let (reload, mut reload_requests) = mpsc::channel(RELOADS_WAITING);
+    let mut admin = admin::Server::new(admin_pages(process, reload));
+    admin.follow(config.listen.admin.as_ref().map(Admin::bind).transpose()?);
     let registry = tokio::select! {
         started = start_registry(&prepared) => started?,
         () = stop.next() => return Ok(()),
@@ -129,7 +141,6 @@ async fn control(
         upkeep.spawn_local(registry.run());
     }
     let (phase, mut ended, orders) = spawn_workers(process, sockets)?;
-    let (_reload, mut reload_requests) = mpsc::channel(RELOADS_WAITING);
     let mut running = Running {
         process: Arc::clone(process),
         path: path.map(Path::to_owned),
@@ -137,15 +148,18 @@ async fn control(
         orders,
         recheck,
         checks: Checks::default(),
+        admin,
     };
     running.checks.follow(process);
     info!(
         workers,
         http = ?config.listen.http,
         https = ?config.listen.https,
+        admin = config.listen.admin.as_ref().map(tracing::field::display),
         tools = process.table.len(),
         "portico serves"
     );
+    process.enter(Stage::Serving);
     ready(process);
     let done = loop {
         tokio::select! {
@@ -158,6 +172,7 @@ async fn control(
                 error!(panicked = ended.is_err(), "the checks of a pool ended, which is a defect of portico; the process drains and ends, to be restarted whole");
                 break Err(RunError::UpkeepEnded);
             }
+            () = running.admin.ended() => break Err(RunError::UpkeepEnded),
             wish = wishes.next() => tokio::select! {
                 () = running.grant(wish) => {}
                 () = stop.next() => break Ok(()),
@@ -172,8 +187,19 @@ async fn control(
             }
         }
     };
+    // Who asks for a reload now is told that there will be none.
+    drop(reload_requests);
+    process.enter(Stage::Draining);
     drain(process, &phase, &mut ended, workers, &mut stop).await;
     done
+}
+
+/// What the administration shows.
+fn admin_pages(process: &Arc<Process>, reload: mpsc::Sender<ReloadRequest>) -> admin::State {
+    let metrics = Arc::new(|_: &Process| String::new());
+    let mut state = admin::State::new(Arc::clone(process), metrics);
+    state.reload = Some(reload);
+    state
 }
 
 async fn start_registry(prepared: &Prepared) -> Result<Option<Registry>, RegistryError> {
@@ -182,7 +208,9 @@ async fn start_registry(prepared: &Prepared) -> Result<Option<Registry>, Registr
         return Ok(None);
     };
     let table = Arc::clone(&prepared.process.table);
-    let registry = Registry::start(config, table, prepared.admit(), prepared.changed()).await?;
+    let status = Arc::clone(&prepared.process.registry_status);
+    let registry =
+        Registry::start(config, table, status, prepared.admit(), prepared.changed()).await?;
     Ok(Some(registry))
 }
 
@@ -230,6 +258,7 @@ struct Running {
     /// Has the routes judged anew.
     recheck: Option<Arc<Notify>>,
     checks: Checks,
+    admin: admin::Server,
 }
 
 impl Running {
@@ -238,7 +267,10 @@ impl Running {
             Wish::Reload => {
                 self.reload().await.ok();
             }
-            Wish::Reopen => warn!("SIGUSR1 does nothing: there is no access log"),
+            Wish::Reopen => match self.process.snapshot.load().access_log() {
+                Some(log) => log.reopen(),
+                None => warn!("SIGUSR1 does nothing: there is no access log"),
+            },
             Wish::Nothing => warn!("SIGUSR2 does nothing"),
         }
     }
@@ -251,7 +283,8 @@ impl Running {
 
     async fn reload(&mut self) -> Result<ReloadReport, String> {
         let ready = self.prepare().await;
-        let outcome = ready.map(|ready| {
+        let outcome = ready.map(|mut ready| {
+            let moved = ready.admin.take();
             let policy = self.process.snapshot.load().backends.clone();
             let orders = &self.orders;
             let (listening, report) = ready.apply(&self.process, |worker, order| {
@@ -262,6 +295,9 @@ impl Running {
             });
             self.listening = listening;
             self.checks.follow(&self.process);
+            if let Some(bound) = moved {
+                self.admin.follow(bound);
+            }
             if policy != self.process.snapshot.load().backends
                 && let Some(recheck) = &self.recheck
             {
@@ -280,8 +316,9 @@ impl Running {
         };
         let in_force = self.process.snapshot.load_full();
         let (listening, workers) = (self.listening.clone(), self.orders.len());
+        let counts = Arc::clone(&self.process.access_log_counts);
         let preparing =
-            spawn_blocking(move || reload::prepare(&path, &in_force, &listening, workers));
+            spawn_blocking(move || reload::prepare(&path, &in_force, &listening, workers, &counts));
         match preparing.await {
             Ok(prepared) => prepared.map_err(|error| with_sources(&error)),
             Err(_) => Err("a defect of portico: see the log above".to_owned()),
@@ -386,13 +423,20 @@ async fn drain(
             () = sleep_until(begin + limit) => {
                 let connections = process.connections.taken();
                 warn!(workers = left, connections, "server.drain is over: the connections that are left are cut");
-                return;
+                return last_lines(process).await;
             }
             () = stop.next() => {
                 warn!("a second signal: the connections that are left are cut");
-                return;
+                return last_lines(process).await;
             }
         }
     }
     info!(after = ?begin.elapsed(), "stopped: every request in flight was answered");
+}
+
+/// Workers that are cut have lines of requests that ended before.
+async fn last_lines(process: &Process) {
+    if process.snapshot.load().logs_requests() {
+        sleep(access_log::TICK).await;
+    }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error};
 
@@ -31,6 +31,8 @@ use crate::listen::Address;
 use crate::places::Place;
 use crate::process::Process;
 use crate::proxy_protocol;
+use crate::telemetry::access_log;
+use crate::telemetry::metrics::shard::{AcceptError, NoHandshake};
 use crate::tls;
 use crate::worker::{Open, Phase, Worker};
 
@@ -67,6 +69,8 @@ pub struct Seed {
 
 /// Pause after the system refused to accept, so that it can recover.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often a worker measures how late its timers fire.
+const LAG_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Serves until the process drains and the last connection has ended.
 ///
@@ -86,6 +90,8 @@ async fn serve(seed: Seed) -> io::Result<()> {
         accepting.start(&worker, listener)?;
     }
     let sweeping = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+    tokio::task::spawn_local(hand_over_lines(Rc::clone(&worker)));
+    let measuring = tokio::task::spawn_local(measure_lag(Rc::clone(&worker)));
     let (mut phase, mut orders) = (seed.phase, seed.orders);
     loop {
         let now = *phase.borrow_and_update();
@@ -106,6 +112,7 @@ async fn serve(seed: Seed) -> io::Result<()> {
         }
     }
     sweeping.abort();
+    measuring.abort();
     Ok(())
 }
 
@@ -182,11 +189,13 @@ async fn accept_loop(open: Open, socket: TcpListener, over_tls: bool, port: u16,
                 start(worker, stream, peer, over_tls, port, place);
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
+                worker.metrics.accept_errors.inc(AcceptError::ClientGone);
                 debug!(%error, "a client gave up before it was accepted");
             }
             Err(error) => {
                 // Idle connections to backends are worth less than a client.
                 worker.close_spare();
+                worker.metrics.accept_errors.inc(AcceptError::System);
                 worker.say_accept_failed(&error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -227,6 +236,7 @@ async fn place_for(worker: &Worker) -> Place {
     if let Some(place) = places.try_take() {
         return place;
     }
+    worker.metrics.accept_waits.inc();
     worker.say_crowded();
     places.take().await
 }
@@ -241,6 +251,7 @@ fn start(
 ) {
     let open = Open::new(worker);
     let worker = Rc::clone(worker);
+    worker.metrics.accepted(over_tls);
     let peer = ClientInfo {
         address: peer.ip().to_canonical(),
         over_tls,
@@ -266,8 +277,11 @@ fn start(
             None => driver::serve(stream, worker, client).await,
             Some(tls) => {
                 let acceptor = TlsAcceptor::from(tls);
+                let begin = Instant::now();
                 if let Some(stream) = handshake(&worker, &acceptor, stream).await {
                     client.tls = tls::session(stream.get_ref().1);
+                    let metrics = &worker.metrics;
+                    metrics.handshake(client.tls.as_ref(), begin.elapsed());
                     match stream.get_ref().1.alpn_protocol() {
                         Some(tls::HTTP2) => http2::serve(stream, worker, client).await,
                         _ => driver::serve(stream, worker, client).await,
@@ -295,27 +309,39 @@ async fn handshake(
         }
         Ok(Err((error, stream))) => {
             debug!(%error, "a TLS handshake failed");
-            if is_not_tls(&error) {
+            let why = why_no_handshake(&error);
+            worker.metrics.handshake_failures.inc(why);
+            if why == NoHandshake::NotTls {
                 refuse_plain_http(stream.into_tcp()).await;
             }
             None
         }
         Err(_) => {
+            worker.metrics.handshake_failures.inc(NoHandshake::Timeout);
             debug!("a TLS handshake took longer than timeouts.handshake");
             None
         }
     }
 }
 
-/// Whether the first bytes were no TLS record at all, such as a plain HTTP request.
-fn is_not_tls(error: &io::Error) -> bool {
-    let inner = error.get_ref().and_then(|e| e.downcast_ref());
-    matches!(
-        inner,
-        Some(rustls::Error::InvalidMessage(
-            rustls::InvalidMessage::InvalidContentType
-        ))
-    )
+fn why_no_handshake(error: &io::Error) -> NoHandshake {
+    match error.get_ref().and_then(|e| e.downcast_ref()) {
+        // The first bytes were no TLS record at all, such as a plain HTTP request.
+        Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => {
+            NoHandshake::NotTls
+        }
+        Some(_) => NoHandshake::Protocol,
+        None => NoHandshake::Gone,
+    }
+}
+
+/// No line of the access log waits for others for long.
+async fn hand_over_lines(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(access_log::TICK).await;
+        let snapshot = worker.snapshot.load();
+        worker.access_log.tick(snapshot.access_log());
+    }
 }
 
 async fn sweep(worker: Rc<Worker>) {
@@ -324,6 +350,16 @@ async fn sweep(worker: Rc<Worker>) {
         let max_idle = worker.snapshot.load().config.timeouts.upstream_idle;
         worker.idle.sweep(max_idle);
         worker.h2c.sweep(max_idle);
+        worker.publish_counts();
+    }
+}
+
+/// How late this task runs is how long any other has to wait for its turn.
+async fn measure_lag(worker: Rc<Worker>) {
+    loop {
+        let due = Instant::now() + LAG_INTERVAL;
+        tokio::time::sleep_until(due).await;
+        worker.metrics.lag.observe(due.elapsed());
     }
 }
 

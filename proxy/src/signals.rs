@@ -50,6 +50,9 @@ pub struct Wishes {
     hangup: Signal,
     user1: Signal,
     user2: Signal,
+    /// SIGXFSZ, which ends a process that does not catch it: a file that may grow no more is to
+    /// fail to be written, like one on a full disk.
+    _file_size: Signal,
 }
 
 impl Wishes {
@@ -62,6 +65,7 @@ impl Wishes {
             hangup: signal(SignalKind::hangup())?,
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
+            _file_size: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 

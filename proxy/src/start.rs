@@ -7,13 +7,16 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use portico_config::{Config, Diagnostic, Diagnostics, NodeAddress};
+use portico_config::{AdminAddress, Config, Diagnostic, Diagnostics, NodeAddress};
 use portico_routing::backend::{Backend, BackendHost};
 use portico_routing::table::{Entry, Table};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::admin;
 use crate::places::Places;
 use crate::policy::backends::BackendPolicy;
 use crate::policy::tool_cap::ToolCap;
@@ -22,12 +25,16 @@ use crate::registry::{self, Admit, Changed};
 use crate::reload::Reloads;
 use crate::response::pages::Pages;
 use crate::snapshot::Snapshot;
+use crate::telemetry::access_log::OpenError;
+use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, CertificateStore, ServerTls};
 use crate::upstream::resolve::Resolver;
 
 /// Descriptors that the process needs beside its connections: listeners, epoll, redis, logs,
 /// certificates being read.
 const RESERVED_DESCRIPTORS: usize = 64;
+/// And for connections to the administration, if it is on.
+const ADMIN_DESCRIPTORS: usize = admin::MAX_CONNECTIONS;
 
 /// Why portico does not start.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +51,9 @@ pub enum StartError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
+    /// The access log cannot be opened.
+    #[error(transparent)]
+    AccessLog(#[from] OpenError),
     /// Too few descriptors to serve anybody.
     #[error(
         "the process may open {0} files, which is too few to serve connections; raise the limit (LimitNOFILE in the systemd unit, ulimit -n in a shell)"
@@ -97,13 +107,20 @@ pub fn prepare_config(config: Config, warnings: Vec<String>) -> Result<Prepared,
         mut warnings,
     } = build(config, warnings, None)?;
     warnings.extend_from_slice(tls::root_warnings());
+    let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+    let table = Arc::new(Table::new());
     let process = Process {
-        snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
-        table: Arc::new(Table::new()),
+        metrics: Arc::new(Metrics::new(Arc::clone(&table), Arc::clone(&snapshot))),
+        registry_status: Arc::default(),
+        started: SystemTime::now(),
+        stage: AtomicU8::new(0),
+        snapshot,
+        table,
         resolver: Arc::default(),
         tools: ToolCap::default(),
         connections: Places::new(descriptors.clients),
         backends: Places::new(descriptors.backends),
+        access_log_counts: Arc::default(),
         backend_tls: tls::client_config()?,
         reloads: Reloads::default(),
     };
@@ -130,7 +147,7 @@ pub fn build(
         _ => Some(server_tls(&config, previous, &mut warnings)?),
     };
     let wanted = config.limits.connections;
-    let descriptors = descriptors_for(wanted)?;
+    let descriptors = descriptors_for(wanted, config.listen.admin.is_some())?;
     if descriptors.clients < wanted {
         let enough = descriptors.clients;
         warnings.push(format!(
@@ -138,6 +155,9 @@ pub fn build(
              raise the limit (LimitNOFILE in the systemd unit, ulimit -n in a shell)"
         ));
         config.limits.connections = enough;
+        let shown = i64::try_from(enough).unwrap_or(i64::MAX);
+        let why = format!("lowered from {wanted}: the process may not open more files");
+        (config.settings).adjust("limits", "connections", shown, &why);
     }
     warn_of_snapshot(&config, &mut warnings);
     let policy = backend_policy(&config, previous);
@@ -201,7 +221,7 @@ pub struct Descriptors {
 /// Raises the limit on open files as far as allowed, and says for how many client connections it
 /// suffices, `wanted` at the most. Three descriptors for two connections: an idle one needs one,
 /// one with a request under way two. What is left is for connections to backends.
-fn descriptors_for(wanted: usize) -> Result<Descriptors, StartError> {
+fn descriptors_for(wanted: usize, admin: bool) -> Result<Descriptors, StartError> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -213,7 +233,8 @@ fn descriptors_for(wanted: usize) -> Result<Descriptors, StartError> {
         .current
         .and_then(|n| usize::try_from(n).ok())
         .unwrap_or(usize::MAX / 2);
-    let left = files.saturating_sub(RESERVED_DESCRIPTORS);
+    let reserved = RESERVED_DESCRIPTORS + if admin { ADMIN_DESCRIPTORS } else { 0 };
+    let left = files.saturating_sub(reserved);
     match left / 3 * 2 {
         0 => Err(StartError::Descriptors(files)),
         enough => {
@@ -224,8 +245,20 @@ fn descriptors_for(wanted: usize) -> Result<Descriptors, StartError> {
     }
 }
 
+/// How many threads serve.
+pub fn worker_count(config: &Config) -> usize {
+    match config.server.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        count => count,
+    }
+}
+
 fn backend_policy(config: &Config, previous: Option<&Snapshot>) -> BackendPolicy {
-    let own = [&config.listen.http[..], &config.listen.https[..]].concat();
+    let mut own = [&config.listen.http[..], &config.listen.https[..]].concat();
+    // What it shows, and a reload, are for those who reach its own address.
+    if let Some(AdminAddress::Tcp(address)) = &config.listen.admin {
+        own.push(*address);
+    }
     let registry = config.registry.as_ref();
     BackendPolicy {
         allowed: registry.map_or_else(Vec::new, |r| r.backends.clone()),
@@ -358,9 +391,9 @@ mod tests {
 
     #[test]
     fn few_connections_are_not_lowered() {
-        let few = descriptors_for(10).unwrap();
+        let few = descriptors_for(10, true).unwrap();
         assert_eq!(few.clients, 10);
-        let all = descriptors_for(usize::MAX).unwrap();
+        let all = descriptors_for(usize::MAX, true).unwrap();
         assert!(all.clients < usize::MAX && all.backends >= all.clients / 2);
         assert_eq!(all.clients + all.backends, few.clients + few.backends);
     }

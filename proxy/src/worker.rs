@@ -23,6 +23,9 @@ use crate::request_id::RequestIds;
 use crate::response::compress::Encoders;
 use crate::snapshot::SnapshotReader;
 use crate::spare::{Spare, SpareBuffers};
+use crate::telemetry::access_log::LogBuffer;
+use crate::telemetry::address::{self, Shown};
+use crate::telemetry::metrics::Shard;
 use crate::upstream::h2c::H2cPool;
 use crate::upstream::idle::IdlePool;
 use crate::upstream::nodes::Turn;
@@ -43,6 +46,8 @@ pub enum Phase {
 pub struct Worker {
     /// What all workers share.
     pub process: Arc<Process>,
+    /// What this worker counts.
+    pub metrics: Arc<Shard>,
     /// The way to the current snapshot.
     pub snapshot: SnapshotReader,
     /// Buffers.
@@ -57,6 +62,8 @@ pub struct Worker {
     pub turn: RefCell<Turn>,
     /// Wakes connections of HTTP/2 when they are to say GOAWAY.
     pub draining: Notify,
+    /// Its lines of the access log.
+    pub access_log: LogBuffer,
     /// The names of requests.
     pub request_ids: RequestIds,
     /// Wakes idle connections when they are to close.
@@ -108,12 +115,14 @@ impl Worker {
         Self {
             snapshot: SnapshotReader::new(Arc::clone(&process.snapshot)),
             h2c: H2cPool::new(Rc::clone(&frames), Arc::clone(&process.backends)),
+            metrics: process.metrics.shard(),
             process,
             buffers: BufferPool::default(),
             encoders: Rc::default(),
             idle: IdlePool::default(),
             turn: RefCell::default(),
             draining: Notify::new(),
+            access_log: LogBuffer::default(),
             request_ids: RequestIds::default(),
             close_idle: Notify::new(),
             phase: Cell::new(Phase::Serving),
@@ -241,6 +250,26 @@ impl Worker {
             *date = (second, Rc::from(httpdate::fmt_http_date(now)));
         }
         Rc::clone(&date.1)
+    }
+
+    /// The address of a client as diagnostics may show it.
+    pub fn shown(&self, client: IpAddr) -> Shown {
+        address::show(self.snapshot.load().config.log.client_address, client)
+    }
+
+    /// Puts into the metrics what is counted elsewhere in the worker. Called once a second.
+    pub fn publish_counts(&self) {
+        let metrics = &self.metrics;
+        metrics.upstream_idle.set(self.idle.len() as u64);
+        let (idle, used) = self.h2c.counts();
+        metrics.h2c_idle.set(idle as u64);
+        metrics.h2c_used.set(used as u64);
+        let compressed = metrics.compression.iter().zip(self.encoders.counts());
+        for (bytes, (input, output)) in compressed {
+            bytes.input.set(input);
+            bytes.output.set(output);
+        }
+        metrics.compression_refused.set(self.encoders.refused());
     }
 
     /// Says that all places for connections are taken.

@@ -25,6 +25,7 @@ const START_ERRORS: &[&str] = &[
     "registry/mod.rs",
     "run.rs",
     "start.rs",
+    "telemetry/access_log/mod.rs",
     "tls/certificate.rs",
 ];
 

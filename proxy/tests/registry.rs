@@ -166,7 +166,7 @@ impl Running {
                     Arc::new(move |tool, _: &Entry| told.lock().unwrap().push(tool.to_owned()));
                 let runtime = current_thread();
                 runtime.block_on(async {
-                    match Registry::start(&config, table, admit(), changed).await {
+                    match Registry::start(&config, table, Arc::default(), admit(), changed).await {
                         Ok(registry) => {
                             started.send(Ok(registry.status())).unwrap();
                             tokio::select! {

@@ -5,6 +5,7 @@
 // Clippy does not see that the functions here are only called by tests.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -75,6 +76,46 @@ fn stopping_waits_longer_than_the_default_drain() {
 fn the_snapshot_lies_in_the_state_directory() {
     let state = Path::new("/var/lib").join(unit("StateDirectory"));
     assert!(defaults().registry.unwrap().snapshot.starts_with(state));
+}
+
+/// logrotate accepts the file, and rotates what lies where the unit lets portico write.
+#[test]
+fn logrotate_rotates_the_access_log() {
+    let log = format!("/var/log/{}/access.log", unit("LogsDirectory"));
+    let rules = text("portico.logrotate");
+    assert!(rules.contains(&format!("\n{log} {{\n")));
+    assert!(unit("ExecStart").starts_with("/usr/bin/portico "));
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let here = at("access.log").display().to_string();
+    // A tag in place of the signal: no service runs here.
+    let told = at("told").display().to_string();
+    let rules = rules.replace(&log, &here).replace(
+        "systemctl kill --kill-whom=main --signal=USR1 portico.service",
+        &format!("touch {told}"),
+    );
+    assert!(rules.contains(&told));
+    std::fs::write(at("rules"), rules).unwrap();
+    std::fs::set_permissions(at("rules"), PermissionsExt::from_mode(0o644)).unwrap();
+    std::fs::write(&here, "a line\n").unwrap();
+    let Ok(output) = Command::new("logrotate")
+        .args(["--force", "--state"])
+        .arg(at("state"))
+        .arg(at("rules"))
+        .output()
+    else {
+        eprintln!("not tested: logrotate is not installed");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.is_empty(), "{said}");
+    assert!(at("told").exists() && !at("access.log").exists());
+    let files = std::fs::read_dir(directory.path()).unwrap();
+    let name = |file: std::io::Result<std::fs::DirEntry>| file.unwrap().file_name();
+    let kept = files
+        .map(name)
+        .filter(|name| name.to_string_lossy().starts_with("access.log-"));
+    assert_eq!(kept.count(), 1);
 }
 
 #[test]

@@ -92,6 +92,27 @@ pub enum Reason {
     BadPath,
 }
 
+impl Reason {
+    /// One word for logs and metrics; a fixed, small set.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::StaticRoute(_) => "static_route",
+            Self::Registry(_) => "registry",
+            Self::NoPatternMatched => "no_pattern_matched",
+            Self::Unregistered => "unregistered",
+            Self::Apex => "apex",
+            Self::ReservedLabel => "reserved_label",
+            Self::Renamed => "renamed",
+            Self::ToolMoved => "tool_moved",
+            Self::LegacyRoot => "legacy_root",
+            Self::LegacyNoTool => "legacy_no_tool",
+            Self::ForeignHost => "foreign_host",
+            Self::TwoLabels => "two_labels",
+            Self::BadPath => "bad_path",
+        }
+    }
+}
+
 /// Decides where a request goes.
 ///
 /// `target` is the origin-form target as it came: path and query; empty is `/`. `scratch` is

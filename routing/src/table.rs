@@ -8,6 +8,7 @@
 use std::cmp::Reverse;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::backend::Backend;
 use crate::host::MAX_LABEL;
@@ -218,6 +219,8 @@ impl fmt::Display for ToolName {
 #[derive(Debug, Default)]
 pub struct Table {
     entries: papaya::HashMap<Box<str>, Arc<Entry>, foldhash::fast::RandomState>,
+    /// Of all entries, those that were skipped.
+    bad_routes: AtomicUsize,
 }
 
 impl Table {
@@ -241,15 +244,31 @@ impl Table {
 
     /// Puts the entry of `tool` in place and gives the one that it replaces.
     pub fn set(&self, tool: &str, entry: Entry) -> Option<Arc<Entry>> {
-        self.entries
+        self.bad_routes.fetch_add(entry.bad.len(), Relaxed);
+        let old = self
+            .entries
             .pin()
             .insert(tool.into(), Arc::new(entry))
-            .cloned()
+            .cloned();
+        self.forget_bad_routes(old.as_deref());
+        old
     }
 
     /// Takes the entry of `tool` out.
     pub fn remove(&self, tool: &str) -> Option<Arc<Entry>> {
-        self.entries.pin().remove(tool).cloned()
+        let old = self.entries.pin().remove(tool).cloned();
+        self.forget_bad_routes(old.as_deref());
+        old
+    }
+
+    fn forget_bad_routes(&self, old: Option<&Entry>) {
+        let bad = old.map_or(0, |entry| entry.bad.len());
+        self.bad_routes.fetch_sub(bad, Relaxed);
+    }
+
+    /// How many routes of all tools were skipped.
+    pub fn bad_routes(&self) -> usize {
+        self.bad_routes.load(Relaxed)
     }
 
     /// How many tools there are.
@@ -401,6 +420,25 @@ mod tests {
         check_tool("a.b", false);
         check_tool("a b", false);
         check_tool("\u{e9}", false);
+    }
+
+    #[test]
+    fn bad_routes_are_counted_as_they_come_and_go() {
+        let table = Table::new();
+        let bad = entry(&[("(", URL), ("[", URL), (".*", URL)]);
+        let change = |tool, entry: Option<&Entry>| {
+            match entry {
+                Some(entry) => table.set(tool, entry.clone()),
+                None => table.remove(tool),
+            };
+            table.bad_routes()
+        };
+        assert_eq!(change("grid", Some(&bad)), 2);
+        assert_eq!(change("other", Some(&bad)), 4);
+        assert_eq!(change("grid", Some(&bad)), 4);
+        assert_eq!(change("grid", Some(&entry(&[(".*", URL)]))), 2);
+        assert_eq!(change("other", None), 0);
+        assert_eq!(change("other", None), 0);
     }
 
     #[test]

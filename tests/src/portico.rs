@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustls::ClientConfig;
 use tempfile::TempDir;
 
-use crate::client::Client;
+use crate::client::{Client, Response, get};
 use crate::http2::Http2;
 use crate::origin::Origin;
 use crate::redis::Redis;
@@ -29,6 +29,7 @@ pub struct Builder {
     authority: Authority,
     http: SocketAddr,
     https: SocketAddr,
+    admin: SocketAddr,
     environment: Vec<(String, String)>,
     descriptors: Option<u32>,
 }
@@ -39,6 +40,8 @@ pub struct Portico {
     pub http: SocketAddr,
     /// The TLS listener.
     pub https: SocketAddr,
+    /// The administration, unless a test has put it elsewhere.
+    pub admin: SocketAddr,
     /// Where its files are.
     pub folder: TempDir,
     /// Who signed its certificate.
@@ -59,7 +62,7 @@ impl Builder {
         std::fs::write(folder.path().join("ca.pem"), &authority.pem).expect("CA written");
         let names = ["*.toolforge.org", "toolforge.org", "tools.wmflabs.org"];
         let (chain, key) = authority.issue(&names).write(folder.path(), "portico");
-        let (http, https) = (free_address(), free_address());
+        let (http, https, admin) = (free_address(), free_address(), free_address());
         let base = format!(
             r#"
             [server]
@@ -67,6 +70,7 @@ impl Builder {
             [listen]
             http = ["{http}"]
             https = ["{https}"]
+            admin = "{admin}"
             redirect = false
             [tls]
             certificates = [{{ chain = {chain:?}, key = {key:?} }}]
@@ -81,6 +85,7 @@ impl Builder {
             authority,
             http,
             https,
+            admin,
             environment: Vec::new(),
             descriptors: None,
         }
@@ -173,6 +178,11 @@ impl Builder {
         self.http
     }
 
+    /// Where the administration will be.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Writes `portico.toml` and gives its path.
     pub fn write(&self) -> PathBuf {
         write_config(self.folder.path(), &self.config)
@@ -215,6 +225,7 @@ impl Builder {
         let mut portico = Portico {
             http: self.http,
             https: self.https,
+            admin: self.admin,
             folder: self.folder,
             authority: self.authority,
             config: self.config,
@@ -266,6 +277,12 @@ impl Portico {
     #[track_caller]
     pub fn tls(&self) -> Client {
         Client::tls(self.https, &self.tls_client, HOST)
+    }
+
+    /// A GET of the administration.
+    #[track_caller]
+    pub fn admin_get(&self, target: &str) -> Response {
+        Client::tcp(self.admin).exchange(get(&self.admin.to_string(), target))
     }
 
     /// An HTTP/2 client, its settings exchanged.

@@ -62,6 +62,31 @@ const COMMANDS: &[(&str, How)] = &[
         "curl --fail http://127.0.0.1:$HTTP_PORT/.well-known/healthz",
         How::Configured,
     ),
+    ("curl --fail http://$ADMIN/readyz", How::Configured),
+    (
+        "curl --fail http://$ADMIN/readyz?format=json",
+        How::Configured,
+    ),
+    ("curl --fail http://$ADMIN/status", How::Configured),
+    (
+        "curl --fail http://$ADMIN/status?format=text",
+        How::Configured,
+    ),
+    (
+        r#"curl --fail "http://$ADMIN/routes?tool=grid""#,
+        How::Configured,
+    ),
+    (r#"curl --fail "http://$ADMIN/routes?bad""#, How::Configured),
+    ("curl --fail http://$ADMIN/config", How::Configured),
+    (
+        "curl --fail http://$ADMIN/config?format=json",
+        How::Configured,
+    ),
+    ("curl --fail http://$ADMIN/list", How::Configured),
+    (
+        "curl --fail-with-body --request POST http://$ADMIN/reload",
+        How::Configured,
+    ),
     (
         "apt-get install python3 openssl redis-server wrk nghttp2-client nginx haproxy",
         How::Elsewhere("scripts/test installs what CI needs of these"),
@@ -87,8 +112,20 @@ const COMMANDS: &[(&str, How)] = &[
         ),
     ),
     (
-        "systemctl show portico --property LimitNOFILE",
-        How::Elsewhere("the unit is looked at in proxy/tests/systemd.rs"),
+        "curl --silent http://$ADMIN/metrics | grep -E '^(process_(open|max)_fds|process_resident_memory_bytes|portico_(connection|upstream)_places(_taken)?) '",
+        How::Configured,
+    ),
+    (
+        "curl --silent http://$ADMIN/metrics | grep -E '^portico_failures_total' || echo 'no failure'",
+        How::Configured,
+    ),
+    (
+        "curl --silent http://$ADMIN/metrics | grep '^portico_tool_requests_total' | sort --key 2 --general-numeric-sort --reverse",
+        How::Configured,
+    ),
+    (
+        "diff <(curl --silent http://$OLD_LIST/list | python3 -m json.tool --sort-keys) <(curl --silent http://$ADMIN/list | python3 -m json.tool --sort-keys) && echo 'the same tools'",
+        How::Configured,
     ),
     (
         "portico routes --config portico.toml | grep '^grid'",
@@ -144,7 +181,9 @@ const DOCUMENTS: &[&str] = &[
     "README.md",
     "CONTRIBUTING.md",
     "ARCHITECTURE.md",
+    "docs/access-log.md",
     "benches/README.md",
+    "docs/admin.md",
     "docs/operating.md",
     "docs/migrating.md",
 ];
@@ -204,6 +243,8 @@ fn every_command_is_run() {
             .current_dir(folder)
             .env("ROOT", root.path())
             .env("HTTP_PORT", serving.http.port().to_string())
+            .env("ADMIN", serving.admin.to_string())
+            .env("OLD_LIST", serving.admin.to_string())
             .env("HTTPS_PORT", serving.https.port().to_string())
             .env("NEW", serving.https.to_string())
             .env("PATH", format!("{}:{path}", bin.display()));
@@ -262,6 +303,29 @@ fn every_configuration_is_valid() {
             panic!("{document}:\n{mistakes}");
         }
     }
+}
+
+/// Metrics that a document names are described where all of them are.
+#[test]
+fn every_metric_exists() {
+    let described = std::fs::read_to_string(repository().join("docs/metrics.md")).unwrap();
+    let mut found = 0;
+    for name in ["README.md", "docs/operating.md", "docs/migrating.md"] {
+        let text = std::fs::read_to_string(repository().join(name)).unwrap();
+        for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            // What is no metric, or the beginning of some in a pattern.
+            let metric = word.strip_suffix("_bucket").unwrap_or(word);
+            if !metric.starts_with("portico_") || metric == "portico_" {
+                continue;
+            }
+            found += 1;
+            assert!(
+                described.contains(&format!("| `{metric}` |")),
+                "{name}: {word}"
+            );
+        }
+    }
+    assert!(found > 20, "only {found} metrics are named");
 }
 
 /// The user that the document makes suffices, and can do nothing else.

@@ -388,7 +388,7 @@ fn files_that_are_no_configuration_are_said() {
 fn features_that_are_not_built_yet_are_refused_where_somebody_turns_them_on() {
     for (toml, key) in [
         ("[rate]\nper_second = 10", "per_second"),
-        ("[log]\naccess = 'stderr'", "access"),
+        ("[refuse]\neverything = true", "everything"),
     ] {
         Builder::new()
             .with(toml)

@@ -1,6 +1,7 @@
 //! Addresses, networks, names and domains.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 use portico_routing::host::Host;
@@ -8,7 +9,7 @@ use portico_routing::table::valid_tool;
 use toml::de::DeValue;
 
 use super::quote;
-use crate::config::NodeAddress;
+use crate::config::{AdminAddress, NodeAddress};
 use crate::reader::{FromText, Mistake};
 
 impl FromText for SocketAddr {
@@ -35,6 +36,46 @@ impl FromText for SocketAddr {
     fn suggest_for(value: &DeValue<'_>) -> Option<String> {
         let port = value.as_integer()?.as_str().parse::<u16>().ok()?;
         Some(format!("\"[::]:{port}\""))
+    }
+}
+
+/// The address of the administration, or nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MaybeAdmin(pub(crate) Option<AdminAddress>);
+
+/// What the system takes for the path of a unix socket, without the NUL at its end (`sun_path`).
+const MAX_SOCKET_PATH: usize = 107;
+
+impl FromText for MaybeAdmin {
+    fn allowed() -> String {
+        "\"\", an IP address and a port such as \"127.0.0.1:9113\", or \"unix:\" and the path of a socket"
+            .to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, Mistake> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        let Some(path) = text.strip_prefix("unix:") else {
+            let meant = text.starts_with('/').then(|| format!("\"unix:{text}\""));
+            return match SocketAddr::from_text(text) {
+                Ok(address) => Ok(Self(Some(AdminAddress::Tcp(address)))),
+                Err(mistake) => {
+                    let meant = meant.or(mistake.suggestion);
+                    Err(Mistake::new(mistake.message).suggest(meant))
+                }
+            };
+        };
+        if path.len() > MAX_SOCKET_PATH {
+            let message = format!("the path of a socket has at most {MAX_SOCKET_PATH} bytes");
+            return Err(Mistake::new(message));
+        }
+        PathBuf::from_text(path).map(|path| Self(Some(AdminAddress::Unix(path))))
+    }
+
+    fn suggest_for(value: &DeValue<'_>) -> Option<String> {
+        let port = value.as_integer()?.as_str().parse::<u16>().ok()?;
+        Some(format!("\"127.0.0.1:{port}\""))
     }
 }
 
@@ -187,6 +228,26 @@ impl FromText for NodeAddress {
 mod tests {
     use super::*;
     use crate::values::testing::{bad, good};
+
+    #[test]
+    fn administration() {
+        let unix = |path: &str| MaybeAdmin(Some(AdminAddress::Unix(path.into())));
+        let tcp = |text: &str| MaybeAdmin(Some(AdminAddress::Tcp(text.parse().unwrap())));
+        good("", MaybeAdmin(None));
+        good("127.0.0.1:9113", tcp("127.0.0.1:9113"));
+        good("[::1]:9113", tcp("[::1]:9113"));
+        good(
+            "unix:/run/portico/admin.sock",
+            unix("/run/portico/admin.sock"),
+        );
+        let longest = format!("unix:/{}", "x".repeat(MAX_SOCKET_PATH - 1));
+        good(&longest, unix(&longest[5..]));
+        bad::<MaybeAdmin>(&format!("{longest}x"), None);
+        bad::<MaybeAdmin>("unix:", None);
+        bad::<MaybeAdmin>("off", None);
+        bad::<MaybeAdmin>("/run/admin.sock", Some("\"unix:/run/admin.sock\""));
+        bad::<MaybeAdmin>("localhost:9113", Some("\"127.0.0.1:9113\""));
+    }
 
     #[test]
     fn addresses_and_networks() {

@@ -20,6 +20,7 @@ use crate::connection::Connection;
 use crate::context::Request;
 use crate::failure_text::with_sources;
 use crate::policy::backends::{BackendPolicy, Refusal};
+use crate::telemetry::metrics::shard::Connect;
 use crate::upstream::connect::{ConnectError, TlsTarget, connect};
 use crate::upstream::h2c::stream::H2cStream;
 use crate::upstream::nodes::NodePool;
@@ -243,16 +244,33 @@ async fn attempt<S>(
             reused,
         })
     };
-    match connection.deadline.within(limit, acquiring).await {
-        Ok(Ok(acquired)) => {
+    let acquired = match connection.deadline.within(limit, acquiring).await {
+        Ok(acquired) => acquired,
+        Err(_) => Err(ConnectError::Connect(ErrorKind::TimedOut.into())),
+    };
+    let took = begin.elapsed();
+    let metrics = &connection.worker.metrics;
+    let route = request.facts.route.get();
+    match &acquired {
+        Ok(acquired) => {
             request.facts.reused.set(acquired.reused);
             if !acquired.reused {
-                request.facts.connect.set(Some(begin.elapsed()));
+                request.facts.connect.set(Some(took));
+                metrics.connect(route, Connect::Connected, took);
             }
-            Ok(acquired)
         }
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(ConnectError::Connect(ErrorKind::TimedOut.into())),
+        Err(error) => metrics.connect(route, result_of(error), took),
+    }
+    acquired
+}
+
+/// The word of metrics.
+fn result_of(error: &ConnectError) -> Connect {
+    match error {
+        error if is_exhausted(error) => Connect::Exhausted,
+        ConnectError::Connect(error) if error.kind() == ErrorKind::TimedOut => Connect::Timeout,
+        ConnectError::Connect(_) => Connect::Failed,
+        ConnectError::Handshake(_) => Connect::Tls,
     }
 }
 

@@ -458,6 +458,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
             return Downloaded::Broken;
         }
         let limit = self.request.snapshot.config.timeouts.tunnel;
+        let _open = self.worker.metrics.tunnels.hold();
         // Boxed: rare, and its room would be part of every request.
         Box::pin(tunnel(
             self.link,

@@ -25,6 +25,7 @@ pub mod websocket;
 use std::cell::{Cell, RefCell};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -42,6 +43,7 @@ use crate::http1::Parsed;
 use crate::request;
 use crate::response::failure::Failure;
 use crate::snapshot::CurrentSnapshot;
+use crate::telemetry::metrics::shard::Protocol;
 use crate::worker::Worker;
 use budget::Peer;
 use coalesce::{Breach, Coalesce};
@@ -81,14 +83,20 @@ const RESET_MEMORY: Duration = Duration::from_secs(5);
 
 /// Serves a client until the connection ends.
 pub async fn serve<S: ByteStream + 'static>(io: S, worker: Rc<Worker>, client: ClientInfo) {
+    let metrics = Arc::clone(&worker.metrics);
+    let _open = metrics.open(Protocol::Http2, client.over_tls);
     let snapshot = worker.snapshot.load();
     let io = Coalesce::new(io, Rc::clone(&worker.frames), Peer::Client);
     let handshake = shake_hands(&io, &snapshot);
     let limit = snapshot.config.timeouts.header;
     let h2 = match tokio::time::timeout(limit, handshake).await {
         Ok(Ok(h2)) => h2,
-        Ok(Err(error)) => return debug!(client = %client.address, %error, "no HTTP/2 preface"),
-        Err(_) => return debug!(client = %client.address, "no HTTP/2 preface in time"),
+        Ok(Err(error)) => {
+            return debug!(client = %worker.shown(client.address), %error, "no HTTP/2 preface");
+        }
+        Err(_) => {
+            return debug!(client = %worker.shown(client.address), "no HTTP/2 preface in time");
+        }
     };
     let mut driver = Driver {
         h2,
@@ -204,17 +212,17 @@ impl<S: ByteStream + 'static> Driver<S> {
                 }
                 Err(Event::GoAway) => self.go_away(),
                 Err(Event::Refuse(reason, why)) => {
-                    debug!(client = %self.client.address, ?reason, why, "ended an HTTP/2 connection");
+                    debug!(client = %self.worker.shown(self.client.address), ?reason, why, "ended an HTTP/2 connection");
                     self.going = true;
                     self.told_off = Some(Instant::now());
                     self.h2.abrupt_shutdown(reason);
                 }
                 Err(Event::Ended) => return,
                 Err(Event::Failed(error)) => {
-                    return debug!(client = %self.client.address, error, "an HTTP/2 connection failed");
+                    return debug!(client = %self.worker.shown(self.client.address), error, "an HTTP/2 connection failed");
                 }
                 Err(Event::Close(why)) => {
-                    return debug!(client = %self.client.address, why, "an HTTP/2 connection was closed");
+                    return debug!(client = %self.worker.shown(self.client.address), why, "an HTTP/2 connection was closed");
                 }
             }
         }
@@ -237,6 +245,7 @@ impl<S: ByteStream + 'static> Driver<S> {
             if self.told_off.is_none()
                 && let Some(breach) = self.io.breach()
             {
+                self.worker.metrics.http2_refusals.inc(breach.into());
                 let reason = match breach {
                     Breach::Abuse(_) => Reason::ENHANCE_YOUR_CALM,
                     Breach::NoSettings => Reason::PROTOCOL_ERROR,
@@ -345,7 +354,7 @@ async fn serve_request(
     };
     let mut text = worker.head();
     if let Err(error) = head::write_request(&mut text, &parts, kind, key.as_ref()) {
-        debug!(client = %client.address, %error, "refused a malformed request");
+        debug!(client = %worker.shown(client.address), %error, "refused a malformed request");
         return respond.send_reset(Reason::PROTOCOL_ERROR);
     }
     let stream = RequestStream::new(body, respond);

@@ -101,8 +101,9 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Fills `table`: from redis, else from the snapshot on disk, which the log then says.
-    /// Subscribes before it loads, so that no change is missed between this and [`Registry::run`].
+    /// Fills `table`: from redis, else from the snapshot on disk, which the log then says. How it
+    /// stands is told in `status`. Subscribes before it loads, so that no change is missed between
+    /// this and [`Registry::run`].
     ///
     /// Call it on the runtime that will run [`Registry::run`]: the connection lives there.
     ///
@@ -112,12 +113,12 @@ impl Registry {
     pub async fn start(
         config: &config::Registry,
         table: Arc<Table>,
+        status: Arc<RegistryStatus>,
         admit: Admit,
         changed: Changed,
     ) -> Result<Registry, RegistryError> {
         let endpoint =
             Endpoint::new(&config.url).map_err(|error| RegistryError::Url(error.to_string()))?;
-        let status = Arc::new(RegistryStatus::default());
         let removals = Removals::new(config.mass_removal.percent, config.mass_removal.grace);
         let sync = TableSync::new(
             Arc::clone(&table),
@@ -444,7 +445,8 @@ pub async fn load_once(
 ) -> Result<(Arc<Table>, Source), RegistryError> {
     let table = Arc::new(Table::new());
     let changed: Changed = Arc::new(|_, _| {});
-    let registry = Registry::start(config, Arc::clone(&table), admit, changed).await?;
+    let registry =
+        Registry::start(config, Arc::clone(&table), Arc::default(), admit, changed).await?;
     Ok((table, registry.status.source()))
 }
 

@@ -23,7 +23,7 @@ use portico_config::{Algorithm, Compression};
 use portico_routing::field::Field;
 
 pub use accepts::Accepts;
-pub use encoder::{EncodeError, Encoder, Encoders, PIECE};
+pub use encoder::{ALGORITHMS, EncodeError, Encoder, Encoders, PIECE};
 
 use crate::http1::ResponseHead;
 

@@ -4,8 +4,11 @@
 //! [`Facts`](facts::Facts) that the phases noted. Nothing here decides anything about a request, and
 //! nothing here waits.
 
+pub mod access_log;
+pub mod address;
 pub mod facts;
 pub mod head_copy;
+pub mod metrics;
 pub mod record;
 
 use tracing::debug;
@@ -14,7 +17,8 @@ use crate::worker::Worker;
 use record::Record;
 
 /// Counts and logs a request that has ended.
-pub fn ended(_worker: &Worker, record: &Record<'_>) {
+pub fn ended(worker: &Worker, record: &Record<'_>) {
+    worker.metrics.request(record);
     debug!(
         id = %record.id,
         host = record.host,
@@ -24,4 +28,8 @@ pub fn ended(_worker: &Worker, record: &Record<'_>) {
         ending = record.ending.as_str(),
         "request finished"
     );
+    let snapshot = worker.snapshot.load();
+    if let Some(log) = snapshot.access_log() {
+        worker.access_log.write(log, &snapshot.config.log, record);
+    }
 }

@@ -149,20 +149,9 @@ impl CertificateStore {
 
     /// Until when each certificate in use is valid, in the order of the configuration.
     pub fn expiries(&self) -> Vec<CertificateExpiry> {
-        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        watched
-            .iter()
-            .map(|pair| CertificateExpiry {
-                chain: pair.files.chain.clone(),
-                name: pair
-                    .current
-                    .names
-                    .first()
-                    .map(|name| name.to_string())
-                    .unwrap_or_default(),
-                not_after: pair.current.not_after,
-            })
-            .collect()
+        // Not from `watched`, which is locked while files are read: a slow disk is when somebody
+        // wants to know how things stand.
+        self.serving.load().expiries.clone()
     }
 }
 
@@ -189,6 +178,8 @@ impl fmt::Debug for CertificateStore {
 struct Serving {
     /// In the order of the configuration.
     certificates: Vec<Arc<Certificate>>,
+    /// In the same order.
+    expiries: Vec<CertificateExpiry>,
     /// Name (`host` or `*.parent`, lower case) to places in `certificates`,
     /// ECDSA before the others.
     by_name: HashMap<Box<str>, Vec<usize>>,
@@ -212,7 +203,18 @@ impl Serving {
                     .is_none_or(|found| found.key.key.algorithm() != SignatureAlgorithm::ECDSA)
             });
         }
+        let expiries = watched.iter().map(|pair| CertificateExpiry {
+            chain: pair.files.chain.clone(),
+            name: pair
+                .current
+                .names
+                .first()
+                .map(|name| name.to_string())
+                .unwrap_or_default(),
+            not_after: pair.current.not_after,
+        });
         Serving {
+            expiries: expiries.collect(),
             certificates,
             by_name,
         }

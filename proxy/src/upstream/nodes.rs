@@ -102,6 +102,11 @@ impl NodePool {
         Some((index, self.nodes.get(index)?))
     }
 
+    /// Each node's address, and whether it is up.
+    pub fn states(&self) -> impl Iterator<Item = (&NodeAddress, bool)> {
+        self.nodes.iter().map(|node| (&node.address, node.is_up()))
+    }
+
     /// Notes that a worker could not connect to a node.
     pub fn connect_failed(&self, node: &Node, why: &dyn std::fmt::Display) {
         if node.up.swap(false, Ordering::Relaxed) {

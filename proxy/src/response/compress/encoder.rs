@@ -50,10 +50,16 @@ const SIZE_HINT: u32 = 256 * 1024;
 #[error("the {} encoder failed", .0.as_str())]
 pub struct EncodeError(Algorithm);
 
+/// All algorithms, in the order of [`Encoders::counts`].
+pub const ALGORITHMS: [Algorithm; 3] = [Algorithm::Zstd, Algorithm::Br, Algorithm::Gzip];
+
 /// The encoders of one worker.
 #[derive(Default)]
 pub struct Encoders {
     alive: Cell<usize>,
+    refused: Cell<u64>,
+    /// Bytes in and out, in the order of [`ALGORITHMS`].
+    bytes: [Cell<(u64, u64)>; ALGORITHMS.len()],
     /// With their level.
     gzip: RefCell<Vec<(u32, Compress)>>,
     zstd: RefCell<Vec<CCtx<'static>>>,
@@ -76,6 +82,7 @@ impl Encoders {
         length: Option<u64>,
     ) -> Option<Encoder> {
         if self.alive.get() >= MAX_ALIVE {
+            self.refused.set(self.refused.get() + 1);
             return None;
         }
         let codec = match algorithm {
@@ -89,6 +96,24 @@ impl Encoders {
             ended: false,
             home: Rc::clone(self),
         })
+    }
+
+    /// Bytes in and out so far, in the order of [`ALGORITHMS`].
+    pub fn counts(&self) -> [(u64, u64); ALGORITHMS.len()] {
+        self.bytes.each_ref().map(Cell::get)
+    }
+
+    /// Bodies for which there was no encoder, since too many were in use.
+    pub fn refused(&self) -> u64 {
+        self.refused.get()
+    }
+
+    fn count(&self, algorithm: Algorithm, input: usize, output: usize) {
+        let counted = ALGORITHMS.iter().zip(&self.bytes);
+        for (_, bytes) in counted.filter(|(of, _)| **of == algorithm) {
+            let (before_in, before_out) = bytes.get();
+            bytes.set((before_in + input as u64, before_out + output as u64));
+        }
     }
 
     fn gzip(&self, level: u32) -> Compress {
@@ -194,12 +219,16 @@ impl Encoder {
             return Ok(());
         }
         self.ended = end;
-        match &mut self.codec {
-            Some(Codec::Gzip(_, state)) => gzip_encode(state, data, end, out),
-            Some(Codec::Br(state)) => br_encode(state, data, end, out),
-            Some(Codec::Zstd(context)) => zstd_encode(context, data, end, out),
-            None => Ok(()),
-        }
+        let begin = out.len();
+        let (algorithm, encoded) = match &mut self.codec {
+            Some(Codec::Gzip(_, state)) => (Algorithm::Gzip, gzip_encode(state, data, end, out)),
+            Some(Codec::Br(state)) => (Algorithm::Br, br_encode(state, data, end, out)),
+            Some(Codec::Zstd(context)) => (Algorithm::Zstd, zstd_encode(context, data, end, out)),
+            None => return Ok(()),
+        };
+        let written = out.len().saturating_sub(begin);
+        self.home.count(algorithm, data.len(), written);
+        encoded
     }
 }
 

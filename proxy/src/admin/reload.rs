@@ -1,0 +1,62 @@
+//! `POST /reload`: passes the wish on and waits for what comes of it. Reloads take turns there.
+
+use std::sync::Arc;
+
+use hyper::{Request, Response, StatusCode};
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use super::State;
+use super::answer::{Body, Form, bad_request, json, refusal, text};
+use super::query::Query;
+use crate::reload::{ReloadReport, ReloadRequest};
+
+pub(super) async fn page<B>(request: &Request<B>, state: &Arc<State>) -> Response<Body> {
+    let query = Query::parse(request, &["format"]);
+    let form = match query.and_then(|query| Form::of(request, &query, Form::Text)) {
+        Ok(form) => form,
+        Err(why) => return bad_request(&why),
+    };
+    let Some(reload) = &state.reload else {
+        return refusal(
+            StatusCode::NOT_IMPLEMENTED,
+            "reload is not built yet: restart portico",
+        );
+    };
+    let (answer, answered) = oneshot::channel();
+    if reload.send(ReloadRequest { answer }).await.is_err() {
+        return refusal(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "portico stops: nothing was reloaded",
+        );
+    }
+    match answered.await {
+        Ok(outcome) => said(form, outcome),
+        Err(_) => {
+            let why = "the reload broke off, or portico stops; the log says why";
+            refusal(StatusCode::INTERNAL_SERVER_ERROR, why)
+        }
+    }
+}
+
+fn said(form: Form, outcome: Result<ReloadReport, String>) -> Response<Body> {
+    match (outcome, form) {
+        (Ok(report), Form::Json) => {
+            let said = json!({ "reloaded": true, "warnings": report.warnings });
+            json(StatusCode::OK, &said)
+        }
+        (Ok(report), Form::Text) => {
+            let warnings = report.warnings.iter();
+            let warnings: String = warnings.map(|w| format!("warning: {w}\n")).collect();
+            text(StatusCode::OK, format!("reloaded\n{warnings}"))
+        }
+        (Err(mistakes), Form::Json) => {
+            let said = json!({ "reloaded": false, "mistakes": mistakes });
+            json(StatusCode::UNPROCESSABLE_ENTITY, &said)
+        }
+        (Err(mistakes), Form::Text) => {
+            let said = format!("nothing was changed:\n{mistakes}\n");
+            text(StatusCode::UNPROCESSABLE_ENTITY, said)
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! `/routes`: the routes of tools, page by page, as JSON.
+//!
+//! A page looks at every name of the table once, beside the control thread, and keeps the first few:
+//! its cost does not depend on which page it is, and its size has a bound in tools and in bytes.
+
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use hyper::{Request, Response, StatusCode};
+use portico_routing::decide::Rules;
+use portico_routing::table::Entry;
+use serde::Serialize;
+
+use super::State;
+use super::answer::{Body, bad_request, json_bytes};
+use super::query::{Query, encode};
+use crate::routes::{Tool, describe};
+
+/// Tools on a page unless told otherwise.
+const PAGE_SIZE: usize = 100;
+/// Tools on a page at the most.
+const MAX_PAGE_SIZE: usize = 1000;
+/// A page ends at the tool that fills it to this.
+const MAX_PAGE_BYTES: usize = 4 << 20;
+
+/// What is asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted {
+    prefix: String,
+    contains: String,
+    bad: bool,
+    after: String,
+    size: usize,
+}
+
+/// A tool with all that is known of its routes.
+#[derive(Debug, Serialize)]
+struct Listed<'a> {
+    tool: &'a str,
+    /// Who answers: `config`, `registry`, `ingress`, or `rename`.
+    decided_by: &'static str,
+    /// Static routes first: they win.
+    entries: Vec<Tool<'a>>,
+}
+
+pub(super) async fn page<B>(request: &Request<B>, state: &Arc<State>) -> Response<Body> {
+    let wanted = match wanted(request) {
+        Ok(wanted) => wanted,
+        Err(why) => return bad_request(&why),
+    };
+    match state.aside(true, move |state| made(state, &wanted)).await {
+        Ok(bytes) => json_bytes(StatusCode::OK, bytes),
+        Err(response) => response,
+    }
+}
+
+fn wanted<B>(request: &Request<B>) -> Result<Wanted, String> {
+    let known = ["tool", "contains", "bad", "page_size", "after", "format"];
+    let query = Query::parse(request, &known)?;
+    if query.one("format")?.is_some_and(|format| format != "json") {
+        return Err("this page is JSON; portico routes prints text".to_owned());
+    }
+    let text = |name| {
+        query
+            .one(name)
+            .map(|value| value.unwrap_or_default().to_lowercase())
+    };
+    let size = match query.one("page_size")? {
+        None => PAGE_SIZE,
+        Some(size) => (size.parse().ok())
+            .filter(|size| (1..=MAX_PAGE_SIZE).contains(size))
+            .ok_or_else(|| format!("page_size is a number of 1 to {MAX_PAGE_SIZE}"))?,
+    };
+    Ok(Wanted {
+        prefix: text("tool")?,
+        contains: text("contains")?,
+        bad: query.flag("bad")?,
+        after: text("after")?,
+        size,
+    })
+}
+
+/// The names of one page, and how many match altogether.
+#[derive(Debug, Default)]
+struct Found {
+    first: BinaryHeap<Box<str>>,
+    matching: usize,
+    more: bool,
+}
+
+impl Found {
+    fn offer(&mut self, wanted: &Wanted, tool: &str) {
+        self.matching += 1;
+        if tool <= wanted.after.as_str() {
+            return;
+        }
+        if self.first.len() == wanted.size {
+            self.more = true;
+            if self.first.peek().is_none_or(|last| tool > &**last) {
+                return;
+            }
+            self.first.pop();
+        }
+        self.first.push(tool.into());
+    }
+}
+
+impl Wanted {
+    fn matches(&self, tool: &str, entries: [Option<&Entry>; 2]) -> bool {
+        tool.starts_with(&self.prefix)
+            && tool.contains(&self.contains)
+            && (!self.bad
+                || entries
+                    .into_iter()
+                    .flatten()
+                    .any(|entry| !entry.bad.is_empty()))
+    }
+}
+
+fn made(state: &State, wanted: &Wanted) -> Vec<u8> {
+    let snapshot = state.process.snapshot.load_full();
+    let rules = &*snapshot.config.rules;
+    let table = &state.process.table;
+    let mut found = Found::default();
+    for (tool, entry) in &rules.routes {
+        let other = table.get(tool);
+        if wanted.matches(tool, [Some(entry), other.as_deref()]) {
+            found.offer(wanted, tool);
+        }
+    }
+    table.for_each(|tool, entry| {
+        // The others were looked at above.
+        if wanted.matches(tool, [Some(entry), None]) && !rules.routes.contains_key(tool) {
+            found.offer(wanted, tool);
+        }
+    });
+    let Found {
+        first,
+        matching,
+        mut more,
+    } = found;
+    let mut bytes = format!("{{\"matching\": {matching}, \"tools\": [").into_bytes();
+    let mut last = None;
+    for tool in first.into_sorted_vec() {
+        if bytes.len() >= MAX_PAGE_BYTES {
+            more = true;
+            break;
+        }
+        let registry = table.get(&tool);
+        bytes.extend_from_slice(if last.is_some() { b",\n" } else { b"\n" });
+        write_tool(&mut bytes, rules, &tool, registry.as_deref());
+        last = Some(tool);
+    }
+    let next = last.filter(|_| more).map(|last| wanted.next(&last));
+    let next = serde_json::Value::from(next);
+    bytes.extend_from_slice(format!("\n], \"next\": {next}}}\n").as_bytes());
+    bytes
+}
+
+fn write_tool(bytes: &mut Vec<u8>, rules: &Rules, tool: &str, registry: Option<&Entry>) {
+    let fixed = rules.routes.get(tool).map(|entry| ("config", &**entry));
+    let entries = [fixed, registry.map(|entry| ("registry", entry))];
+    let listed = Listed {
+        tool,
+        decided_by: decided_by(rules, tool, registry),
+        entries: (entries.into_iter().flatten())
+            .map(|(source, entry)| describe(source, entry))
+            .collect(),
+    };
+    // Into memory, and strings, lists and booleans only: it cannot fail.
+    let _ = serde_json::to_writer(bytes, &listed);
+}
+
+/// Who decides at the tool's own host when the path fits.
+fn decided_by(rules: &Rules, tool: &str, registry: Option<&Entry>) -> &'static str {
+    let domains = &rules.domains;
+    if domains.reserved.contains(tool) {
+        "ingress"
+    } else if domains.renamed(tool).is_some() {
+        "rename"
+    } else if rules.routes.contains_key(tool) {
+        "config"
+    } else if registry.is_some_and(|entry| !entry.routes.is_empty()) {
+        "registry"
+    } else {
+        "ingress"
+    }
+}
+
+impl Wanted {
+    /// The target of the page behind this one.
+    fn next(&self, last: &str) -> String {
+        let mut target = String::from("/routes?");
+        for (name, value) in [("tool", &self.prefix), ("contains", &self.contains)] {
+            if !value.is_empty() {
+                target.push_str(&format!("{name}={}&", encode(value)));
+            }
+        }
+        if self.bad {
+            target.push_str("bad=true&");
+        }
+        format!("{target}page_size={}&after={}", self.size, encode(last))
+    }
+}

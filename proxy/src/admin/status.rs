@@ -1,0 +1,326 @@
+//! `/status`: what goes on, as JSON for scripts or as text for people.
+//!
+//! Nothing here looks at the whole table: it may be asked every few seconds.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hyper::{Request, Response, StatusCode};
+use serde::Serialize;
+
+use super::State;
+use super::answer::{Body, Form, bad_request, json, text};
+use super::health::unready;
+use super::query::Query;
+use super::time::{in_words, rfc3339};
+use crate::process::{Process, Stage};
+use crate::registry::Source;
+use crate::start;
+use crate::tls::CertificateStore;
+
+#[derive(Debug, Serialize)]
+struct Status {
+    version: &'static str,
+    pid: u32,
+    started: String,
+    uptime_seconds: u64,
+    /// `starting`, `serving` or `draining`.
+    state: &'static str,
+    ready: bool,
+    not_ready_because: Vec<&'static str>,
+    config_file: String,
+    workers: usize,
+    connections: Places,
+    backend_connections: Places,
+    tools: Tools,
+    registry: Option<Registry>,
+    certificates: Vec<Certificate>,
+    certificate_failures: u64,
+    pools: Vec<Pool>,
+    reloads: Reloads,
+}
+
+#[derive(Debug, Serialize)]
+struct Places {
+    open: usize,
+    limit: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Tools {
+    config: usize,
+    registry: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Registry {
+    connected: bool,
+    /// `redis` or `snapshot`.
+    source: &'static str,
+    snapshot_written: Option<String>,
+    last_sync: Option<String>,
+    age_seconds: Option<u64>,
+    held_back: u64,
+    bad_keys: u64,
+    changes: u64,
+    drift: u64,
+    disconnects: u64,
+    snapshot_failures: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Certificate {
+    name: String,
+    file: String,
+    expires: String,
+    /// Below 0: it has expired.
+    days_left: i64,
+}
+
+#[derive(Debug, Serialize)]
+struct Reloads {
+    succeeded: u64,
+    failed: u64,
+    last: Option<LastReload>,
+}
+
+#[derive(Debug, Serialize)]
+struct LastReload {
+    time: String,
+    /// Why nothing was changed; `null`: it was.
+    mistakes: Option<String>,
+    warnings: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Pool {
+    name: String,
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Serialize)]
+struct Node {
+    address: String,
+    up: bool,
+}
+
+pub(super) async fn page<B>(request: &Request<B>, state: &Arc<State>) -> Response<Body> {
+    let query = Query::parse(request, &["format"]);
+    let form = match query.and_then(|query| Form::of(request, &query, Form::Json)) {
+        Ok(form) => form,
+        Err(why) => return bad_request(&why),
+    };
+    // Certificates are behind a lock that is held while their files are read.
+    match state
+        .aside(false, |state| Status::of(state, SystemTime::now()))
+        .await
+    {
+        Ok(status) if form == Form::Json => json(StatusCode::OK, &status),
+        Ok(status) => text(StatusCode::OK, status.in_words()),
+        Err(response) => response,
+    }
+}
+
+impl Status {
+    fn of(state: &State, now: SystemTime) -> Self {
+        let process = &*state.process;
+        let snapshot = process.snapshot.load_full();
+        let config = &snapshot.config;
+        let since = |time: SystemTime| now.duration_since(time).unwrap_or_default();
+        let reasons = unready(process);
+        let store = snapshot.tls.as_ref().map(|tls| &*tls.certificates);
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            started: rfc3339(process.started),
+            uptime_seconds: since(process.started).as_secs(),
+            state: match process.stage() {
+                Stage::Starting => "starting",
+                Stage::Serving => "serving",
+                Stage::Draining => "draining",
+            },
+            ready: reasons.is_empty(),
+            not_ready_because: reasons,
+            config_file: config.settings.file.clone(),
+            workers: start::worker_count(config),
+            connections: Places::of(&process.connections),
+            backend_connections: Places::of(&process.backends),
+            tools: Tools {
+                config: config.rules.routes.len(),
+                registry: process.table.len(),
+            },
+            registry: config.registry.as_ref().map(|_| registry(process, now)),
+            certificates: store.map_or_else(Vec::new, |store| certificates(store, now)),
+            certificate_failures: store.map_or(0, |store| store.failures()),
+            pools: (snapshot.ingress.iter())
+                .map(|pool| Pool {
+                    name: pool.name.to_string(),
+                    nodes: (pool.states())
+                        .map(|(address, up)| Node {
+                            address: address.to_string(),
+                            up,
+                        })
+                        .collect(),
+                })
+                .collect(),
+            reloads: reloads(process),
+        }
+    }
+
+    fn in_words(&self) -> String {
+        let mut out = String::new();
+        let mut line = |name: &str, value: String| {
+            let _ = writeln!(out, "{name:<20} {value}");
+        };
+        line("portico", format!("{}, pid {}", self.version, self.pid));
+        line("configuration", self.config_file.clone());
+        let uptime = in_words(Duration::from_secs(self.uptime_seconds));
+        line("started", format!("{}, {uptime} ago", self.started));
+        line("state", self.state.to_owned());
+        match self.not_ready_because.as_slice() {
+            [] => line("ready", "yes".to_owned()),
+            reasons => line("ready", format!("no; {}", reasons.join("; "))),
+        }
+        line("workers", self.workers.to_string());
+        let places = |places: &Places| format!("{} of {}", places.open, places.limit);
+        line("connections", places(&self.connections));
+        line("  to backends", places(&self.backend_connections));
+        let Tools { config, registry } = self.tools;
+        line(
+            "tools",
+            format!("{registry} in the registry, {config} in the configuration"),
+        );
+        if let Some(registry) = &self.registry {
+            line("registry", registry.in_words());
+        }
+        for certificate in &self.certificates {
+            let Certificate {
+                name,
+                file,
+                expires,
+                days_left,
+            } = certificate;
+            line(
+                "certificate",
+                format!("{name}, until {expires} ({days_left} days), {file}"),
+            );
+        }
+        for pool in &self.pools {
+            for node in &pool.nodes {
+                let state = if node.up { "up" } else { "DOWN" };
+                line(
+                    &format!("pool {}", pool.name),
+                    format!("{} {state}", node.address),
+                );
+            }
+        }
+        let Reloads {
+            succeeded,
+            failed,
+            last,
+        } = &self.reloads;
+        line("reloads", format!("{succeeded}, and {failed} that failed"));
+        if let Some(LastReload { time, mistakes, .. }) = last {
+            let outcome = match mistakes {
+                Some(mistakes) => format!("FAILED\n{mistakes}"),
+                None => "succeeded".to_owned(),
+            };
+            line("  the last", format!("{time}, {outcome}"));
+        }
+        out
+    }
+}
+
+impl Registry {
+    fn in_words(&self) -> String {
+        let state = if self.connected {
+            "connected"
+        } else {
+            "NOT CONNECTED"
+        };
+        let age = match self.age_seconds {
+            Some(age) => format!("in step {} ago", in_words(Duration::from_secs(age))),
+            None => "never in step since the start".to_owned(),
+        };
+        let source = match &self.snapshot_written {
+            Some(written) => format!(", routes from the snapshot of {written}"),
+            None => String::new(),
+        };
+        let held = match self.held_back {
+            0 => String::new(),
+            count => format!(", {count} TOOLS HELD BACK"),
+        };
+        format!("{state}, {age}{source}{held}")
+    }
+}
+
+impl Places {
+    fn of(places: &crate::places::Places) -> Self {
+        Self {
+            open: places.taken(),
+            limit: places.limit(),
+        }
+    }
+}
+
+fn reloads(process: &Process) -> Reloads {
+    let last = process.reloads.last().map(|last| {
+        let (mistakes, warnings) = match last.outcome {
+            Ok(report) => (None, report.warnings),
+            Err(mistakes) => (Some(mistakes), Vec::new()),
+        };
+        LastReload {
+            time: rfc3339(last.time),
+            mistakes,
+            warnings,
+        }
+    });
+    Reloads {
+        succeeded: process.reloads.succeeded(),
+        failed: process.reloads.failed(),
+        last,
+    }
+}
+
+fn registry(process: &Process, now: SystemTime) -> Registry {
+    let status = &process.registry_status;
+    let last_sync = status.last_sync();
+    let written = match status.source() {
+        Source::Redis => None,
+        Source::Snapshot(written) => Some(written),
+    };
+    Registry {
+        connected: status.connected(),
+        source: if written.is_some() {
+            "snapshot"
+        } else {
+            "redis"
+        },
+        snapshot_written: written.map(rfc3339),
+        last_sync: last_sync.map(rfc3339),
+        age_seconds: last_sync.map(|sync| now.duration_since(sync).unwrap_or_default().as_secs()),
+        held_back: status.held_back(),
+        bad_keys: status.bad_keys(),
+        changes: status.changes(),
+        drift: status.drift(),
+        disconnects: status.disconnects(),
+        snapshot_failures: status.snapshot_failures(),
+    }
+}
+
+fn certificates(store: &CertificateStore, now: SystemTime) -> Vec<Certificate> {
+    let certificate = |expiry: crate::tls::CertificateExpiry| {
+        let days = |span: Duration| i64::try_from(span.as_secs() / 86_400).unwrap_or(i64::MAX);
+        Certificate {
+            name: expiry.name,
+            file: expiry.chain.display().to_string(),
+            expires: rfc3339(expiry.not_after),
+            days_left: match expiry.not_after.duration_since(now) {
+                Ok(left) => days(left),
+                Err(over) => -1 - days(over.duration()),
+            },
+        }
+    };
+    store.expiries().into_iter().map(certificate).collect()
+}

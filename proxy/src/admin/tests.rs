@@ -1,0 +1,232 @@
+//! The server in this process: what a black-box test cannot bring about.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_local};
+
+use super::*;
+use crate::process::Stage;
+use crate::reload::ReloadReport;
+
+const CONFIG: &str = r#"
+    [listen]
+    https = []
+    redirect = false
+    [domains]
+    canonical = "toolforge.org"
+"#;
+
+/// A server, told what its state is.
+struct Server {
+    address: SocketAddr,
+    process: Arc<Process>,
+    stop: Option<oneshot::Sender<()>>,
+    served: JoinHandle<()>,
+}
+
+impl Server {
+    fn start(change: impl FnOnce(&mut State)) -> Self {
+        let config = portico_config::parse("test", CONFIG).unwrap().config;
+        let prepared = crate::start::prepare_config(config, Vec::new()).unwrap();
+        let metrics = Arc::new(|process: &Process| format!("tools {}\n", process.table.len()));
+        let mut state = State::new(Arc::clone(&prepared.process), metrics);
+        change(&mut state);
+        let any = AdminAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let admin = Admin::bind(&any).unwrap();
+        let Bound::Tcp(listener) = &admin.bound else {
+            panic!("bound to TCP");
+        };
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let serving = admin.serve(Arc::new(state), async {
+            let _ = stopped.await;
+        });
+        Self {
+            address,
+            process: prepared.process,
+            stop: Some(stop),
+            served: spawn_local(serving),
+        }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// The whole answer to a request on a connection of its own.
+    async fn ask(&self, method: &str, target: &str) -> String {
+        let mut stream = self.connect().await;
+        let request =
+            format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+}
+
+fn run(test: impl AsyncFnOnce()) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())
+        .unwrap();
+    runtime.block_on(async {
+        timeout(Duration::from_secs(20), test()).await.unwrap();
+    });
+}
+
+#[track_caller]
+fn check_answer(answer: &str, status: u16, parts: &[&str]) {
+    assert!(
+        answer.starts_with(&format!("HTTP/1.1 {status} ")),
+        "{answer}"
+    );
+    for part in parts {
+        assert!(answer.contains(part), "no {part:?} in {answer}");
+    }
+}
+
+#[test]
+fn a_reload_is_asked_for_and_its_outcome_told() {
+    run(async || {
+        let (sender, mut requests) = mpsc::channel::<ReloadRequest>(1);
+        let server = Server::start(|state| state.reload = Some(sender));
+        let asked = Rc::new(std::cell::Cell::new(0));
+        let counted = Rc::clone(&asked);
+        spawn_local(async move {
+            while let Some(request) = requests.recv().await {
+                counted.set(counted.get() + 1);
+                let outcome = match counted.get() {
+                    1 => Ok(ReloadReport {
+                        warnings: Vec::new(),
+                    }),
+                    2 => Ok(ReloadReport {
+                        warnings: vec!["odd".to_owned()],
+                    }),
+                    3 | 4 => Err("f.toml:1:1: error: x\nf.toml:2:2: error: y".to_owned()),
+                    // Nobody answers.
+                    5 => continue,
+                    _ => break,
+                };
+                let _ = request.answer.send(outcome);
+            }
+        });
+        check_answer(
+            &server.ask("POST", "/reload").await,
+            200,
+            &["\r\n\r\nreloaded\n"],
+        );
+        let answer = server.ask("POST", "/reload?format=json").await;
+        check_answer(&answer, 200, &["\"reloaded\": true", "\"odd\""]);
+        let answer = server.ask("POST", "/reload").await;
+        check_answer(
+            &answer,
+            422,
+            &["nothing was changed", "error: x\nf.toml:2:2: error: y\n"],
+        );
+        let answer = server.ask("POST", "/reload?format=json").await;
+        check_answer(&answer, 422, &["\"reloaded\": false"]);
+        check_answer(&server.ask("POST", "/reload").await, 500, &["broke off"]);
+        assert_eq!(asked.get(), 5);
+        // Refused before it is asked for.
+        check_answer(
+            &server.ask("GET", "/reload").await,
+            405,
+            &["allow: POST\r\n"],
+        );
+        check_answer(
+            &server.ask("POST", "/reload?now=1").await,
+            400,
+            &["known: format"],
+        );
+        assert_eq!(asked.get(), 5);
+        check_answer(&server.ask("POST", "/reload").await, 500, &["broke off"]);
+        check_answer(
+            &server.ask("POST", "/reload").await,
+            503,
+            &["portico stops"],
+        );
+    });
+}
+
+#[test]
+fn metrics_and_explain_come_from_outside() {
+    run(async || {
+        let server = Server::start(|state| {
+            state.explain = Some(Arc::new(|_, question| match question.url.as_str() {
+                "bad" => Err("no URL".to_owned()),
+                url => Ok(Explained {
+                    text: format!("{} {url} {:?}\n", question.method, question.headers),
+                    json: b"{}".to_vec(),
+                }),
+            }));
+        });
+        let answer = server.ask("GET", "/metrics").await;
+        check_answer(
+            &answer,
+            200,
+            &["text/plain; version=0.0.4", "\r\n\r\ntools 0\n"],
+        );
+        let answer = server
+            .ask("GET", "/explain?url=x&method=PUT&header=a:b")
+            .await;
+        check_answer(&answer, 200, &["text/plain", "PUT x [(\"a\", \"b\")]"]);
+        let answer = server.ask("GET", "/explain?url=x&format=json").await;
+        check_answer(&answer, 200, &["application/json", "\r\n\r\n{}"]);
+        check_answer(
+            &server.ask("GET", "/explain?url=bad").await,
+            400,
+            &["no URL"],
+        );
+    });
+}
+
+#[test]
+fn ready_only_while_it_serves() {
+    run(async || {
+        let server = Server::start(|_| {});
+        check_answer(&server.ask("GET", "/readyz").await, 503, &["starting"]);
+        check_answer(&server.ask("GET", "/healthz").await, 200, &["ok"]);
+        server.process.enter(Stage::Serving);
+        check_answer(&server.ask("GET", "/readyz").await, 200, &["ready"]);
+        server.process.enter(Stage::Draining);
+        let answer = server.ask("GET", "/readyz?format=json").await;
+        check_answer(&answer, 503, &["\"ready\": false", "draining"]);
+        check_answer(&server.ask("GET", "/healthz").await, 200, &["ok"]);
+    });
+}
+
+/// A page that panics is a 500, and the next one is made as if nothing had happened.
+#[test]
+fn a_page_that_panics_does_not_end_the_server() {
+    run(async || {
+        let server = Server::start(|state| state.metrics = Arc::new(|_| panic!("on purpose")));
+        check_answer(&server.ask("GET", "/metrics").await, 500, &["defect"]);
+        check_answer(&server.ask("GET", "/healthz").await, 200, &["ok"]);
+    });
+}
+
+#[test]
+fn stopping_frees_the_address_and_ends_connections() {
+    run(async || {
+        let mut server = Server::start(|_| {});
+        let mut idle = server.connect().await;
+        idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await
+            .unwrap();
+        let mut bytes = [0; 1024];
+        assert!(idle.read(&mut bytes).await.unwrap() > 0);
+        drop(server.stop.take());
+        assert_eq!(
+            idle.read(&mut bytes).await.unwrap(),
+            0,
+            "the idle connection ends"
+        );
+        server.served.await.unwrap();
+        assert!(TcpStream::connect(server.address).await.is_err());
+    });
+}

@@ -1,0 +1,86 @@
+//! Metrics in the conventions of Prometheus.
+//!
+//! Each worker counts in a [`Shard`] that only it writes (`cells`, `shard`, `tools`); the
+//! [`exposition`] sums the shards when somebody scrapes, and adds what others count anyway: the
+//! registry, certificates, places for connections, the system (`system`). Every metric is described
+//! once, in `descriptions`, of which `docs/metrics.md` is made.
+//!
+//! Not done here: serving them (`admin`).
+//!
+//! Invariants: a scrape takes no lock that a worker takes, but at the worker's start; the number of
+//! series is bounded whatever clients ask for (`tools`).
+
+pub mod cells;
+pub mod descriptions;
+mod exposition;
+pub mod shard;
+mod system;
+#[cfg(test)]
+mod tests;
+pub mod tools;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use portico_routing::table::Table;
+
+use crate::snapshot::Snapshot;
+pub use exposition::exposition;
+pub use shard::Shard;
+use tools::ToolNames;
+
+/// The Content-Type of an [`exposition`].
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// What the process counts.
+#[derive(Debug)]
+pub struct Metrics {
+    table: Arc<Table>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    /// The tools that are labels.
+    tool_names: ToolNames,
+    /// Locked when a worker starts and when somebody scrapes.
+    shards: Mutex<Vec<Arc<Shard>>>,
+    /// When the first configuration was taken up.
+    started: SystemTime,
+}
+
+impl Metrics {
+    /// Nothing is counted yet. What is registered in `table`, or routed by `snapshot`, may become
+    /// a label.
+    pub fn new(table: Arc<Table>, snapshot: Arc<ArcSwap<Snapshot>>) -> Self {
+        Self {
+            table,
+            snapshot,
+            tool_names: ToolNames::default(),
+            shards: Mutex::default(),
+            started: SystemTime::now(),
+        }
+    }
+
+    /// A shard for one more worker.
+    pub fn shard(self: &Arc<Self>) -> Arc<Shard> {
+        let shard = Arc::new(Shard::new(Arc::clone(self)));
+        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        shards.push(Arc::clone(&shard));
+        shard
+    }
+
+    /// The shards of all workers, in the order of their start.
+    fn shards(&self) -> Vec<Arc<Shard>> {
+        let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        shards.clone()
+    }
+
+    fn is_registered(&self, tool: &str) -> bool {
+        let in_table = self.table.with(tool, |_| ()).is_some();
+        in_table || self.snapshot.load().config.rules.routes.contains_key(tool)
+    }
+}
+
+/// Seconds since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
