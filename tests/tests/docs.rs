@@ -4,6 +4,7 @@
 //! A command that is not in the list below fails the test, so that none is added without
 //! saying how it is run.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -326,6 +327,28 @@ fn every_metric_exists() {
         }
     }
     assert!(found > 20, "only {found} metrics are named");
+}
+
+/// What an administrator has to do without is what the configuration refuses.
+#[test]
+fn what_is_not_built_is_said_and_nothing_else() {
+    let read = |name: &str| std::fs::read_to_string(repository().join(name)).unwrap();
+    let source = read("config/src/unbuilt.rs");
+    let refused: BTreeSet<&str> = source
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("    (\"")?.split_once("\", When::")?.0))
+        .collect();
+    assert!(!refused.is_empty());
+    let document = read("docs/migrating.md");
+    let (_, section) = document.split_once("## Not built yet\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let cells = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").nth(1));
+    let said: BTreeSet<&str> = cells
+        .flat_map(|keys| keys.split('`').skip(1).step_by(2))
+        .collect();
+    assert_eq!(said, refused);
 }
 
 /// The user that the document makes suffices, and can do nothing else.
