@@ -15,6 +15,7 @@ pub mod counted;
 pub mod deadline;
 pub mod demo;
 pub mod driver;
+pub mod explain;
 pub mod failure_text;
 pub mod forward;
 pub mod halves;

@@ -4,13 +4,16 @@
 //! or mistakes in the configuration.
 
 use std::io::{Write, stderr, stdout};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use portico::explain::Question;
+use portico::explain::command::{ExplainError, How};
 use portico::failure_text::with_sources;
 use portico::start::StartError;
-use portico::{check, demo, routes, run};
+use portico::{check, demo, explain, routes, run};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -37,6 +40,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say what becomes of a request to a URL, and why, without sending it.
+    Explain(ExplainArguments),
     /// Serve an example on loopback with a certificate of its own, and print curl lines to try.
     Demo {
         /// The HTTPS port; the HTTP port is the next one, the administration's the one after it.
@@ -56,6 +61,33 @@ struct ConfigFile {
     path: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct ExplainArguments {
+    /// The URL; its scheme says whether the request comes over TLS.
+    url: String,
+    #[command(flatten)]
+    config: ConfigFile,
+    /// The method.
+    #[arg(long, default_value = "GET")]
+    method: String,
+    /// A header that the client sends; may be given more than once. Without a value ('User-Agent:')
+    /// it is not sent.
+    #[arg(long = "header", value_name = "NAME: VALUE")]
+    headers: Vec<String>,
+    /// The client's address, where it matters; else an example.
+    #[arg(long, value_name = "ADDRESS")]
+    client: Option<IpAddr>,
+    /// Do not ask redis for the routes, but take those of the snapshot on disk.
+    #[arg(long)]
+    from_snapshot: bool,
+    /// Ask the portico that serves, at its admin address: host:port or unix:/path.
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "from_snapshot")]
+    admin: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
@@ -63,17 +95,20 @@ enum Failure {
     Run(#[from] run::RunError),
     Check(#[from] StartError),
     Routes(#[from] routes::RoutesError),
+    Explain(#[from] explain::command::ExplainError),
     Demo(#[from] demo::DemoError),
 }
 
 impl Failure {
-    /// Whether the configuration has mistakes.
+    /// Whether the configuration has mistakes, or the arguments.
     fn is_mistake(&self) -> bool {
         let start = match self {
             Self::Check(start)
             | Self::Run(run::RunError::Start(start))
-            | Self::Routes(routes::RoutesError::Start(start)) => start,
-            Self::Run(_) | Self::Routes(_) | Self::Demo(_) => return false,
+            | Self::Routes(routes::RoutesError::Start(start))
+            | Self::Explain(ExplainError::Start(start)) => start,
+            Self::Explain(ExplainError::Question(_)) => return true,
+            Self::Run(_) | Self::Routes(_) | Self::Explain(_) | Self::Demo(_) => return false,
         };
         matches!(start, StartError::Config(_) | StartError::Templates(_))
     }
@@ -86,6 +121,7 @@ fn main() -> ExitCode {
         Command::Routes { config, json } => {
             routes::routes(&config.path, json, &mut stdout().lock()).map_err(Failure::from)
         }
+        Command::Explain(arguments) => answer(&arguments).map_err(Failure::from),
         Command::Demo { port } => demo::demo(port).map_err(Failure::from),
     };
     let Err(failure) = done else {
@@ -100,6 +136,22 @@ fn main() -> ExitCode {
         let _ = writeln!(stderr(), "portico: {line}");
     }
     ExitCode::FAILURE
+}
+
+fn answer(arguments: &ExplainArguments) -> Result<(), ExplainError> {
+    let mut question = Question::new(&arguments.url);
+    question.method.clone_from(&arguments.method);
+    question.client = arguments.client;
+    for header in &arguments.headers {
+        question.add_header(header)?;
+    }
+    let how = How {
+        json: arguments.json,
+        from_snapshot: arguments.from_snapshot,
+        admin: arguments.admin.as_deref(),
+    };
+    let config = &arguments.config.path;
+    explain::command::run(config, &question, how, &mut stdout().lock())
 }
 
 fn report(config: &ConfigFile) -> Result<(), Failure> {

@@ -16,12 +16,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use portico_config::Config;
 use portico_routing::decide::{Verdict, decide};
 use portico_routing::field::Field;
 use portico_routing::host::{Host, Place};
 use portico_routing::path::split_target;
 use portico_routing::rewrite;
-use portico_routing::table::ToolName;
+use portico_routing::table::{Table, ToolName};
 use tracing::debug;
 
 use crate::client_stream::ClientStream;
@@ -30,8 +31,7 @@ use crate::context::Request;
 use crate::forward::{self, Destination, Outcome};
 use crate::http1::{Framing, Method, RequestHead, RequestParser, TargetForm, Version};
 use crate::outgoing::Outgoing;
-use crate::policy::tool_cap;
-use crate::process::Process;
+use crate::policy::tool_cap::{self, ToolCap};
 use crate::response::accept::Format;
 use crate::response::answer::{Answer, DefaultFile, Shape};
 use crate::response::compress::Accepts;
@@ -48,7 +48,7 @@ const HEALTH_PATH: &[u8] = b"/.well-known/healthz";
 
 /// What the phases before forwarding decide.
 #[derive(Debug)]
-enum Plan {
+pub(crate) enum Plan {
     /// Forward.
     Forward(Destination),
     /// Answer, since portico itself is meant or the client has to go elsewhere.
@@ -59,7 +59,7 @@ enum Plan {
 
 /// An answer that is no failure.
 #[derive(Debug)]
-enum Own {
+pub(crate) enum Own {
     /// portico is asked for its own health.
     Healthy,
     /// `OPTIONS *`.
@@ -69,7 +69,7 @@ enum Own {
 }
 
 impl Own {
-    fn as_answer(&self) -> Answer<'_> {
+    pub(crate) fn as_answer(&self) -> Answer<'_> {
         match self {
             Self::Healthy => Answer::Healthy,
             Self::Capabilities => Answer::Capabilities,
@@ -80,7 +80,7 @@ impl Own {
         }
     }
 
-    fn route(&self) -> Route {
+    pub(crate) fn route(&self) -> Route {
         match self {
             Self::Healthy | Self::Capabilities => Route::Own,
             Self::Redirect { .. } => Route::Redirect,
@@ -113,7 +113,7 @@ pub async fn handle<S: ClientStream>(
     }
     let plan = plan(
         &mut request,
-        &connection.worker.process,
+        (&worker.process.table, &worker.process.tools),
         &connection.client,
         head,
         connection.input.filled(),
@@ -153,10 +153,10 @@ fn finish<S>(connection: &Connection<S>, mut request: Request, after: After) -> 
     after
 }
 
-/// Phases 3 to 6.
-fn plan(
+/// Phases 3 to 6. Also what [`explain`](crate::explain) asks, with a table and counts of its own.
+pub(crate) fn plan(
     request: &mut Request,
-    process: &Process,
+    (table, tools): (&Table, &ToolCap),
     client: &ClientInfo,
     head: &RequestHead,
     buf: &[u8],
@@ -179,16 +179,13 @@ fn plan(
     if head.form == TargetForm::Asterisk {
         return Plan::Answer(Own::Capabilities);
     }
-    if !client.over_tls
-        && request.snapshot.config.listen.redirect
-        && let Some(plan) = to_https(&request.snapshot, host, target)
-    {
+    if let Some(plan) = to_https(&request.snapshot, client, host, target) {
         return plan;
     }
     // Decided before anything is refused, so that a refusal names the tool.
     let mut scratch = Vec::new();
     let rules = &request.snapshot.config.rules;
-    let decision = decide(rules, &process.table, host, target, &mut scratch);
+    let decision = decide(rules, table, host, target, &mut scratch);
     request.tool = decision.tool;
     request.facts.reason.set(Some(decision.reason));
     request.shared_host = decision.shared_host;
@@ -198,19 +195,27 @@ fn plan(
     }
     let algorithms = &request.snapshot.config.compression.algorithms;
     request.accepts = Accepts::new(head, buf, algorithms);
-    route(request, process, decision.verdict, path)
+    route(request, tools, decision.verdict, path)
 }
 
 /// The host that the request names: an absolute-form target's authority wins (RFC
 /// 9112 section 3.2.2).
-fn named_host<'a>(head: &RequestHead, buf: &'a [u8]) -> Option<&'a [u8]> {
+pub(crate) fn named_host<'a>(head: &RequestHead, buf: &'a [u8]) -> Option<&'a [u8]> {
     let span = head.authority.as_ref().or(head.host.as_ref())?;
     Some(span.of(buf))
 }
 
 /// Plain HTTP to HTTPS. A permanent redirect may only point at a host that exists (T258730):
 /// foreign hosts get none, and are answered like those over HTTPS.
-fn to_https(snapshot: &Snapshot, host: &Host, target: &[u8]) -> Option<Plan> {
+pub(crate) fn to_https(
+    snapshot: &Snapshot,
+    client: &ClientInfo,
+    host: &Host,
+    target: &[u8],
+) -> Option<Plan> {
+    if client.over_tls || !snapshot.config.listen.redirect {
+        return None;
+    }
     match snapshot.config.rules.domains.place(host) {
         Place::Foreign | Place::TwoLabels => None,
         Place::Label(_) | Place::Legacy | Place::Apex => Some(Plan::Answer(Own::Redirect {
@@ -223,47 +228,57 @@ fn to_https(snapshot: &Snapshot, host: &Host, target: &[u8]) -> Option<Plan> {
 /// Phase 4: what is refused whatever it asks for.
 fn refuse(snapshot: &Snapshot, head: &RequestHead, buf: &[u8]) -> Option<Failure> {
     let config = &snapshot.config;
-    let has_user_agent = head
-        .user_agent
-        .as_ref()
-        .is_some_and(|span| !span.is_empty());
-    if config.refuse.empty_user_agent && !has_user_agent {
+    if lacks_user_agent(config, head) {
         if !config.refuse.dry_run {
             return Some(Failure::NoUserAgent);
         }
         debug!("refuse.dry_run: a request without User-Agent would be refused");
     }
-    if matches!(head.framing, Framing::Length(length) if length > config.limits.body) {
+    if is_too_large(config, head) {
         return Some(Failure::BodyTooLarge);
     }
-    if let Some(name) = &config.headers.via {
-        let mut vias = head.fields.iter().filter(|f| f.field == Field::Via);
-        if vias.any(|field| rewrite::via_has(field.value.of(buf), name)) {
-            return Some(Failure::Loop);
-        }
-    }
-    None
+    came_through_here(config, head, buf).then_some(Failure::Loop)
+}
+
+pub(crate) fn lacks_user_agent(config: &Config, head: &RequestHead) -> bool {
+    let has_one = head
+        .user_agent
+        .as_ref()
+        .is_some_and(|span| !span.is_empty());
+    config.refuse.empty_user_agent && !has_one
+}
+
+pub(crate) fn is_too_large(config: &Config, head: &RequestHead) -> bool {
+    matches!(head.framing, Framing::Length(length) if length > config.limits.body)
+}
+
+pub(crate) fn came_through_here(config: &Config, head: &RequestHead, buf: &[u8]) -> bool {
+    let Some(name) = &config.headers.via else {
+        return false;
+    };
+    let mut vias = head.fields.iter().filter(|f| f.field == Field::Via);
+    vias.any(|field| rewrite::via_has(field.value.of(buf), name))
 }
 
 /// Phases 5 and 6: where the decision leads, and whether the tool has room for one more.
-fn route(request: &mut Request, process: &Process, verdict: Verdict, path: &[u8]) -> Plan {
+fn route(request: &mut Request, tools: &ToolCap, verdict: Verdict, path: &[u8]) -> Plan {
     let snapshot = request.snapshot.clone();
     let destination = match verdict {
         Verdict::Backend(backend) => Destination::Tool(backend),
         Verdict::Ingress => match &snapshot.ingress {
             Some(pool) => Destination::Ingress(Arc::clone(pool)),
-            None => return fall_back(request, process, Failure::NoIngress),
+            None => return fall_back(request, tools, Failure::NoIngress),
         },
         Verdict::Redirect { status, location } => {
             return Plan::Answer(Own::Redirect { status, location });
         }
-        Verdict::NotFound => return fall_back(request, process, Failure::NotFound),
+        Verdict::NotFound => return fall_back(request, tools, Failure::NotFound),
         Verdict::BadRequest(error) => return Plan::Fail(Failure::BadPath(error)),
     };
     request.facts.route.set(destination.route());
     if let Some(tool) = &request.tool {
         let limit = snapshot.config.limits.in_flight_per_tool;
-        match process.tools.enter(tool.as_str(), limit) {
+        match tools.enter(tool.as_str(), limit) {
             tool_cap::Verdict::Admitted(place) => request.place = Some(place),
             tool_cap::Verdict::Full => return Plan::Fail(Failure::ToolBusy),
         }
@@ -277,12 +292,12 @@ fn route(request: &mut Request, process: &Process, verdict: Verdict, path: &[u8]
 /// What nothing else answers goes to the fallback, if there is one. Scanners ask for a lot of it:
 /// requests in flight there are bounded like those of a tool, and portico's own page is as good an
 /// answer as a wait.
-fn fall_back(request: &mut Request, process: &Process, failure: Failure) -> Plan {
+fn fall_back(request: &mut Request, tools: &ToolCap, failure: Failure) -> Plan {
     let Some(fallback) = &request.snapshot.fallback else {
         return Plan::Fail(failure);
     };
     let limit = request.snapshot.config.limits.in_flight_per_tool;
-    match process.tools.enter(FALLBACK, limit) {
+    match tools.enter(FALLBACK, limit) {
         tool_cap::Verdict::Admitted(place) => {
             request.place = Some(place);
             request.silence = request.silence.min(fallback::SILENCE);

@@ -138,7 +138,7 @@ fn write_lines(out: &mut dyn Write, tool: &str, source: &str, entry: &Entry) -> 
 
 /// What tools wrote, without the power to move the cursor or to look like another line. Backslashes
 /// stay as they are: patterns are full of them.
-fn visible(text: &str) -> String {
+pub(crate) fn visible(text: &str) -> String {
     let mut visible = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() {

@@ -129,7 +129,7 @@ async fn control(
     let listening = listen::addresses(&config.listen);
     let sockets = listen::bind(&listening, &[], workers)?;
     let (reload, mut reload_requests) = mpsc::channel(RELOADS_WAITING);
-    let mut admin = admin::Server::new(admin_pages(process, reload));
+    let mut admin = admin::Server::new(admin::State::new(Arc::clone(process), reload));
     admin.follow(config.listen.admin.as_ref().map(Admin::bind).transpose()?);
     let registry = tokio::select! {
         started = start_registry(&prepared) => started?,
@@ -192,14 +192,6 @@ async fn control(
     process.enter(Stage::Draining);
     drain(process, &phase, &mut ended, workers, &mut stop).await;
     done
-}
-
-/// What the administration shows.
-fn admin_pages(process: &Arc<Process>, reload: mpsc::Sender<ReloadRequest>) -> admin::State {
-    let metrics = Arc::new(|_: &Process| String::new());
-    let mut state = admin::State::new(Arc::clone(process), metrics);
-    state.reload = Some(reload);
-    state
 }
 
 async fn start_registry(prepared: &Prepared) -> Result<Option<Registry>, RegistryError> {

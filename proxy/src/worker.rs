@@ -180,13 +180,7 @@ impl Worker {
 
     /// A parser for one request; give it back with [`Worker::put_request_parser`].
     pub fn request_parser(&self) -> Box<RequestParser> {
-        let snapshot = self.snapshot.load();
-        let limits = &snapshot.config.limits;
-        let limits = HeadLimits {
-            head: limits.header,
-            target: limits.uri,
-            fields: MAX_FIELDS,
-        };
+        let limits = request_limits(&self.snapshot.load().config.limits);
         match self.request_parsers.take() {
             Some(parser) if parser.has_limits(limits) => parser,
             // Of before a reload, or there is none.
@@ -332,5 +326,14 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
         self.0.closed.notify_one();
+    }
+}
+
+/// What a request's head may hold.
+pub fn request_limits(limits: &portico_config::Limits) -> HeadLimits {
+    HeadLimits {
+        head: limits.header,
+        target: limits.uri,
+        fields: MAX_FIELDS,
     }
 }

@@ -112,6 +112,7 @@ impl Portico {
             [listen]
             http = ["{address}"]
             https = []
+            admin = ""
             redirect = false
             [domains]
             canonical = "example.org"

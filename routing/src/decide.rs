@@ -194,11 +194,7 @@ fn by_host(rules: &Rules, table: &Table, label: &str, path: &[u8], target: &[u8]
 
 /// `<legacy>/<tool>/...`: the first segment is the tool, patterns see what follows.
 fn by_path(rules: &Rules, table: &Table, path: &[u8], target: &[u8]) -> Decision {
-    let segments = path.strip_prefix(b"/").unwrap_or(path);
-    let (first, rest) = match memchr::memchr(b'/', segments) {
-        Some(slash) => segments.split_at(slash),
-        None => (segments, &b"/"[..]),
-    };
+    let (first, rest) = first_segment(path);
     let tool = ToolName::new(first);
     let (verdict, reason) = match &tool {
         None if first.is_empty() => (Verdict::Ingress, Reason::LegacyRoot),
@@ -228,9 +224,18 @@ fn by_path(rules: &Rules, table: &Table, path: &[u8], target: &[u8]) -> Decision
     }
 }
 
+/// The first segment of a canonical path, and the path of what follows it.
+pub(crate) fn first_segment(path: &[u8]) -> (&[u8], &[u8]) {
+    let segments = path.strip_prefix(b"/").unwrap_or(path);
+    match memchr::memchr(b'/', segments) {
+        Some(slash) => segments.split_at(slash),
+        None => (segments, &b"/"[..]),
+    }
+}
+
 /// Whether the tool is to be redirected from legacy domains to its own host. What the configuration
 /// says of a path goes before what the registry says of the tool.
-fn moved(rules: &Rules, table: &Table, tool: &str, rest: &[u8]) -> bool {
+pub(crate) fn moved(rules: &Rules, table: &Table, tool: &str, rest: &[u8]) -> bool {
     match rules.routes.get(tool) {
         Some(entry) if entry.redirect => true,
         Some(entry) if entry.find(rest).is_some() => false,
@@ -307,6 +312,27 @@ pub(crate) fn push_uri_bytes(out: &mut Vec<u8>, bytes: &[u8], also: &[u8]) {
     }
 }
 
+impl Reason {
+    /// One word for logs and scripts; a fixed, small set.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::StaticRoute(_) => "static_route",
+            Reason::Registry(_) => "registry",
+            Reason::NoPatternMatched => "no_pattern_matched",
+            Reason::Unregistered => "unregistered",
+            Reason::Apex => "apex",
+            Reason::ReservedLabel => "reserved",
+            Reason::Renamed => "renamed",
+            Reason::ToolMoved => "moved",
+            Reason::LegacyRoot => "legacy_root",
+            Reason::LegacyNoTool => "legacy_no_tool",
+            Reason::ForeignHost => "foreign_host",
+            Reason::TwoLabels => "two_labels",
+            Reason::BadPath => "bad_path",
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -328,19 +354,19 @@ impl fmt::Display for Reason {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::HashSet;
 
-    fn entry(fields: &[(&str, &str)], redirect: bool) -> Entry {
+    pub(crate) fn entry(fields: &[(&str, &str)], redirect: bool) -> Entry {
         let fields = fields
             .iter()
             .map(|(field, value)| (field.as_bytes(), value.as_bytes()));
         Entry::build(fields, redirect, &|_| Ok(()))
     }
 
-    fn rules() -> Rules {
+    pub(crate) fn rules() -> Rules {
         let pairs = |pairs: &[(&str, &str)]| {
             pairs
                 .iter()
@@ -369,7 +395,7 @@ mod tests {
         }
     }
 
-    fn table() -> Table {
+    pub(crate) fn table() -> Table {
         let table = Table::new();
         for tool in [
             "grid",
@@ -658,7 +684,7 @@ mod tests {
         check_tool("tools.wmflabs.org", "/", None, true);
     }
 
-    fn target() -> impl Strategy<Value = Vec<u8>> {
+    pub(crate) fn target() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             6 => prop::sample::select(vec![
                 &b"/"[..], b"//", b"/canon", b"/grid", b"/ru_monuments", b"..", b"/..", b".", b"?", b"%2e", b"%0d%0a",

@@ -13,6 +13,7 @@
 
 pub mod backend;
 pub mod decide;
+pub mod explain;
 pub mod field;
 pub mod host;
 pub mod path;

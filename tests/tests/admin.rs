@@ -30,7 +30,7 @@ const PAGES: &[(&str, &str, &str)] = &[
     ("/healthz", "text/plain", "ok\n"),
     ("/readyz", "text/plain", "ready\n"),
     ("/readyz?format=json", "application/json", "\"ready\": true"),
-    ("/metrics", "text/plain; version=0.0.4", ""),
+    ("/metrics", "text/plain; version=0.0.4", "# HELP portico_"),
     ("/routes", "application/json", "\"grid\""),
     (
         "/list",
@@ -187,12 +187,6 @@ fn what_is_not_there_is_said() {
         400,
         "1 to 1000",
     );
-    check_refused(
-        &portico,
-        "GET /explain HTTP/1.1\nHost: HOST\n\n",
-        400,
-        "url is missing",
-    );
 }
 
 #[test]
@@ -344,8 +338,13 @@ fn status_tells_what_goes_on() {
         .route("grid", &origin.url())
         .ingress(&[origin.address(), down])
         .with("[pools.ingress.check]\ninterval = '100ms'\ndown_interval = '100ms'")
+        .with("[log]\naccess = 'stderr'")
         .start();
     let _client = portico.tls().exchange(get(HOST, "/"));
+    let lines = || json(&portico.admin_get("/status"))["access_log"]["lines"].as_u64();
+    eventually("its line is written", SOON, || {
+        (lines() >= Some(1)).then_some(())
+    });
     let status = eventually("the node is down", SOON, || {
         let status = json(&portico.admin_get("/status"));
         (status["pools"][0]["nodes"][1]["up"] == false).then_some(status)
@@ -364,6 +363,8 @@ fn status_tells_what_goes_on() {
     assert_eq!(status["certificates"][0]["name"], "*.toolforge.org");
     assert!(status["certificates"][0]["days_left"].is_i64());
     assert_eq!(status["pools"][0]["nodes"][0]["up"], true);
+    assert_eq!(status["access_log"]["on"], true);
+    assert_eq!(status["access_log"]["dropped"]["queue_full"], 0);
     let text = portico.admin_get("/status?format=text").text();
     assert!(text.contains(&format!("{down} DOWN")), "{text}");
     assert!(text.contains("registry             connected"), "{text}");

@@ -58,6 +58,18 @@ const COMMANDS: &[(&str, How)] = &[
         "portico routes --config portico.toml --json",
         How::Configured,
     ),
+    (
+        "portico explain https://grid.toolforge.org/x --config portico.toml",
+        How::Configured,
+    ),
+    (
+        "portico explain https://grid.toolforge.org/x --config portico.toml --json",
+        How::Configured,
+    ),
+    (
+        "portico explain https://grid.toolforge.org/x --config portico.toml --method POST --header 'User-Agent:' --header 'Content-Length: 5'",
+        How::Configured,
+    ),
     ("portico run --config portico.toml", How::Foreground),
     (
         "curl --fail http://127.0.0.1:$HTTP_PORT/.well-known/healthz",
@@ -114,6 +126,10 @@ const COMMANDS: &[(&str, How)] = &[
     ),
     (
         "curl --silent http://$ADMIN/metrics | grep -E '^(process_(open|max)_fds|process_resident_memory_bytes|portico_(connection|upstream)_places(_taken)?) '",
+        How::Configured,
+    ),
+    (
+        "portico explain https://grid.toolforge.org/ --admin $ADMIN",
         How::Configured,
     ),
     (
@@ -185,6 +201,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/access-log.md",
     "benches/README.md",
     "docs/admin.md",
+    "docs/explain.md",
     "docs/operating.md",
     "docs/migrating.md",
 ];

@@ -153,7 +153,10 @@ fn site() -> Site {
     redis.route("half", ".*", &half.url());
     let admin = free_address();
 
-    let portico = Builder::new()
+    let builder = Builder::new();
+    let log = builder.folder().join("access.log");
+    let portico = builder
+        .with(&format!("[log]\naccess = {log:?}"))
         .with(&format!(
             "[listen]\nadmin = '{admin}'\nproxy_protocol_from = ['{BALANCER}/32']"
         ))
@@ -348,6 +351,8 @@ const MOVED: &[(&str, f64)] = &[
     ("portico_node_up", 1.0),
     ("count(portico_node_up == 0)", 1.0),
     ("portico_registry_connected", 1.0),
+    ("portico_access_log_lines_total", 60.0),
+    ("portico_access_log_bytes_total", 6000.0),
     ("portico_registry_source{source='redis'}", 1.0),
     ("portico_registry_tools", 3.0),
     ("portico_registry_bad_routes", 1.0),
@@ -440,6 +445,7 @@ fn promtool_has_nothing_to_say_about_a_loaded_portico() {
     assert_eq!(answer.status, 200);
     let kind = answer.field("content-type").unwrap_or_default();
     assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
+    assert!(answer.text().contains("portico_build_info"));
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

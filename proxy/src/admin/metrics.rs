@@ -6,12 +6,13 @@ use hyper::{Response, StatusCode};
 
 use super::State;
 use super::answer::{Body, answer};
+use crate::telemetry::metrics::exposition;
 
 /// Prometheus' text format.
 const KIND: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(super) async fn page(state: &Arc<State>) -> Response<Body> {
-    let made = state.aside(false, |state| (state.metrics)(&state.process));
+    let made = state.aside(false, |state| exposition(&state.process));
     match made.await {
         Ok(text) => answer(StatusCode::OK, KIND, Body::Whole(Some(text.into()))),
         Err(response) => response,

@@ -51,7 +51,6 @@ use crate::reload::ReloadRequest;
 use crate::repeats::Repeats;
 
 pub use answer::Body;
-pub use explain::{Explained, Question};
 
 use answer::refusal;
 use guard::Reach;
@@ -80,33 +79,22 @@ const MAX_LISTS: usize = 4;
 /// Between two tries to accept while the system refuses.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Makes the text of `/metrics`.
-pub type Metrics = Arc<dyn Fn(&Process) -> String + Send + Sync>;
-/// Answers `/explain`; an error is what is wrong with the question.
-pub type Explain = Arc<dyn Fn(&Process, &Question) -> Result<Explained, String> + Send + Sync>;
-
 /// What the pages are made of.
 pub struct State {
     /// What they tell about.
     pub process: Arc<Process>,
-    /// Makes `/metrics`.
-    pub metrics: Metrics,
-    /// Makes `/explain`; `None`: not there.
-    pub explain: Option<Explain>,
-    /// Where reloads are asked for; `None`: it cannot be reloaded.
-    pub reload: Option<mpsc::Sender<ReloadRequest>>,
+    /// Where reloads are asked for.
+    pub reload: mpsc::Sender<ReloadRequest>,
     heavy: Semaphore,
     lists: Arc<Semaphore>,
 }
 
 impl State {
     /// Pages about `process`.
-    pub fn new(process: Arc<Process>, metrics: Metrics) -> Self {
+    pub fn new(process: Arc<Process>, reload: mpsc::Sender<ReloadRequest>) -> Self {
         Self {
             process,
-            metrics,
-            explain: None,
-            reload: None,
+            reload,
             heavy: Semaphore::new(MAX_HEAVY),
             lists: Arc::new(Semaphore::new(MAX_LISTS)),
         }

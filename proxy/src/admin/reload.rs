@@ -17,14 +17,8 @@ pub(super) async fn page<B>(request: &Request<B>, state: &Arc<State>) -> Respons
         Ok(form) => form,
         Err(why) => return bad_request(&why),
     };
-    let Some(reload) = &state.reload else {
-        return refusal(
-            StatusCode::NOT_IMPLEMENTED,
-            "reload is not built yet: restart portico",
-        );
-    };
     let (answer, answered) = oneshot::channel();
-    if reload.send(ReloadRequest { answer }).await.is_err() {
+    if state.reload.send(ReloadRequest { answer }).await.is_err() {
         return refusal(
             StatusCode::SERVICE_UNAVAILABLE,
             "portico stops: nothing was reloaded",

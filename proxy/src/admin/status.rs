@@ -2,6 +2,7 @@
 //!
 //! Nothing here looks at the whole table: it may be asked every few seconds.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,6 +18,7 @@ use super::time::{in_words, rfc3339};
 use crate::process::{Process, Stage};
 use crate::registry::Source;
 use crate::start;
+use crate::telemetry::access_log::Dropped;
 use crate::tls::CertificateStore;
 
 #[derive(Debug, Serialize)]
@@ -39,6 +41,7 @@ struct Status {
     certificate_failures: u64,
     pools: Vec<Pool>,
     reloads: Reloads,
+    access_log: AccessLog,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,6 +86,15 @@ struct Reloads {
     succeeded: u64,
     failed: u64,
     last: Option<LastReload>,
+}
+
+#[derive(Debug, Serialize)]
+struct AccessLog {
+    on: bool,
+    lines: u64,
+    bytes: u64,
+    /// By reason.
+    dropped: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -156,15 +168,16 @@ impl Status {
             pools: (snapshot.ingress.iter())
                 .map(|pool| Pool {
                     name: pool.name.to_string(),
-                    nodes: (pool.states())
-                        .map(|(address, up)| Node {
-                            address: address.to_string(),
-                            up,
+                    nodes: (pool.nodes().iter())
+                        .map(|node| Node {
+                            address: node.address.to_string(),
+                            up: node.is_up(),
                         })
                         .collect(),
                 })
                 .collect(),
             reloads: reloads(process),
+            access_log: access_log(process, snapshot.access_log().is_some()),
         }
     }
 
@@ -215,6 +228,15 @@ impl Status {
                 );
             }
         }
+        let AccessLog {
+            on, lines, dropped, ..
+        } = &self.access_log;
+        let on = if *on { "on" } else { "off" };
+        let dropped: u64 = dropped.values().sum();
+        line(
+            "access log",
+            format!("{on}, {lines} lines, {dropped} dropped"),
+        );
         let Reloads {
             succeeded,
             failed,
@@ -261,6 +283,17 @@ impl Places {
             open: places.taken(),
             limit: places.limit(),
         }
+    }
+}
+
+fn access_log(process: &Process, on: bool) -> AccessLog {
+    let totals = process.access_log_counts.totals();
+    let reasons = Dropped::ALL.map(Dropped::as_str);
+    AccessLog {
+        on,
+        lines: totals.lines,
+        bytes: totals.bytes,
+        dropped: reasons.into_iter().zip(totals.dropped).collect(),
     }
 }
 

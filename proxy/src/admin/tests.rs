@@ -32,8 +32,8 @@ impl Server {
     fn start(change: impl FnOnce(&mut State)) -> Self {
         let config = portico_config::parse("test", CONFIG).unwrap().config;
         let prepared = crate::start::prepare_config(config, Vec::new()).unwrap();
-        let metrics = Arc::new(|process: &Process| format!("tools {}\n", process.table.len()));
-        let mut state = State::new(Arc::clone(&prepared.process), metrics);
+        let (reload, _) = mpsc::channel(1);
+        let mut state = State::new(Arc::clone(&prepared.process), reload);
         change(&mut state);
         let any = AdminAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
         let admin = Admin::bind(&any).unwrap();
@@ -94,7 +94,7 @@ fn check_answer(answer: &str, status: u16, parts: &[&str]) {
 fn a_reload_is_asked_for_and_its_outcome_told() {
     run(async || {
         let (sender, mut requests) = mpsc::channel::<ReloadRequest>(1);
-        let server = Server::start(|state| state.reload = Some(sender));
+        let server = Server::start(|state| state.reload = sender);
         let asked = Rc::new(std::cell::Cell::new(0));
         let counted = Rc::clone(&asked);
         spawn_local(async move {
@@ -154,34 +154,19 @@ fn a_reload_is_asked_for_and_its_outcome_told() {
 }
 
 #[test]
-fn metrics_and_explain_come_from_outside() {
+fn metrics_and_explain() {
     run(async || {
-        let server = Server::start(|state| {
-            state.explain = Some(Arc::new(|_, question| match question.url.as_str() {
-                "bad" => Err("no URL".to_owned()),
-                url => Ok(Explained {
-                    text: format!("{} {url} {:?}\n", question.method, question.headers),
-                    json: b"{}".to_vec(),
-                }),
-            }));
-        });
+        let server = Server::start(|_| {});
         let answer = server.ask("GET", "/metrics").await;
-        check_answer(
-            &answer,
-            200,
-            &["text/plain; version=0.0.4", "\r\n\r\ntools 0\n"],
-        );
-        let answer = server
-            .ask("GET", "/explain?url=x&method=PUT&header=a:b")
-            .await;
-        check_answer(&answer, 200, &["text/plain", "PUT x [(\"a\", \"b\")]"]);
-        let answer = server.ask("GET", "/explain?url=x&format=json").await;
-        check_answer(&answer, 200, &["application/json", "\r\n\r\n{}"]);
-        check_answer(
-            &server.ask("GET", "/explain?url=bad").await,
-            400,
-            &["no URL"],
-        );
+        let expected = ["text/plain; version=0.0.4", "\nportico_build_info{"];
+        check_answer(&answer, 200, &expected);
+        let asked = "/explain?url=https://x.toolforge.org/&method=PUT&header=A:b";
+        let answer = server.ask("GET", asked).await;
+        check_answer(&answer, 200, &["text/plain", "x.toolforge.org"]);
+        let answer = server.ask("GET", &format!("{asked}&format=json")).await;
+        check_answer(&answer, 200, &["application/json", "\"method\": \"PUT\""]);
+        let answer = server.ask("GET", "/explain?url=x.toolforge.org").await;
+        check_answer(&answer, 400, &["write https://x.toolforge.org"]);
     });
 }
 
@@ -204,9 +189,13 @@ fn ready_only_while_it_serves() {
 #[test]
 fn a_page_that_panics_does_not_end_the_server() {
     run(async || {
-        let server = Server::start(|state| state.metrics = Arc::new(|_| panic!("on purpose")));
-        check_answer(&server.ask("GET", "/metrics").await, 500, &["defect"]);
-        check_answer(&server.ask("GET", "/healthz").await, 200, &["ok"]);
+        let config = portico_config::parse("test", CONFIG).unwrap().config;
+        let prepared = crate::start::prepare_config(config, Vec::new()).unwrap();
+        let state = Arc::new(State::new(prepared.process, mpsc::channel(1).0));
+        let made = state.aside(true, |_| panic!("on purpose")).await;
+        let answer: Result<(), _> = made;
+        assert_eq!(answer.unwrap_err().status(), 500);
+        assert_eq!(state.aside(true, |_| 1).await.unwrap(), 1);
     });
 }
 

@@ -27,7 +27,7 @@ use crate::upstream::nodes::NodePool;
 use crate::upstream::stream::UpstreamStream;
 
 /// Addresses or nodes that one request tries to connect to.
-const MAX_ATTEMPTS: usize = 3;
+pub(crate) const MAX_ATTEMPTS: usize = 3;
 /// A request that must not be repeated rides only a pooled connection that was used so recently:
 /// backends close idle ones after a few seconds, and in the race its client would get an error that
 /// a fresh connection spares.

@@ -18,7 +18,7 @@ use crate::context::Request;
 use crate::http1::{Framing, RequestHead, Version, write_field};
 
 /// Appends the whole head, its empty line included.
-pub(super) fn write(
+pub(crate) fn write(
     out: &mut Vec<u8>,
     buf: &[u8],
     head: &RequestHead,

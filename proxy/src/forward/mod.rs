@@ -10,11 +10,11 @@
 //! 9.2.2). A POST that may have run is never repeated. Over HTTP/2 a backend can say that it has not
 //! begun (RFC 9113, section 8.7): then any request may, while all of it is at hand.
 
-mod acquire;
+pub(crate) mod acquire;
 mod body;
 mod destination;
 mod download;
-mod head;
+pub(crate) mod head;
 mod link;
 mod reading;
 mod tunnel;

@@ -64,6 +64,28 @@ impl ToolCap {
         Arc::clone(&self.counters.entry(tool.into()).or_default())
     }
 
+    /// How many requests of `tool` are in flight. Of one that shares its counter with others: all of
+    /// theirs.
+    pub fn in_flight(&self, tool: &str) -> u32 {
+        if let Some(counter) = self.counters.get(tool) {
+            return counter.load(Ordering::Relaxed);
+        }
+        match self.counters.len() >= MAX_TOOLS {
+            true => self.crowd.load(Ordering::Relaxed),
+            false => 0,
+        }
+    }
+
+    /// The counts of these tools alone, to try what would happen.
+    pub fn copy_of(&self, tools: &[&str]) -> Self {
+        let copy = Self::default();
+        for tool in tools {
+            let count = AtomicU32::new(self.in_flight(tool));
+            copy.counters.insert((*tool).into(), Arc::new(count));
+        }
+        copy
+    }
+
     /// Forgets tools without a request in flight. Called every few seconds by the control thread.
     pub fn sweep(&self) {
         // A counter that somebody holds is in use, or about to be: only the map's
@@ -115,6 +137,18 @@ mod tests {
         }
         drop(held);
         assert!(admitted(&cap, "a", 1).is_some());
+    }
+
+    #[test]
+    fn a_copy_leaves_the_counts_alone() {
+        let cap = ToolCap::default();
+        let _held = admitted(&cap, "a", 2);
+        let copy = cap.copy_of(&["a", "b"]);
+        assert_eq!((copy.in_flight("a"), copy.in_flight("b")), (1, 0));
+        let _tried = admitted(&copy, "a", 2);
+        assert!(admitted(&copy, "a", 2).is_none());
+        assert_eq!((cap.in_flight("a"), cap.in_flight("b")), (1, 0));
+        assert_eq!(cap.len(), 1);
     }
 
     #[test]

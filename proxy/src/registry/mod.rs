@@ -69,6 +69,9 @@ pub enum RegistryError {
     /// `registry.url` is not a URL of redis.
     #[error("registry.url cannot be used: {0}")]
     Url(String),
+    /// No snapshot, where nothing else was to be asked.
+    #[error("{0}")]
+    Snapshot(String),
     /// Neither redis nor a snapshot.
     #[error("cannot load the routes from redis at {address} ({reason}), and {snapshot}")]
     Unreachable {
@@ -444,10 +447,45 @@ pub async fn load_once(
     admit: Admit,
 ) -> Result<(Arc<Table>, Source), RegistryError> {
     let table = Arc::new(Table::new());
+    let source = load_into(config, Arc::clone(&table), admit).await?;
+    Ok((table, source))
+}
+
+/// The same into a table that is there.
+///
+/// # Errors
+/// As [`Registry::start`].
+pub async fn load_into(
+    config: &config::Registry,
+    table: Arc<Table>,
+    admit: Admit,
+) -> Result<Source, RegistryError> {
     let changed: Changed = Arc::new(|_, _| {});
-    let registry =
-        Registry::start(config, Arc::clone(&table), Arc::default(), admit, changed).await?;
-    Ok((table, registry.status.source()))
+    let registry = Registry::start(config, table, Arc::default(), admit, changed).await?;
+    Ok(registry.status.source())
+}
+
+/// Fills the table from the snapshot on disk, without asking redis.
+///
+/// # Errors
+/// There is no usable snapshot.
+pub async fn load_snapshot(
+    config: &config::Registry,
+    table: &Table,
+    admit: &Admit,
+) -> Result<Source, RegistryError> {
+    let path = config.snapshot.display();
+    let why_not = match read_snapshot(&config.snapshot).await {
+        Ok(Some(snapshot)) => {
+            for tool in &snapshot.tools {
+                table.set(&tool.name, tool.entry(&**admit));
+            }
+            return Ok(Source::Snapshot(snapshot.written));
+        }
+        Ok(None) => format!("there is no snapshot of the routes at {path}"),
+        Err(error) => format!("the snapshot of the routes at {path} cannot be used: {error}"),
+    };
+    Err(RegistryError::Snapshot(why_not))
 }
 
 /// Writes the snapshot whenever it is woken, but not too often, and again after a failure.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::http1::{HeadLimits, Parsed};
+use crate::process::Process;
 use crate::start;
 
 const CONFIG: &str = r#"
@@ -64,7 +65,7 @@ fn planned(process: &Process, over_tls: bool, raw: &str) -> (Plan, Request) {
     };
     let plan = plan(
         &mut request,
-        process,
+        (&process.table, &process.tools),
         &client,
         parser.head(),
         raw.as_bytes(),

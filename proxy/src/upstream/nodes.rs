@@ -102,9 +102,9 @@ impl NodePool {
         Some((index, self.nodes.get(index)?))
     }
 
-    /// Each node's address, and whether it is up.
-    pub fn states(&self) -> impl Iterator<Item = (&NodeAddress, bool)> {
-        self.nodes.iter().map(|node| (&node.address, node.is_up()))
+    /// All nodes, in the order of the configuration.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
     }
 
     /// Notes that a worker could not connect to a node.
@@ -170,7 +170,8 @@ impl NodePool {
 }
 
 impl Node {
-    fn is_up(&self) -> bool {
+    /// Whether it is taken for up.
+    pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
     }
 

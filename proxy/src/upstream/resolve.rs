@@ -59,6 +59,15 @@ struct Name {
     failures: AtomicU64,
 }
 
+/// What is known of a name.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// Its last good addresses; empty: none yet.
+    pub addresses: Arc<Vec<IpAddr>>,
+    /// The last attempt to resolve it failed.
+    pub failing: bool,
+}
+
 impl Default for Resolver {
     fn default() -> Self {
         Self {
@@ -82,6 +91,18 @@ impl Resolver {
         drop(names);
         self.want(name);
         Arc::default()
+    }
+
+    /// What is known of `name`, without a word that somebody wants it.
+    pub fn peek(&self, name: &str) -> Known {
+        let names = self.names.pin();
+        let Some(known) = names.get(name) else {
+            return Known::default();
+        };
+        Known {
+            addresses: known.addresses.load_full(),
+            failing: known.failures.load(Ordering::Relaxed) > 0,
+        }
     }
 
     /// Has `name` resolved soon, and kept, so that the next request finds it ready.

@@ -99,6 +99,7 @@ pub const SECTIONS: &[Section] = &[
     TLS,
     BACKENDS,
     REGISTRY,
+    ACCESS_LOG,
     CONFIGURATION,
     PROCESS,
 ];
@@ -435,6 +436,30 @@ const REGISTRY: Section = Section {
             &[],
             "Times that the routes could not be written to registry.snapshot.",
             "A start without redis would use old routes: check the disk and the folder's owner.",
+        ),
+    ],
+};
+
+const ACCESS_LOG: Section = Section {
+    title: "Access log",
+    metrics: &[
+        counter(
+            "portico_access_log_lines_total",
+            &[],
+            "Lines that were written to the access log.",
+            "",
+        ),
+        counter(
+            "portico_access_log_bytes_total",
+            &[],
+            "Bytes that were written to the access log.",
+            "",
+        ),
+        counter(
+            "portico_access_log_dropped_total",
+            &["reason"],
+            "Lines that were dropped: queue_full (the disk or the reader is slow), write_failed (the disk is full or broken), no_reader (nobody reads the named pipe).",
+            "Any: requests go on, but the log has holes. Mend the disk, or start the reader.",
         ),
     ],
 };

@@ -19,6 +19,7 @@ use super::{Metrics, seconds};
 use crate::process::Process;
 use crate::registry::Source;
 use crate::response::compress::ALGORITHMS;
+use crate::telemetry::access_log::Dropped;
 use crate::telemetry::record::Route;
 
 /// What `GET /metrics` answers.
@@ -34,6 +35,7 @@ pub fn exposition(process: &Process) -> String {
     handshakes(&mut out, process);
     backends(&mut out, process);
     registry(&mut out, process);
+    access_log(&mut out, process);
     configuration(&mut out, process);
     system(&mut out);
     out.encode()
@@ -252,9 +254,9 @@ fn backends(out: &mut Families, process: &Process) {
     let failures = out.sum(|s| Some(&s.fallback_failures));
     out.counter("portico_fallback_failures_total", failures);
     if let Some(pool) = &process.snapshot.load().ingress {
-        let nodes = pool.states().map(|(node, up)| {
-            let labels = [pool.name.to_string(), node.to_string()];
-            (labels, f64::from(u8::from(up)))
+        let nodes = pool.nodes().iter().map(|node| {
+            let labels = [pool.name.to_string(), node.address.to_string()];
+            (labels, f64::from(u8::from(node.is_up())))
         });
         out.gauges("portico_node_up", nodes.collect());
     }
@@ -294,6 +296,15 @@ fn registry(out: &mut Families, process: &Process) {
         "portico_registry_snapshot_failures_total",
         status.snapshot_failures(),
     );
+}
+
+fn access_log(out: &mut Families, process: &Process) {
+    let totals = process.access_log_counts.totals();
+    out.counter("portico_access_log_lines_total", totals.lines);
+    out.counter("portico_access_log_bytes_total", totals.bytes);
+    let dropped = Dropped::ALL.into_iter().zip(totals.dropped);
+    let dropped = dropped.map(|(why, lines)| ([why.as_str()], lines));
+    out.counters("portico_access_log_dropped_total", dropped.collect());
 }
 
 fn configuration(out: &mut Families, process: &Process) {

@@ -236,7 +236,7 @@ impl Drop for H2cStream {
 }
 
 /// Makes a request of a head that `forward` has written as HTTP/1.1 text.
-pub(super) fn read_request(text: &[u8]) -> Option<Request<()>> {
+pub(crate) fn read_request(text: &[u8]) -> Option<Request<()>> {
     let end = memchr::memmem::find(text, b"\r\n")?;
     let (line, fields) = (text.get(..end)?, text.get(end + 2..)?);
     let line = line.strip_suffix(b" HTTP/1.1")?;
