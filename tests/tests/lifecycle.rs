@@ -487,7 +487,7 @@ fn the_demos_curl_lines_work_when_pasted() {
     );
 }
 
-/// They are loaded before there is a log, so somebody has to remember.
+/// They are loaded before there is a log: `portico run` must say it all the same.
 #[test]
 fn missing_roots_of_trust_are_said_at_start() {
     let without_roots = || {
