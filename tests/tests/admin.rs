@@ -49,6 +49,11 @@ const PAGES: &[(&str, &str, &str)] = &[
     ),
     ("/status", "application/json", "\"uptime_seconds\""),
     ("/status?format=text", "text/plain", "state"),
+    (
+        "/explain?url=https://grid.toolforge.org/",
+        "text/plain",
+        "grid",
+    ),
 ];
 
 #[track_caller]
@@ -186,6 +191,12 @@ fn what_is_not_there_is_said() {
         "GET /routes?page_size=1001 HTTP/1.1\nHost: HOST\n\n",
         400,
         "1 to 1000",
+    );
+    check_refused(
+        &portico,
+        "GET /explain HTTP/1.1\nHost: HOST\n\n",
+        400,
+        "url is missing",
     );
 }
 
