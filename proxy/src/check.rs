@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use crate::registry;
+use crate::registry::{self, Source};
 use crate::start::{self, StartError};
 use crate::telemetry::access_log::AccessLog;
 
@@ -44,6 +44,12 @@ pub fn check(path: &Path) -> Result<Report, StartError> {
         match loaded {
             Ok(Ok((table, source))) => {
                 summary.push_str(&format!(", {} tools in {source}", table.len()));
+                if let Source::Snapshot(_) = source {
+                    warnings.push(
+                        "redis cannot be used right now: a start would route by the snapshot on disk; check redis and registry.url"
+                            .to_owned(),
+                    );
+                }
             }
             Ok(Err(error)) => warnings.push(format!("a start right now would fail: {error}")),
             Err(error) => warnings.push(format!("the registry was not asked: {error}")),

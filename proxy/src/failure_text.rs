@@ -1,4 +1,5 @@
-//! An error with its causes, as one sentence for logs and the command line.
+//! An error with its causes, as one sentence for logs and the command line, and texts of several lines
+//! as one.
 
 use std::error::Error;
 
@@ -14,6 +15,12 @@ pub fn with_sources(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// Diagnostics have a line for what is allowed; an event of the log is one line.
+pub fn one_line(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    lines.join("; ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -26,5 +33,13 @@ mod tests {
     fn the_chain_of_causes_is_said_once() {
         let error = Outer(std::io::Error::other("refused"));
         assert_eq!(with_sources(&error), "cannot connect: refused");
+    }
+
+    #[test]
+    fn lines_become_one() {
+        assert_eq!(
+            one_line("f:1:2: no\n    allowed: a\nf:3:4: no\n"),
+            "f:1:2: no; allowed: a; f:3:4: no"
+        );
     }
 }

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::admin::Admin;
+use crate::failure_text::one_line;
 use crate::listen::{self, Address, ListenError};
 use crate::logging;
 use crate::process::Process;
@@ -226,7 +227,7 @@ impl Reloads {
                 self.succeeded.fetch_add(1, Relaxed);
                 *lock(&self.last_success) = Some(SystemTime::now());
                 for warning in &report.warnings {
-                    warn!("{warning}");
+                    warn!("{}", one_line(warning));
                 }
                 info!(
                     warnings = report.warnings.len(),
@@ -236,7 +237,8 @@ impl Reloads {
             Err(mistakes) => {
                 self.failed.fetch_add(1, Relaxed);
                 error!(
-                    "the configuration was not reloaded, and the old one stays in force: {mistakes}"
+                    "the configuration was not reloaded, and the old one stays in force: {}",
+                    one_line(mistakes)
                 );
             }
         }

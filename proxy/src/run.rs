@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin};
-use crate::failure_text::with_sources;
+use crate::failure_text::{one_line, with_sources};
 use crate::listen::{self, Address, Bound, ListenError};
 use crate::logging;
 use crate::process::{Process, Stage};
@@ -94,7 +94,7 @@ pub fn serve(
     ready: impl FnOnce(&Process),
 ) -> Result<(), RunError> {
     for warning in &prepared.warnings {
-        warn!("{warning}");
+        warn!("{}", one_line(warning));
     }
     let process = Arc::clone(&prepared.process);
     let opened = process
@@ -156,7 +156,7 @@ async fn control(
         http = ?config.listen.http,
         https = ?config.listen.https,
         admin = config.listen.admin.as_ref().map(tracing::field::display),
-        routes = process.table.len(),
+        tools = process.table.len(),
         "portico serves"
     );
     process.enter(Stage::Serving);
@@ -165,11 +165,11 @@ async fn control(
         tokio::select! {
             () = stop.next() => break Ok(()),
             Some(task) = upkeep.join_next() => {
-                error!(panicked = task.is_err(), "a task of the control thread ended unexpectedly");
+                error!(panicked = task.is_err(), "a task of the control thread ended, which is a defect of portico; the process drains and ends, to be restarted whole");
                 break Err(RunError::UpkeepEnded);
             }
             ended = running.checks.ended() => {
-                error!(panicked = ended.is_err(), "the checks of a pool ended unexpectedly");
+                error!(panicked = ended.is_err(), "the checks of a pool ended, which is a defect of portico; the process drains and ends, to be restarted whole");
                 break Err(RunError::UpkeepEnded);
             }
             () = running.admin.ended() => break Err(RunError::UpkeepEnded),
@@ -182,7 +182,7 @@ async fn control(
                 () = stop.next() => break Ok(()),
             },
             worker = ended.recv() => {
-                error!(?worker, "a worker thread ended unexpectedly");
+                error!(?worker, "a worker thread ended, which is a defect of portico; the process ends at once, to be restarted whole");
                 return Err(RunError::WorkerEnded);
             }
         }
@@ -376,7 +376,7 @@ fn spawn_workers(process: &Arc<Process>, sockets: Vec<Bound>) -> io::Result<Work
             .spawn(move || {
                 let _ending = ending;
                 if let Err(error) = server::run(seed) {
-                    error!(%error, "a worker cannot run");
+                    error!(%error, "a worker cannot run, which ends the process; check memory, descriptors and threads of this machine");
                 }
             })?;
     }

@@ -145,7 +145,7 @@ impl Accepting {
                 for listener in listeners {
                     let address = listener.address.socket;
                     if let Err(error) = self.start(worker, listener) {
-                        error!(%address, %error, "a worker cannot accept on a new address");
+                        error!(%address, %error, "a worker cannot accept on an address that a reload added, so some clients wait there in vain; restart portico");
                     }
                 }
             }

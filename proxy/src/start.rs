@@ -104,8 +104,9 @@ pub fn prepare_config(config: Config, warnings: Vec<String>) -> Result<Prepared,
     let Built {
         snapshot,
         descriptors,
-        warnings,
+        mut warnings,
     } = build(config, warnings, None)?;
+    warnings.extend_from_slice(tls::root_warnings());
     let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
     let table = Arc::new(Table::new());
     let process = Process {

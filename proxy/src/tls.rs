@@ -24,7 +24,6 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig, SupportedProtocolVersion};
-use tracing::{error, warn};
 
 use crate::connection::TlsSession;
 
@@ -109,16 +108,22 @@ pub fn session(connection: &rustls::ServerConnection) -> Option<TlsSession> {
 }
 
 /// The settings of connections to `https://` backends: certificates are verified against the
-/// system's roots. Built once; later calls return the same value. Roots that cannot be loaded are
-/// logged at the first call; without any root every such backend fails with an unknown issuer.
+/// system's roots. Built once; later calls return the same value. Without any root every such
+/// backend fails with an unknown issuer: see [`root_warnings`].
 ///
 /// # Errors
 /// [`TlsError`] when the build lacks the cryptography.
 pub fn client_config() -> Result<Arc<ClientConfig>, TlsError> {
     static CONFIG: OnceLock<Result<Arc<ClientConfig>, TlsError>> = OnceLock::new();
     CONFIG
-        .get_or_init(|| client_config_with(system_roots()))
+        .get_or_init(|| client_config_with(system_roots().0.clone()))
         .clone()
+}
+
+/// What is odd about the system's roots, one sentence each. Nothing logs it here: they are loaded
+/// before there is a log, and `check` says it, too.
+pub fn root_warnings() -> &'static [String] {
+    &system_roots().1
 }
 
 fn client_config_with(roots: RootCertStore) -> Result<Arc<ClientConfig>, TlsError> {
@@ -130,23 +135,32 @@ fn client_config_with(roots: RootCertStore) -> Result<Arc<ClientConfig>, TlsErro
     Ok(Arc::new(config))
 }
 
-fn system_roots() -> RootCertStore {
-    let found = rustls_native_certs::load_native_certs();
-    for problem in &found.errors {
-        warn!("a system root certificate could not be loaded: {problem}");
-    }
-    let mut roots = RootCertStore::empty();
-    let (added, ignored) = roots.add_parsable_certificates(found.certs);
-    if ignored > 0 {
-        warn!("{ignored} system root certificates could not be parsed and are not trusted");
-    }
-    if added == 0 {
-        error!(
-            "no system root certificate was found: every https backend will be refused; \
-             install the package ca-certificates"
-        );
-    }
-    roots
+fn system_roots() -> &'static (RootCertStore, Vec<String>) {
+    static ROOTS: OnceLock<(RootCertStore, Vec<String>)> = OnceLock::new();
+    ROOTS.get_or_init(|| {
+        let found = rustls_native_certs::load_native_certs();
+        let mut warnings = Vec::new();
+        for problem in &found.errors {
+            warnings.push(format!(
+                "a system root certificate could not be loaded: {problem}"
+            ));
+        }
+        let mut roots = RootCertStore::empty();
+        let (added, ignored) = roots.add_parsable_certificates(found.certs);
+        if ignored > 0 {
+            warnings.push(format!(
+                "{ignored} system root certificates could not be parsed and are not trusted"
+            ));
+        }
+        if added == 0 {
+            warnings.push(
+                "no system root certificate was found: every https backend will be refused; \
+                 install the package ca-certificates"
+                    .to_owned(),
+            );
+        }
+        (roots, warnings)
+    })
 }
 
 fn server_provider() -> CryptoProvider {

@@ -4,12 +4,14 @@
 //! A command that is not in the list below fails the test, so that none is added without
 //! saying how it is run.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use portico_tests::origin::Origin;
 use portico_tests::portico::{self, Builder, HOST, Portico};
-use portico_tests::signal;
+use portico_tests::redis::Redis;
+use portico_tests::{SOON, eventually, signal};
 
 /// How a command of the documents is run.
 enum How {
@@ -116,7 +118,81 @@ const COMMANDS: &[(&str, How)] = &[
         "UPDATE_DOCS=1 cargo test -p portico-config --test docs",
         How::Repository,
     ),
+    (
+        "systemctl reload portico",
+        How::Elsewhere(
+            "reload.rs sends the signal; the unit is looked at in proxy/tests/systemd.rs",
+        ),
+    ),
+    (
+        "curl --silent http://$ADMIN/metrics | grep -E '^(process_(open|max)_fds|process_resident_memory_bytes|portico_(connection|upstream)_places(_taken)?) '",
+        How::Configured,
+    ),
+    (
+        "portico explain https://grid.toolforge.org/ --admin $ADMIN",
+        How::Configured,
+    ),
+    (
+        "curl --silent http://$ADMIN/metrics | grep -E '^portico_failures_total' || echo 'no failure'",
+        How::Configured,
+    ),
+    (
+        "curl --silent http://$ADMIN/metrics | grep '^portico_tool_requests_total' | sort --key 2 --general-numeric-sort --reverse",
+        How::Configured,
+    ),
+    (
+        "diff <(curl --silent http://$OLD_LIST/list | python3 -m json.tool --sort-keys) <(curl --silent http://$ADMIN/list | python3 -m json.tool --sort-keys) && echo 'the same tools'",
+        How::Configured,
+    ),
+    (
+        "portico routes --config portico.toml | grep '^grid'",
+        How::Configured,
+    ),
+    (
+        "curl --silent --include --insecure --connect-to ::127.0.0.1:$HTTPS_PORT https://grid.toolforge.org/",
+        How::Configured,
+    ),
+    (
+        "openssl s_client -connect 127.0.0.1:$HTTPS_PORT -servername grid.toolforge.org </dev/null | openssl x509 -noout -enddate -subject",
+        How::Configured,
+    ),
+    (ONLY_READS, How::Elsewhere("a test of its own, below")),
+    (
+        "portico routes --config portico.toml | grep BAD || echo 'every route is good'",
+        How::Configured,
+    ),
+    (COMPARE, How::Elsewhere("a test of its own, below")),
+    (
+        "curl --silent --fail http://127.0.0.1:$HTTP_PORT/.well-known/healthz",
+        How::Configured,
+    ),
+    (
+        "curl --silent --fail --insecure --connect-to ::$NEW https://admin.toolforge.org/healthz | grep OK",
+        How::Configured,
+    ),
+    (
+        "curl --silent --insecure --connect-to ::$NEW --write-out '%{http_code}' https://this-tool-does-not-exist.toolforge.org/ | grep --null-data 'The URL you have requested.*404'",
+        How::Configured,
+    ),
+    (
+        "curl --silent --insecure --connect-to ::$NEW --head https://grid.toolforge.org/ | grep --ignore-case 'strict-transport-security: max-age=31622400'",
+        How::Configured,
+    ),
+    (
+        "curl --silent --insecure --connect-to ::$NEW --user-agent '' https://grid.toolforge.org/ | grep 'Requests must have a user agent'",
+        How::Configured,
+    ),
+    (
+        "curl --silent --insecure --connect-to ::$NEW --output /dev/null --write-out '%{redirect_url}' 'https://tools.wmflabs.org/canon/x?y=%20z' | grep --fixed-strings 'https://canon.toolforge.org/x?y=%20z'",
+        How::Configured,
+    ),
 ];
+
+/// Makes a user of redis that may only read.
+const ONLY_READS: &str = "redis-cli -p $REDIS_PORT ACL SETUSER portico on '>a-password' '%R~prefix:*' '%R~redirect:*' -@all +ping +select +scan +hlen +exists +hgetall '+client|tracking'";
+
+/// Prints what two proxies answer differently.
+const COMPARE: &str = r#"while read -r url; do for at in $OLD $NEW; do curl --silent --output /dev/null --insecure --max-time 30 --connect-to ::$at --write-out "%{http_code} %{redirect_url} $url\n" "$url" || true; done; done < urls.txt | uniq --count | awk '$1 != 2'"#;
 
 const DOCUMENTS: &[&str] = &[
     "README.md",
@@ -126,6 +202,8 @@ const DOCUMENTS: &[&str] = &[
     "benches/README.md",
     "docs/admin.md",
     "docs/explain.md",
+    "docs/operating.md",
+    "docs/migrating.md",
 ];
 
 fn repository() -> PathBuf {
@@ -161,10 +239,15 @@ fn documents(language: &str) -> Vec<(&'static str, String)> {
 
 #[test]
 fn every_command_is_run() {
-    let origin = Origin::echo("grid");
-    let serving = Portico::before(&origin);
+    // What it echoes holds its name, which monitoring looks for at admin's /healthz.
+    let origin = Origin::echo("OK");
+    let redis = Redis::start();
+    redis.route("grid", ".*", &origin.url());
+    redis.route("admin", ".*", &origin.url());
+    redis.redirect("canon");
+    let serving = Builder::new().registry(&redis).start();
     let root = tempfile::tempdir().unwrap();
-    let configured = Builder::new().route("grid", &origin.url());
+    let configured = Builder::new().registry(&redis);
     let path = std::env::var("PATH").unwrap();
     let bin = root.path().join("bin");
     std::fs::create_dir(&bin).unwrap();
@@ -179,6 +262,9 @@ fn every_command_is_run() {
             .env("ROOT", root.path())
             .env("HTTP_PORT", serving.http.port().to_string())
             .env("ADMIN", serving.admin.to_string())
+            .env("OLD_LIST", serving.admin.to_string())
+            .env("HTTPS_PORT", serving.https.port().to_string())
+            .env("NEW", serving.https.to_string())
             .env("PATH", format!("{}:{path}", bin.display()));
         command
     };
@@ -237,7 +323,111 @@ fn every_configuration_is_valid() {
     }
 }
 
-/// What a document points at is there.
+/// Metrics that a document names are described where all of them are.
+#[test]
+fn every_metric_exists() {
+    let described = std::fs::read_to_string(repository().join("docs/metrics.md")).unwrap();
+    let mut found = 0;
+    for name in ["README.md", "docs/operating.md", "docs/migrating.md"] {
+        let text = std::fs::read_to_string(repository().join(name)).unwrap();
+        for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            // What is no metric, or the beginning of some in a pattern.
+            let metric = word.strip_suffix("_bucket").unwrap_or(word);
+            if !metric.starts_with("portico_") || metric == "portico_" {
+                continue;
+            }
+            found += 1;
+            assert!(
+                described.contains(&format!("| `{metric}` |")),
+                "{name}: {word}"
+            );
+        }
+    }
+    assert!(found > 20, "only {found} metrics are named");
+}
+
+/// What an administrator has to do without is what the configuration refuses.
+#[test]
+fn what_is_not_built_is_said_and_nothing_else() {
+    let read = |name: &str| std::fs::read_to_string(repository().join(name)).unwrap();
+    let source = read("config/src/unbuilt.rs");
+    let refused: BTreeSet<&str> = source
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("    (\"")?.split_once("\", When::")?.0))
+        .collect();
+    assert!(!refused.is_empty());
+    let document = read("docs/migrating.md");
+    let (_, section) = document.split_once("## Not built yet\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let cells = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").nth(1));
+    let said: BTreeSet<&str> = cells
+        .flat_map(|keys| keys.split('`').skip(1).step_by(2))
+        .collect();
+    assert_eq!(said, refused);
+}
+
+/// The user that the document makes suffices, and can do nothing else.
+#[test]
+fn the_user_that_only_reads_suffices() {
+    let (origin, redis) = (Origin::echo("grid"), Redis::start());
+    redis.route("grid", ".*", &origin.url());
+    let port = redis.address().port().to_string();
+    let mut make = Command::new("bash");
+    make.args(["-c", ONLY_READS]).env("REDIS_PORT", &port);
+    let made = make.output().unwrap();
+    assert_eq!(made.stdout, b"OK\n");
+    let user = "redis://portico:a-password@";
+    let url = redis.url().replacen("redis://", user, 1);
+    let builder = Builder::new().registry(&redis);
+    let portico = builder.with(&format!("[registry]\nurl = {url:?}")).start();
+    let status = |tool: &str| {
+        let host = format!("{tool}.toolforge.org");
+        let request = portico_tests::client::get(&host, "/");
+        portico.tcp().exchange(&request).status
+    };
+    assert_eq!(status("grid"), 200);
+    redis.route("new", ".*", &origin.url());
+    eventually("a change is seen", SOON, || {
+        (status("new") == 200).then_some(())
+    });
+    let refused = Command::new("redis-cli")
+        .args(["-u", &url, "SET", "prefix:grid", "x"])
+        .output()
+        .unwrap();
+    let refused = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(refused.contains("NOPERM"), "{refused}");
+}
+
+/// Says nothing of what is the same, and shows what is not.
+#[test]
+fn the_comparison_of_two_proxies_shows_what_differs() {
+    let origin = Origin::echo("grid");
+    let old = Portico::before(&origin);
+    let new = Builder::new().route("other", &origin.url()).start();
+    let folder = tempfile::tempdir().unwrap();
+    let urls = "https://grid.toolforge.org/\nhttps://nobody.toolforge.org/x?y\n";
+    std::fs::write(folder.path().join("urls.txt"), urls).unwrap();
+    let compare = |new: &Portico| {
+        let mut command = Command::new("bash");
+        command
+            .args(["-euo", "pipefail", "-c", COMPARE])
+            .current_dir(folder.path())
+            .env("OLD", old.https.to_string())
+            .env("NEW", new.https.to_string());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(compare(&old), "");
+    let different = compare(&new);
+    let words: Vec<&str> = different.split_whitespace().collect();
+    let url = "https://grid.toolforge.org/";
+    assert_eq!(words, ["1", "200", url, "1", "404", url]);
+}
+
+/// What a document points at is there, headings too.
 #[test]
 fn every_link_leads_somewhere() {
     for name in DOCUMENTS {
@@ -246,11 +436,37 @@ fn every_link_leads_somewhere() {
             .split("](")
             .skip(1)
             .filter_map(|rest| rest.split(')').next())
+            .filter(|link| !link.contains("://"))
         {
-            let local = !link.contains("://") && !link.starts_with('#');
-            let folder = repository().join(name);
-            let folder = folder.parent().unwrap();
-            assert!(!local || folder.join(link).exists(), "{name}: {link}");
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let document = repository().join(name);
+            let target = match file {
+                "" => document,
+                file => document.parent().unwrap().join(file),
+            };
+            assert!(target.exists(), "{name}: {link}");
+            if !heading.is_empty() {
+                let text = std::fs::read_to_string(&target).unwrap();
+                let found = text.lines().any(|line| anchor(line) == heading);
+                assert!(found, "{name}: {link}");
+            }
         }
     }
+}
+
+/// The name that a heading has in links; empty for other lines.
+fn anchor(line: &str) -> String {
+    let Some(heading) = line.strip_prefix('#') else {
+        return String::new();
+    };
+    let kept = heading.trim_start_matches('#').trim().chars();
+    kept.filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+        .map(|c| {
+            if c == ' ' {
+                '-'
+            } else {
+                c.to_ascii_lowercase()
+            }
+        })
+        .collect()
 }

@@ -486,3 +486,18 @@ fn the_demos_curl_lines_work_when_pasted() {
         printed()
     );
 }
+
+/// They are loaded before there is a log: `portico run` must say it all the same.
+#[test]
+fn missing_roots_of_trust_are_said_at_start() {
+    let without_roots = || {
+        let builder = Builder::new().env("SSL_CERT_FILE", "/nonexistent");
+        builder.env("SSL_CERT_DIR", "/nonexistent")
+    };
+    let portico = without_roots().start();
+    let log = portico.stderr();
+    assert!(
+        log.contains("no system root certificate was found"),
+        "{log}"
+    );
+}

@@ -142,7 +142,7 @@ impl Admin {
                     Ok(stream) => refuse(&stream),
                     Err(error) => {
                         if let Some(unsaid) = failures.occur(Instant::now()) {
-                            warn!(%error, unsaid, "the administration cannot accept a connection");
+                            warn!(%error, unsaid, "the administration cannot accept a connection; out of descriptors or memory? check LimitNOFILE");
                         }
                         sleep(ACCEPT_PAUSE).await;
                     }
@@ -194,7 +194,9 @@ impl Server {
     pub async fn ended(&mut self) {
         while let Some(done) = self.serving.join_next().await {
             if done.is_err() {
-                error!("the administration ended unexpectedly");
+                error!(
+                    "the administration ended, which is a defect of portico; the process drains and ends, to be restarted whole"
+                );
                 return;
             }
         }
@@ -303,7 +305,7 @@ impl State {
         let made = tokio::task::spawn_blocking(move || make(&state)).await;
         drop(turn);
         made.map_err(|error| {
-            error!(%error, "a page of the administration could not be made");
+            error!(%error, "a page of the administration could not be made, which is a defect of portico");
             let text = "the page could not be made, which is a defect of portico: see its log";
             refusal(StatusCode::INTERNAL_SERVER_ERROR, text)
         })

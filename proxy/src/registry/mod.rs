@@ -420,7 +420,7 @@ impl Registry {
             warn!(
                 redis,
                 keys = comparison.bad_keys,
-                "some prefix: and redirect: keys in redis name no possible tool and were skipped"
+                "some prefix: and redirect: keys in redis name no possible tool and were skipped; find out who writes them"
             );
         }
     }

@@ -111,7 +111,7 @@ impl NodePool {
     pub fn connect_failed(&self, node: &Node, why: &dyn std::fmt::Display) {
         if node.up.swap(false, Ordering::Relaxed) {
             let (pool, address) = (&self.name, &node.address);
-            warn!(%pool, node = %address, error = %why, "node is down: a connection to it failed");
+            warn!(%pool, node = %address, fault = "platform", error = %why, "node is down: a connection to it failed; it gets no requests while another node is up");
         }
     }
 
@@ -140,7 +140,7 @@ impl NodePool {
                 match outcome {
                     Ok(()) => info!(%pool, node = %address, "node is up: its checks succeed"),
                     Err(error) => {
-                        warn!(%pool, node = %address, error, "node is down: its checks fail");
+                        warn!(%pool, node = %address, fault = "platform", error, "node is down: its checks fail; it gets no requests while another node is up");
                     }
                 }
             }

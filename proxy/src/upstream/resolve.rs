@@ -11,8 +11,8 @@
 //! dropped.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -20,6 +20,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
+
+use crate::repeats::Repeats;
 
 /// How long addresses count as fresh.
 const TTL: Duration = Duration::from_secs(30);
@@ -41,6 +43,9 @@ pub struct Resolver {
     names: papaya::HashMap<Box<str>, Arc<Name>, foldhash::fast::RandomState>,
     wake: Notify,
     started: Instant,
+    /// Tools choose the names in their routes, and how often those come and go: failures and
+    /// recoveries, so that they do not fill the log. Only the control thread locks it.
+    said: Mutex<(Repeats, Repeats)>,
 }
 
 /// One name. Times are milliseconds since the resolver's start.
@@ -69,6 +74,7 @@ impl Default for Resolver {
             names: papaya::HashMap::default(),
             wake: Notify::new(),
             started: Instant::now(),
+            said: Mutex::default(),
         }
     }
 }
@@ -164,10 +170,14 @@ impl Resolver {
     }
 
     fn learn(&self, name: &str, known: &Name, found: Result<Vec<IpAddr>, String>) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let (failures, recoveries) = &mut *said;
         let (next, failure) = match found {
             Ok(addresses) if !addresses.is_empty() => {
-                if known.failures.swap(0, Ordering::Relaxed) > 0 {
-                    info!(name, "the name resolves again");
+                if known.failures.swap(0, Ordering::Relaxed) > 0
+                    && let Some(unsaid) = recoveries.occur(Instant::now().into_std())
+                {
+                    info!(name, unsaid, "the name of a backend resolves again");
                 }
                 known.addresses.store(Arc::new(addresses));
                 (TTL, None)
@@ -180,12 +190,14 @@ impl Resolver {
             .store(self.now() + millis(next), Ordering::Relaxed);
         if let Some(error) = failure
             && known.failures.fetch_add(1, Ordering::Relaxed) == 0
+            && let Some(unsaid) = failures.occur(Instant::now().into_std())
         {
             let kept = known.addresses.load().len();
             warn!(
                 name,
                 error,
                 kept,
+                unsaid,
                 "cannot resolve the name of a backend; its last addresses stay in use, check DNS or the route"
             );
         }
