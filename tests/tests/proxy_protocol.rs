@@ -178,9 +178,13 @@ fn connections_without_a_header_are_closed_without_a_word() {
         }
     }
     assert_eq!(origin.heads(), 0);
+    let warnings = |said: &str| said.matches("WARN closed a connection").count();
+    // What it writes is collected a little later.
+    eventually("a warning", SOON, || {
+        (warnings(&portico.stderr()) > 0).then_some(())
+    });
     let said = portico.stderr();
-    let warnings = said.matches("WARN closed a connection").count();
-    assert_eq!(warnings, 1, "said once, not for each: {said}");
+    assert_eq!(warnings(&said), 1, "said once, not for each: {said}");
     assert!(
         said.contains("these bytes are no PROXY protocol header"),
         "{said}"
