@@ -4,10 +4,10 @@
 //! and a connection stays with its worker for life. What the tasks of a worker share is in
 //! `worker`; what becomes of an accepted connection in `driver`.
 //!
-//! Stopping has three phases, told by the control thread through a watch channel:
-//! [`Phase::Draining`] (no new connections, every answer says `Connection: close`),
-//! [`Phase::CloseIdle`] (connections without a request are closed), and the end, when no connection
-//! is left. Cutting what remains is the process's business.
+//! Stopping has phases, told by the control thread through a watch channel: [`Phase::Draining`] (no
+//! new connections, every answer says `Connection: close`), [`Phase::CloseIdle`] (connections without
+//! a request are closed), and the end: when no connection is left, or at [`Phase::Cut`]. Tasks that
+//! are left then are dropped with the runtime, and their requests counted and logged.
 
 use std::cell::Cell;
 use std::io;
@@ -97,6 +97,9 @@ async fn serve(seed: Seed) -> io::Result<()> {
         let now = *phase.borrow_and_update();
         if worker.enter(now) {
             accepting.stop_all();
+        }
+        if now == Phase::Cut {
+            break;
         }
         let drained = async {
             while now == Phase::Serving || worker.has_connections() {

@@ -39,6 +39,8 @@ pub enum Phase {
     Draining,
     /// Connections without a request in flight are closed too.
     CloseIdle,
+    /// What is left ends now.
+    Cut,
 }
 
 /// The state of one worker, shared by its tasks.
@@ -168,7 +170,7 @@ impl Worker {
 
     /// Whether connections without a request are to close now.
     pub fn closes_idle(&self) -> bool {
-        self.phase.get() == Phase::CloseIdle
+        self.phase.get() >= Phase::CloseIdle
     }
 
     /// Closes connections to backends that carry no request: somebody needs their descriptors. Says

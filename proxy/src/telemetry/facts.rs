@@ -30,7 +30,7 @@ pub struct Facts {
     pub sent: Cell<u64>,
     /// The failure that portico answered with.
     pub failure: Cell<Option<Failed>>,
-    /// How it ended.
+    /// How it ended; as long as it has not, [`Ending::Cut`].
     pub ending: Cell<Ending>,
     /// The address that the last attempt went to.
     pub upstream: Cell<Option<SocketAddr>>,
@@ -56,7 +56,7 @@ impl Facts {
             received: Cell::new(0),
             sent: Cell::new(0),
             failure: Cell::new(None),
-            ending: Cell::new(Ending::Complete),
+            ending: Cell::new(Ending::Cut),
             upstream: Cell::new(None),
             attempts: Cell::new(0),
             reused: Cell::new(false),
