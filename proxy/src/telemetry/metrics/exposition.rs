@@ -323,7 +323,7 @@ fn configuration(out: &mut Families, process: &Process) {
         "portico_config_last_reload_successful",
         f64::from(u8::from(good)),
     );
-    let taken_up = reloads.last_success().unwrap_or(process.metrics.started);
+    let taken_up = reloads.last_success().unwrap_or(process.started);
     out.gauge(
         "portico_config_last_reload_success_timestamp_seconds",
         seconds(taken_up) as f64,

@@ -30,8 +30,8 @@ pub use exposition::exposition;
 pub use shard::Shard;
 use tools::ToolNames;
 
-/// The Content-Type of an [`exposition`].
-pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+/// The Content-Type of an [`exposition`]: Prometheus' text format.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What the process counts.
 #[derive(Debug)]
@@ -42,8 +42,6 @@ pub struct Metrics {
     tool_names: ToolNames,
     /// Locked when a worker starts and when somebody scrapes.
     shards: Mutex<Vec<Arc<Shard>>>,
-    /// When the first configuration was taken up.
-    started: SystemTime,
 }
 
 impl Metrics {
@@ -55,7 +53,6 @@ impl Metrics {
             snapshot,
             tool_names: ToolNames::default(),
             shards: Mutex::default(),
-            started: SystemTime::now(),
         }
     }
 
