@@ -161,7 +161,8 @@ impl Underway {
 
 impl Drop for Underway {
     fn drop(&mut self) {
-        telemetry::ended(&self.worker, &self.request.record(&self.client));
+        let record = self.request.record(&self.client, self.worker.ended());
+        telemetry::ended(&self.worker, &record);
         if let Some(copy) = self.request.copy.take() {
             self.worker.put_head(copy.into_buffer());
         }
