@@ -368,6 +368,8 @@ fn spawn_workers(process: &Arc<Process>, sockets: Vec<Bound>) -> io::Result<Work
         all_orders.push(order);
         let seed = Seed {
             process: Arc::clone(process),
+            // Here, so that the order of shards is that of the threads' names.
+            metrics: process.metrics.shard(),
             listeners: bound.listen()?,
             phase: watching.clone(),
             orders,

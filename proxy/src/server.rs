@@ -32,6 +32,7 @@ use crate::places::Place;
 use crate::process::Process;
 use crate::proxy_protocol;
 use crate::telemetry::access_log;
+use crate::telemetry::metrics::Shard;
 use crate::telemetry::metrics::shard::{AcceptError, NoHandshake};
 use crate::tls;
 use crate::worker::{Open, Phase, Worker};
@@ -59,6 +60,8 @@ pub enum Order {
 pub struct Seed {
     /// Shared state.
     pub process: Arc<Process>,
+    /// What it is to count in.
+    pub metrics: Arc<Shard>,
     /// Its own listening sockets.
     pub listeners: Vec<Listener>,
     /// How the process stands.
@@ -84,7 +87,7 @@ pub fn run(seed: Seed) -> io::Result<()> {
 }
 
 async fn serve(seed: Seed) -> io::Result<()> {
-    let worker = Rc::new(Worker::new(seed.process));
+    let worker = Rc::new(Worker::new(seed.process, seed.metrics));
     let mut accepting = Accepting::default();
     for listener in seed.listeners {
         accepting.start(&worker, listener)?;
@@ -406,6 +409,7 @@ mod tests {
             .collect();
         let (_phase, watching) = watch::channel(Phase::Draining);
         let seed = Seed {
+            metrics: prepared.process.metrics.shard(),
             process: prepared.process,
             listeners: vec![Listener {
                 socket,

@@ -118,12 +118,12 @@ const CLOCKS_AGREE: Duration = Duration::from_secs(1);
 
 impl Worker {
     /// A worker that serves.
-    pub fn new(process: Arc<Process>) -> Self {
+    pub fn new(process: Arc<Process>, metrics: Arc<Shard>) -> Self {
         let frames = Rc::new(SpareBuffers::new(FRAMES, SMALL, FRAMES_KEPT));
         Self {
             snapshot: SnapshotReader::new(Arc::clone(&process.snapshot)),
             h2c: H2cPool::new(Rc::clone(&frames), Arc::clone(&process.backends)),
-            metrics: process.metrics.shard(),
+            metrics,
             process,
             buffers: BufferPool::default(),
             encoders: Rc::default(),

@@ -500,7 +500,7 @@ const PROCESS: Section = Section {
         histogram(
             "portico_event_loop_lag_seconds",
             &["worker"],
-            "How late a timer of each worker fires, asked ten times a second: what any request of that worker waits beside its own work.",
+            "How late a timer of each worker fires, asked ten times a second: what any request of that worker waits beside its own work. Worker 0 is the thread worker-0.",
             "Above 50 ms: the worker's core is busy; more workers, or lower [compression] levels.",
         ),
         counter(
