@@ -133,7 +133,7 @@ const COMMANDS: &[(&str, How)] = &[
         How::Configured,
     ),
     (
-        "curl --silent http://$ADMIN/metrics | grep -E '^portico_failures_total' || echo 'no failure'",
+        "curl --silent http://$ADMIN/metrics | grep -E '^portico_failures_total.* [1-9]' || echo 'no failure'",
         How::Configured,
     ),
     (
