@@ -146,7 +146,10 @@ fn finish<S>(connection: &Connection<S>, mut request: Request, after: After) -> 
     if after == After::Reset && request.facts.ending.get() == Ending::Complete {
         request.facts.ending.set(Ending::ClientGone);
     }
-    telemetry::ended(&connection.worker, &request.record(&connection.client));
+    telemetry::ended(
+        &connection.worker,
+        &request.record(&connection.client, connection.worker.ended()),
+    );
     if let Some(copy) = request.copy.take() {
         connection.worker.put_head(copy.into_buffer());
     }

@@ -1,7 +1,7 @@
 //! What is known of a request when it has ended: what metrics count and the access log writes.
 
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use portico_routing::decide::Reason;
 
@@ -87,6 +87,15 @@ impl<'a> Record<'a> {
             upstream_head: None,
         }
     }
+}
+
+/// The end of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// When, to measure by.
+    pub at: Instant,
+    /// When, to show.
+    pub time: SystemTime,
 }
 
 /// Bytes of the request's head as the client sent them: nothing in them is to be trusted.
