@@ -118,6 +118,7 @@ impl Request {
             reason: facts.reason.get(),
             status: facts.status.get(),
             failure: facts.failure.get(),
+            dry_run: facts.dry_run.get(),
             ending: facts.ending.get(),
             received: facts.received.get(),
             sent: facts.sent.get(),

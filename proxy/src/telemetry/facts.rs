@@ -30,6 +30,8 @@ pub struct Facts {
     pub sent: Cell<u64>,
     /// The failure that portico answered with.
     pub failure: Cell<Option<Failed>>,
+    /// A policy would have refused it, but for its dry run.
+    pub dry_run: Cell<bool>,
     /// How it ended; as long as it has not, [`Ending::Cut`].
     pub ending: Cell<Ending>,
     /// The address that the last attempt went to.
@@ -58,6 +60,7 @@ impl Facts {
             received: Cell::new(0),
             sent: Cell::new(0),
             failure: Cell::new(None),
+            dry_run: Cell::new(false),
             ending: Cell::new(Ending::Cut),
             upstream: Cell::new(None),
             attempts: Cell::new(0),

@@ -35,6 +35,8 @@ pub struct Record<'a> {
     pub status: u16,
     /// The failure that portico answered with, or would have if the client had waited.
     pub failure: Option<Failed>,
+    /// A policy would have refused it, but for its dry run.
+    pub dry_run: bool,
     /// How it ended.
     pub ending: Ending,
     /// Bytes of the request's body, without framing.
@@ -72,6 +74,7 @@ impl<'a> Record<'a> {
             reason: None,
             status: 0,
             failure: None,
+            dry_run: false,
             ending: Ending::Complete,
             received: 0,
             sent: 0,
