@@ -387,6 +387,13 @@ fn backends_over_https_are_verified() {
         .route("untrusted", &untrusted.url())
         .route("misnamed", &misnamed.url())
         .start();
+    let asked = |tool: &str| {
+        let host = format!("{tool}.toolforge.org");
+        portico.tls().exchange(get(&host, "/x"))
+    };
+    eventually("the name is resolved", SOON, || {
+        (asked("name").status == 200).then_some(())
+    });
     for (tool, status) in [
         ("name", 200),
         ("address", 200),
@@ -394,9 +401,7 @@ fn backends_over_https_are_verified() {
         ("misnamed", 502),
     ] {
         for _ in 0..2 {
-            let answer = portico
-                .tls()
-                .exchange(get(&format!("{tool}.toolforge.org"), "/x"));
+            let answer = asked(tool);
             assert_eq!(answer.status, status, "{tool}: {answer:?}");
         }
     }
