@@ -19,7 +19,7 @@ use crate::response::headers::ClientView;
 use crate::snapshot::CurrentSnapshot;
 use crate::telemetry::facts::Facts;
 use crate::telemetry::head_copy::HeadCopy;
-use crate::telemetry::record::{Ended, Record};
+use crate::telemetry::record::{Ended, Ending, Record};
 
 /// What is known of a request once its head is read; the head's bytes themselves may be gone.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ impl Request {
             status: facts.status.get(),
             failure: facts.failure.get(),
             dry_run: facts.dry_run.get(),
-            ending: facts.ending.get(),
+            ending: facts.ending.get().unwrap_or(Ending::Cut),
             received: facts.received.get(),
             sent: facts.sent.get(),
             upstream: facts.upstream.get(),

@@ -172,11 +172,11 @@ impl Drop for Underway {
 /// The last phase of every request that was not cut.
 fn finish(underway: Underway, after: After) -> After {
     let ending = &underway.request.facts.ending;
-    if ending.get() == Ending::Cut {
-        ending.set(match after {
+    if ending.get().is_none() {
+        ending.set(Some(match after {
             After::Reset => Ending::ClientGone,
             After::KeepAlive | After::Close | After::Linger => Ending::Complete,
-        });
+        }));
     }
     after
 }

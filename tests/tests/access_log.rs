@@ -191,6 +191,30 @@ fn what_ends_without_an_answer_has_a_line() {
         || ["/sleep/30000", "/tunnel"].contains(&line["target"].as_str().unwrap())));
 }
 
+/// The answer cannot be taken back then; the line says whose fault it is that it broke off.
+#[test]
+fn a_body_that_breaks_behind_the_begin_of_the_answer_is_blamed_on_its_client() {
+    let origin = Origin::scripted("early", |connection| {
+        connection.read_head();
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nearly");
+        connection.wait_for_close();
+    });
+    let (builder, path) = logging(&origin, "json");
+    let portico = builder.start();
+    let mut client = portico.tcp();
+    client.send(format!(
+        "POST / HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: t\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n"
+    ));
+    let mut begin = [0; 12];
+    std::io::Read::read_exact(&mut client.wire.stream, &mut begin).unwrap();
+    client.send("not a size\r\n");
+    let line = &objects(&path, 1)[0];
+    assert_eq!(line["status"], 200, "{line}");
+    assert_eq!(line["ending"], "cut", "{line}");
+    assert_eq!(line["failure"]["code"], "bad_body", "{line}");
+    assert_eq!(line["failure"]["side"], "client", "{line}");
+}
+
 // --- as nginx writes it
 
 /// A zone that is not the machine's own.

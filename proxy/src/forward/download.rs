@@ -212,7 +212,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
         }
         if let Err(error) = self.rest(&mut body, head.framing, answer).await {
             debug!(id = %self.request.id, %error, "an answer broke off");
-            self.request.facts.ending.set(error.ending());
+            self.request.facts.ending.set(Some(error.ending()));
             return Downloaded::Broken;
         }
         Downloaded::Complete {

@@ -33,6 +33,7 @@ use crate::halves::Shared;
 use crate::http1::RequestHead;
 use crate::outgoing::Outgoing;
 use crate::response::failure::Failure;
+use crate::telemetry::record::Ending;
 use crate::upstream::h2c::stream::Fault;
 use crate::upstream::stream::UpstreamStream;
 use acquire::Acquired;
@@ -275,8 +276,14 @@ async fn exchange<S: ClientStream>(
     let answer_begun = link.answer_begun.get();
     *input_ended = link.input_ended.get();
     match ended {
-        Err(_) if answer_begun => Exchanged::RESET,
         Err(UploadError::ClientGone) => Exchanged::RESET,
+        // Too late to say why, but for the log.
+        Err(error) if answer_begun => {
+            let failure = Failure::from(error);
+            request.facts.failure.set(Some((&failure).into()));
+            request.facts.ending.set(Some(Ending::Cut));
+            Exchanged::RESET
+        }
         Err(error) => Exchanged::Client(error.into()),
         Ok(downloaded) => conclude(downloaded, upload.is_done()),
     }

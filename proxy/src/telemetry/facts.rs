@@ -32,8 +32,8 @@ pub struct Facts {
     pub failure: Cell<Option<Failed>>,
     /// A policy would have refused it, but for its dry run.
     pub dry_run: Cell<bool>,
-    /// How it ended; as long as it has not, [`Ending::Cut`].
-    pub ending: Cell<Ending>,
+    /// How it ended, as far as it is known; a request that ends otherwise was cut.
+    pub ending: Cell<Option<Ending>>,
     /// The address that the last attempt went to.
     pub upstream: Cell<Option<SocketAddr>>,
     /// Attempts to send it to a backend.
@@ -61,7 +61,7 @@ impl Facts {
             sent: Cell::new(0),
             failure: Cell::new(None),
             dry_run: Cell::new(false),
-            ending: Cell::new(Ending::Cut),
+            ending: Cell::new(None),
             upstream: Cell::new(None),
             attempts: Cell::new(0),
             reused: Cell::new(false),

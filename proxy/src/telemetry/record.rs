@@ -157,7 +157,8 @@ pub enum Ending {
     ClientGone,
     /// The backend's answer broke off half-way.
     BrokenOff,
-    /// portico ended it: `server.drain` was over, or it broke HTTP/2.
+    /// portico ended it: `server.drain` was over, it broke HTTP/2, or its body failed when the answer
+    /// had begun.
     Cut,
 }
 

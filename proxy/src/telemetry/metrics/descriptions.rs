@@ -146,7 +146,7 @@ const REQUESTS: Section = Section {
         counter(
             "portico_request_endings_total",
             &["ending"],
-            "How requests ended: complete; client_gone: the client left or took nothing for too long; broken_off: the backend's answer broke off half-way; cut: portico ended it, because server.drain was over or the request broke HTTP/2.",
+            "How requests ended: complete; client_gone: the client left or took nothing for too long; broken_off: the backend's answer broke off half-way; cut: portico ended it, because server.drain was over, the request broke HTTP/2, or its body failed when the answer had begun.",
             "broken_off that climbs: backends crash in the middle of answers. client_gone that climbs: answers are too slow for clients.",
         ),
         counter(
