@@ -359,9 +359,10 @@ pub async fn answer_failure<S: ClientStream>(
     connection.worker.metrics.request_begins();
     let read = connection.input.filled();
     let (format, is_head) = (Format::of_broken_head(read), read.starts_with(b"HEAD "));
+    let version = (!S::FRAMED).then_some(Version::Http2);
     let mut copy = None;
     if snapshot.logs_requests() {
-        copy = Some(HeadCopy::of_broken(read, connection.worker.head()));
+        copy = Some(HeadCopy::of_broken(read, version, connection.worker.head()));
     }
     connection.input.discard(&connection.worker.buffers);
     let shown = |client| connection.worker.shown(client);
@@ -388,7 +389,7 @@ pub async fn answer_failure<S: ClientStream>(
     let sent = page.write(&mut out, &date, shape, &view, &snapshot.response);
     let written = write(connection, &snapshot, out).await;
     let record = Record {
-        version: (!S::FRAMED).then_some(Version::Http2),
+        version,
         text: copy.as_ref().map(HeadCopy::text).unwrap_or_default(),
         status: page.status(),
         failure: Some(failure.into()),
