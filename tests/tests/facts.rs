@@ -288,7 +288,7 @@ fn what_portico_answered_itself() {
     let mut plain = portico.tcp();
     let redirected = plain.exchange(get(HOST, "/plain"));
     let broken = Client::tcp(portico.http).exchange("BROKEN\r\n\r\n");
-    let fields = Head::get(HOST, "/fields").with("x", &"x".repeat(3000));
+    let fields = Head::get(HOST, "/fields").with("x", "x".repeat(3000));
     let too_large = portico.http2().exchange(&fields);
     assert_eq!(too_large.status, 431);
 
