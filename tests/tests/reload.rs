@@ -184,10 +184,68 @@ fn what_needs_a_restart_is_said_and_stays() {
         let said = format!("{key} has changed, which takes effect at a restart only");
         assert!(stderr.contains(&said), "{key}: {stderr}");
     }
+    let status: Value = serde_json::from_str(&portico.admin_get("/status").text()).unwrap();
+    assert_eq!(status["workers"], 2);
+    let config = portico.admin_get("/config").text();
+    assert!(config.contains(&redis.url()), "{config}");
+    assert!(!config.contains("127.0.0.1:1/"), "{config}");
     redis.route("late", ".*", &origin.url());
     eventually("the old registry is followed", SOON, || {
         (served_by(&mut portico.tcp(), "late.toolforge.org") == "grid").then_some(())
     });
+}
+
+/// A registry neither comes nor goes; its own address stays no backend.
+#[test]
+fn the_registry_stays_what_it_is() {
+    let redis = Redis::start();
+    let origin = Origin::echo("grid");
+    redis.route("grid", ".*", &origin.url());
+    let own = redis.url().replace("redis://", "http://");
+    let own = own.rsplit_once('/').map_or(&*own, |(address, _)| address);
+    let mut with = Builder::new().registry(&redis).route("own", own).start();
+    let mut client = with.tcp();
+    assert_eq!(served_by(&mut client, HOST), "grid");
+    let forbidden = |client: &mut Client| client.exchange(get("own.toolforge.org", "/")).text();
+    assert!(
+        forbidden(&mut client).contains("is not allowed"),
+        "{}",
+        forbidden(&mut client)
+    );
+    let config = std::fs::read_to_string(with.folder.path().join("portico.toml")).unwrap();
+    let mut config: toml::Table = config.parse().unwrap();
+    let registry = config.remove("registry").unwrap();
+    with.restore(&config.to_string());
+    assert!(with.reload(), "{}", with.stderr());
+    let said = "[registry] has changed, which takes effect at a restart only";
+    assert!(with.stderr().contains(said), "{}", with.stderr());
+    assert_eq!(served_by(&mut client, HOST), "grid");
+    assert!(forbidden(&mut client).contains("is not allowed"));
+
+    let mut without = Portico::before(&origin);
+    let mut table = toml::Table::new();
+    table.insert("registry".to_owned(), registry);
+    reload(&mut without, &table.to_string());
+    assert!(without.stderr().contains(said), "{}", without.stderr());
+    assert_eq!(without.admin_get("/readyz").status, 200);
+}
+
+/// What is odd about the new file is said, as at a start.
+#[test]
+fn warnings_are_told() {
+    let origin = Origin::echo("grid");
+    let mut portico = Portico::before(&origin);
+    let before = portico.stderr().len();
+    reload(&mut portico, "[domains]\nlegacy = ['old.example']");
+    let said = portico.stderr().split_off(before);
+    assert!(
+        said.contains("no certificate in tls.certificates names old.example"),
+        "{said}"
+    );
+    let port = free_address().port();
+    reload(&mut portico, &format!("[listen]\nadmin = '0.0.0.0:{port}'"));
+    let said = portico.stderr().split_off(before);
+    assert!(said.contains("listen.admin"), "{said}");
 }
 
 #[test]
@@ -329,6 +387,15 @@ struct Load {
     done: AtomicUsize,
 }
 
+/// Ends the load when it is dropped: also when the test fails, which would wait for it otherwise.
+struct Over<'a>(&'a Load);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Load {
     fn repeat(&self, mut step: impl FnMut()) {
         while !self.over.load(Ordering::Relaxed) {
@@ -364,6 +431,7 @@ fn a_hundred_reloads_under_load_lose_nothing() {
 
     thread::scope(|scope| {
         let load = &load;
+        let over = Over(load);
         scope.spawn(move || {
             let mut client = Client::tcp(plain);
             load.repeat(|| assert_eq!(client.exchange(get(HOST, "/bytes/20000")).status, 200));
@@ -425,7 +493,7 @@ fn a_hundred_reloads_under_load_lose_nothing() {
                 settled = portico.resident_bytes();
             }
         }
-        load.over.store(true, Ordering::Relaxed);
+        drop(over);
         let grown = portico.resident_bytes().saturating_sub(settled);
         assert!(grown < 8 << 20, "70 reloads have taken {grown} bytes");
     });

@@ -236,13 +236,20 @@ fn reloads_are_counted() {
         &exposition(&process),
         &[("portico_config_last_reload_successful", 1.0)],
     );
-    process.reloads.note(&Ok(ReloadReport::default()));
     process.reloads.note(&Err("no".to_owned()));
+    assert_eq!(process.reloads.last_success(), None, "nothing was taken up");
+    process.reloads.note(&Ok(ReloadReport::default()));
+    let taken_up = process.reloads.last_success();
+    assert!(taken_up.is_some());
+    for _ in 0..2 {
+        process.reloads.note(&Err("no".to_owned()));
+    }
+    assert_eq!(process.reloads.last_success(), taken_up);
     check(
         &exposition(&process),
         &[
             ("portico_config_reloads_total{result=\"success\"}", 1.0),
-            ("portico_config_reloads_total{result=\"failure\"}", 1.0),
+            ("portico_config_reloads_total{result=\"failure\"}", 3.0),
             ("portico_config_last_reload_successful", 0.0),
         ],
     );
