@@ -337,6 +337,29 @@ fn names_of_new_routes_are_resolved() {
     });
 }
 
+/// A fallback that is down is not said again after each reload.
+#[test]
+fn a_fallback_stays_itself() {
+    let dead = free_address();
+    let mut portico = Builder::new()
+        .with(&format!("[fallback]\nbackend = 'http://{dead}'"))
+        .start();
+    for version in ["one", "two"] {
+        assert_eq!(served_by(&mut portico.tcp(), "foreign.example"), "404");
+        // What it has said by then is before the end of the reload.
+        reload(
+            &mut portico,
+            &format!("[headers.set]\nX-Version = '{version}'"),
+        );
+    }
+    let said = portico.stderr();
+    assert_eq!(
+        said.matches("the fallback backend is down").count(),
+        1,
+        "{said}"
+    );
+}
+
 #[test]
 fn the_log_level_changes() {
     let origin = Origin::echo("grid");
@@ -368,11 +391,14 @@ fn fewer_connections_are_let_in_and_more_again() {
     reload(&mut portico, "[limits]\nconnections = 4");
     // What clients do not get is for backends.
     assert_eq!(limits(&portico), [4, backends + clients - 4]);
+    assert_eq!(portico.metric("portico_accept_waits_total"), Some(0.0));
     // The fifth waits in the kernel until another ends.
     let mut fifth = portico.tcp();
     fifth.send(get(HOST, "/"));
     thread::sleep(Duration::from_millis(300));
     assert_eq!(origin.heads(), 4);
+    let waits = portico.metric("portico_accept_waits_total");
+    assert!(waits >= Some(1.0), "{waits:?}");
     held.pop();
     assert_eq!(fifth.response().status, 200);
     reload(&mut portico, "[limits]\nconnections = 100");
