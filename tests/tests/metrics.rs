@@ -475,7 +475,10 @@ fn failures_have_their_reasons_and_gauges_go_down() {
     drop(gone);
     let handshakes =
         |why: &str| format!("portico_tls_handshake_failures_total{{reason=\"{why}\"}}");
-    wait(&handshakes("gone"), 1.0);
+    // The harness has looked whether somebody listens, too.
+    eventually("one that is gone", SOON, || {
+        (portico.metric(&handshakes("gone")) >= Some(1.0)).then_some(())
+    });
     wait(&handshakes("timeout"), 1.0);
     wait(&handshakes("protocol"), 0.0);
     slow.expect_closed();

@@ -241,9 +241,10 @@ fn a_page_of_routes_is_bounded_in_bytes() {
         let fields = patterns
             .each_ref()
             .map(|pattern| (&**pattern, &b"http://192.0.2.1:1"[..]));
+        let entry = Entry::build(fields, false, &|_| Ok(()));
         for n in 0..1000 {
-            let entry = Entry::build(fields, false, &|_| Ok(()));
-            server.process.table.set(&format!("tool-{n:03}"), entry);
+            let tool = format!("tool-{n:03}");
+            server.process.table.set(&tool, entry.clone());
         }
         let first = server.ask("GET", "/routes?page_size=1000").await;
         assert!(first.len() < 5 << 20, "{}", first.len());
