@@ -244,7 +244,7 @@ workers = {workers}
 http = ["127.0.0.1:{http}"]
 redirect = false
 https = ["127.0.0.1:{https}"]
-admin = ""
+admin = "unix:{directory}/admin.sock"
 
 [tls]
 certificates = [{{ chain = "{directory}/certificate.pem", key = "{directory}/key.pem" }}]
@@ -263,6 +263,9 @@ keep_alive = "{idle}s"
 # All load goes to a single tool; the peers have no such cap.
 [limits]
 in_flight_per_tool = 20000
+
+[log]
+access = "{directory}/portico.access"
 """
 
 NGINX = """
@@ -274,7 +277,9 @@ pid {directory}/nginx.pid;
 error_log {directory}/nginx.err error;
 events {{ worker_connections 19000; multi_accept off; }}
 http {{
-  access_log off;
+  log_format vhosts '$host $remote_addr - $remote_user [$time_local] "$request" $status '
+                    '$body_bytes_sent "$http_referer" "$http_user_agent" (backend $upstream_addr)';
+  access_log {directory}/nginx.access vhosts buffer=32k flush=1s;
   sendfile on; tcp_nopush on; tcp_nodelay on; server_tokens off;
   keepalive_timeout {idle}s; keepalive_requests 100000000;
   gzip on; gzip_comp_level 5; gzip_min_length 1024; gzip_proxied any; gzip_vary on; gzip_types application/json;
@@ -323,9 +328,12 @@ global
   no strict-limits
   ssl-default-bind-options ssl-min-ver TLSv1.2
   tune.ssl.default-dh-param 2048
+  log stdout format raw local0
 defaults
   mode http
-  no log
+  log global
+  # What it has of the same line; it captures no field unless told to.
+  log-format '%[var(txn.host)] %ci - - [%trl] %{{+Q}}r %ST %B %{{+Q}}[var(txn.referer)] %{{+Q}}[var(txn.agent)] (backend %si:%sp)'
   option http-keep-alive
   http-reuse always
   timeout connect 5s
@@ -336,6 +344,9 @@ defaults
 frontend front
   bind 127.0.0.1:{http} backlog 4096
   bind 127.0.0.1:{https} backlog 4096 ssl crt {directory}/both.pem alpn h2,http/1.1
+  http-request set-var(txn.host) req.hdr(host)
+  http-request set-var(txn.referer) req.hdr(referer)
+  http-request set-var(txn.agent) req.hdr(user-agent)
   http-request deny deny_status 403 unless {{ req.hdr(user-agent) -m found }}
   http-request set-var(txn.backend) req.hdr(host),field(1,:),lower,map_str({directory}/haproxy.map)
   http-request deny deny_status 404 unless {{ var(txn.backend) -m found }}

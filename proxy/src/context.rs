@@ -2,7 +2,7 @@
 //!
 //! It outlives the bytes of the head, which make room for the body while the request is under way.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use portico_routing::host::Host;
 use portico_routing::table::ToolName;
@@ -19,7 +19,7 @@ use crate::response::headers::ClientView;
 use crate::snapshot::CurrentSnapshot;
 use crate::telemetry::facts::Facts;
 use crate::telemetry::head_copy::HeadCopy;
-use crate::telemetry::record::Record;
+use crate::telemetry::record::{Ended, Record};
 
 /// What is known of a request once its head is read; the head's bytes themselves may be gone.
 #[derive(Debug)]
@@ -104,11 +104,11 @@ impl Request {
     }
 
     /// What there is to tell of it, now that it has ended.
-    pub fn record<'a>(&'a self, client: &'a ClientInfo) -> Record<'a> {
+    pub fn record<'a>(&'a self, client: &'a ClientInfo, ended: Ended) -> Record<'a> {
         let facts = &self.facts;
         Record {
             id: self.id,
-            time: SystemTime::now(),
+            time: ended.time,
             client,
             version: Some(self.version),
             text: self.copy.as_ref().map(HeadCopy::text).unwrap_or_default(),
@@ -118,13 +118,14 @@ impl Request {
             reason: facts.reason.get(),
             status: facts.status.get(),
             failure: facts.failure.get(),
+            dry_run: facts.dry_run.get(),
             ending: facts.ending.get(),
             received: facts.received.get(),
             sent: facts.sent.get(),
             upstream: facts.upstream.get(),
             attempts: facts.attempts.get(),
             reused: facts.reused.get(),
-            duration: facts.began.elapsed(),
+            duration: ended.at.saturating_duration_since(facts.began),
             first_byte: facts.first_byte.get(),
             connect: facts.connect.get(),
             upstream_head: facts.upstream_head.get(),

@@ -9,7 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 use tracing::{error, warn};
@@ -26,6 +26,7 @@ use crate::spare::{Spare, SpareBuffers};
 use crate::telemetry::access_log::LogBuffer;
 use crate::telemetry::address::{self, Shown};
 use crate::telemetry::metrics::Shard;
+use crate::telemetry::record::Ended;
 use crate::upstream::h2c::H2cPool;
 use crate::upstream::idle::IdlePool;
 use crate::upstream::nodes::Turn;
@@ -80,6 +81,8 @@ pub struct Worker {
     deadlines: Spare<Deadline>,
     /// Keep messages that every connection could cause from filling the log.
     repeats: RefCell<WorkerRepeats>,
+    /// Two clocks read at the same time, not long ago.
+    clocks: Cell<(Instant, SystemTime)>,
     /// The second and its text, for the Date field.
     date: RefCell<(u64, Rc<str>)>,
 }
@@ -91,6 +94,7 @@ struct WorkerRepeats {
     accept: Repeats,
     exhausted: Repeats,
     no_proxy_header: Repeats,
+    tool_busy: Repeats,
 }
 
 /// Parsers, timers and head buffers that a worker keeps for reuse.
@@ -107,6 +111,9 @@ const FRAMES_KEPT: usize = 128 * 1024;
 const RESPONSE_HEAD: usize = 64 * 1024;
 /// Header fields that a head may have.
 const MAX_FIELDS: usize = 128;
+
+/// How long the clock on the wall is taken to go like the other: somebody may set it.
+const CLOCKS_AGREE: Duration = Duration::from_secs(1);
 
 impl Worker {
     /// A worker that serves.
@@ -134,6 +141,7 @@ impl Worker {
             frames,
             deadlines: Spare::new(KEPT),
             repeats: RefCell::default(),
+            clocks: Cell::new((Instant::now(), SystemTime::now())),
             date: RefCell::new((0, Rc::from(""))),
         }
     }
@@ -233,6 +241,20 @@ impl Worker {
         self.deadlines.put(deadline);
     }
 
+    /// The end of a request, which is now: one look at one clock, as a rule.
+    pub fn ended(&self) -> Ended {
+        let at = Instant::now();
+        let (read, time) = self.clocks.get();
+        let since = at.saturating_duration_since(read);
+        if since < CLOCKS_AGREE {
+            let time = time + since;
+            return Ended { at, time };
+        }
+        let time = SystemTime::now();
+        self.clocks.set((at, time));
+        Ended { at, time }
+    }
+
     /// The value of a Date field for this second.
     pub fn date(&self) -> Rc<str> {
         let now = SystemTime::now();
@@ -292,6 +314,20 @@ impl Worker {
         let unsaid = self.repeats.borrow_mut().exhausted.occur(Instant::now());
         if let Some(unsaid) = unsaid {
             error!(%address, error, unsaid, "cannot connect to backends for want of descriptors, ports or memory; check LimitNOFILE and limits.connections");
+        }
+    }
+
+    /// Says that a tool has as many requests in flight as one may have.
+    pub fn say_tool_busy(&self, tool: &str, limit: u32) {
+        let unsaid = self.repeats.borrow_mut().tool_busy.occur(Instant::now());
+        if let Some(unsaid) = unsaid {
+            warn!(
+                tool,
+                limit,
+                fault = "tool",
+                unsaid,
+                "limits.in_flight_per_tool is reached: more requests of the tool get 503; it is slow, or somebody asks it too much"
+            );
         }
     }
 

@@ -49,7 +49,6 @@ pub struct Portico {
     config: toml::Table,
     tls_client: Arc<ClientConfig>,
     process: Child,
-    stderr: Arc<Mutex<String>>,
 }
 
 impl Builder {
@@ -210,17 +209,17 @@ impl Builder {
                 shell
             }
         };
-        let mut process = command
+        let said = std::fs::File::create(stderr_file(self.folder.path()));
+        let process = command
             .arg("run")
             .arg("--config")
             .arg(&config)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(said.expect("a file"))
             .spawn()
             .expect("portico starts");
-        let stderr = collect(process.stderr.take().expect("a pipe"));
         let tls_client = self.authority.client_config(rustls::ALL_VERSIONS);
         let mut portico = Portico {
             http: self.http,
@@ -231,7 +230,6 @@ impl Builder {
             config: self.config,
             tls_client,
             process,
-            stderr,
         };
         portico.wait_until_it_listens();
         portico
@@ -256,10 +254,6 @@ impl Portico {
         let start = Instant::now();
         while TcpStream::connect(self.http).is_err() || TcpStream::connect(self.https).is_err() {
             if let Some(status) = self.process.try_wait().expect("waiting works") {
-                // The collector ends with the pipe.
-                eventually("the pipe ends", SOON, || {
-                    (Arc::strong_count(&self.stderr) == 1).then_some(())
-                });
                 panic!("portico ended at start with {status}:\n{}", self.stderr());
             }
             assert!(start.elapsed() < SOON, "portico does not listen");
@@ -333,9 +327,11 @@ impl Portico {
         self.folder.path().join("ca.pem")
     }
 
-    /// What it wrote to stderr so far.
+    /// What it wrote to stderr so far. A file, not a pipe: what portico has said before it answers is
+    /// there when the answer is.
     pub fn stderr(&self) -> String {
-        self.stderr.lock().expect("no panic under the lock").clone()
+        let said = std::fs::read(stderr_file(self.folder.path())).expect("a file");
+        String::from_utf8_lossy(&said).into_owned()
     }
 
     /// Its process.
@@ -409,11 +405,7 @@ impl Drop for Portico {
         let ended = self.process.try_wait().ok().flatten();
         let _ = self.process.kill();
         let _ = self.process.wait();
-        let stderr = self
-            .stderr
-            .lock()
-            .map(|text| text.clone())
-            .unwrap_or_default();
+        let stderr = self.stderr();
         if std::thread::panicking() {
             eprintln!("--- portico ended by itself: {ended:?}; its stderr:\n{stderr}---");
         } else {
@@ -578,6 +570,10 @@ pub fn collect(mut from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
         }
     });
     text
+}
+
+fn stderr_file(folder: &Path) -> PathBuf {
+    folder.join("stderr.log")
 }
 
 fn write_config(folder: &Path, config: &toml::Table) -> PathBuf {

@@ -248,14 +248,14 @@ async fn attempt<S>(
         Ok(acquired) => acquired,
         Err(_) => Err(ConnectError::Connect(ErrorKind::TimedOut.into())),
     };
-    let took = begin.elapsed();
+    let now = Instant::now();
+    let took = now - begin;
     let metrics = &connection.worker.metrics;
     let route = request.facts.route.get();
     match &acquired {
         Ok(acquired) => {
-            request.facts.reused.set(acquired.reused);
+            request.facts.connected(acquired.reused, took, now);
             if !acquired.reused {
-                request.facts.connect.set(Some(took));
                 metrics.connect(route, Connect::Connected, took);
             }
         }

@@ -6,7 +6,6 @@
 //! its way, becomes chunked for HTTP/1.1 clients.
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use tokio::task::yield_now;
 use tracing::debug;
@@ -44,8 +43,6 @@ pub(super) struct Download<'a, 'b, S> {
     pub(super) link: &'a Link<'b, S>,
     pub(super) worker: &'a Rc<Worker>,
     pub(super) request: &'a Request,
-    /// When the request began to go out.
-    pub(super) begin: Instant,
     pub(super) client_info: &'a ClientInfo,
     pub(super) deadline: &'a mut Deadline,
     /// No interim answer was faulty: where the final one begins is beyond doubt.
@@ -137,8 +134,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
                 Ok(Parsed::Complete) => {
                     let head = parser.head();
                     if head.status >= 200 || head.status == 101 {
-                        let took = self.begin.elapsed();
-                        self.request.facts.upstream_head.set(Some(took));
+                        self.request.facts.upstream_answers();
                         return Ok(());
                     }
                     interim += 1;
@@ -202,7 +198,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
         let close = self.closes(sending);
         let mut out = self.worker.head();
         self.write_head(&mut out, head, answer.filled(), sending, plan, close);
-        self.request.facts.answer(head.status);
+        self.request.facts.status.set(head.status);
         answer.consume(head.len);
         let mut body = Body {
             decoder: BodyDecoder::new(head.framing, BodyLimits::RESPONSE),
@@ -224,6 +220,9 @@ impl<S: ClientStream> Download<'_, '_, S> {
             reusable: head.reusable
                 && self.trusted
                 && answer.is_empty()
+                // Many a small tool answers HEAD as it does GET, and its body is still on its way:
+                // the next request would get it for an answer.
+                && self.request.method != Method::Head
                 && head.framing != Framing::UntilClose,
             close: close || self.link.input_ended.get() && self.link.input.borrow().is_empty(),
         }
@@ -407,7 +406,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
         let date = self.worker.date();
         let editor = &self.request.snapshot.response;
         let sent = Answer::File(file).write(&mut out, &date, shape, &view, editor);
-        self.request.facts.answer(200);
+        self.request.facts.status.set(200);
         self.request.facts.send(sent);
         self.link.answer_begun.set(true);
         let sent = self.send(&mut Outgoing::whole(&out)).await;
@@ -451,7 +450,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
         answer.consume(head.len);
         self.link.answer_begun.set(true);
-        self.request.facts.answer(head.status);
+        self.request.facts.status.set(head.status);
         let sent = self.send(&mut Outgoing::head(&out, out.len(), None)).await;
         self.worker.put_head(out);
         if sent.is_err() {

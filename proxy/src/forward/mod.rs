@@ -23,7 +23,6 @@ mod upload;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
-use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
 
@@ -110,7 +109,6 @@ async fn send<S: ClientStream>(
             Ok(acquired) => acquired,
             Err(fault) => return failed(destination.blame(fault), &upload),
         };
-        let begin = Instant::now();
         let mut message = Outgoing::head(out, head_len, upload.end());
         let sent = send_head(connection, request, &mut stream, &mut message).await;
         let exchanged = match sent {
@@ -118,8 +116,7 @@ async fn send<S: ClientStream>(
             Sent::Stalled => Exchanged::Fault(BackendFault::Timeout),
             Sent::Some | Sent::All => {
                 let whole = sent == Sent::All;
-                let attempt = Attempt { begin, whole };
-                exchange(connection, request, &mut stream, &mut upload, attempt).await
+                exchange(connection, request, &mut stream, &mut upload, whole).await
             }
         };
         match exchanged {
@@ -211,23 +208,14 @@ impl Exchanged {
     };
 }
 
-/// A head that is on its way.
-#[derive(Debug, Clone, Copy)]
-struct Attempt {
-    /// When its first byte was sent.
-    begin: Instant,
-    /// It went out whole. Nothing may follow one that did not: the backend would take it for part of
-    /// the head.
-    whole: bool,
-}
-
-/// Sends the rest of the body and fetches the answer, at the same time.
+/// Sends the rest of the body and fetches the answer, at the same time. Nothing follows a head that
+/// did not go out `whole`: the backend would take it for part of the head.
 async fn exchange<S: ClientStream>(
     connection: &mut Connection<S>,
     request: &mut Request,
     stream: &mut UpstreamStream,
     upload: &mut Upload,
-    Attempt { begin, whole }: Attempt,
+    whole: bool,
 ) -> Exchanged {
     if whole {
         upload.encoded_is_sent();
@@ -265,7 +253,6 @@ async fn exchange<S: ClientStream>(
         link: &link,
         worker,
         request,
-        begin,
         client_info: client,
         deadline,
         trusted: true,

@@ -30,6 +30,8 @@ pub struct Facts {
     pub sent: Cell<u64>,
     /// The failure that portico answered with.
     pub failure: Cell<Option<Failed>>,
+    /// A policy would have refused it, but for its dry run.
+    pub dry_run: Cell<bool>,
     /// How it ended.
     pub ending: Cell<Ending>,
     /// The address that the last attempt went to.
@@ -42,6 +44,8 @@ pub struct Facts {
     pub connect: Cell<Option<Duration>>,
     /// From the begin of the last attempt's sending to the head of the final answer.
     pub upstream_head: Cell<Option<Duration>>,
+    /// When the last attempt's sending began; `None`: at once.
+    sent_since: Cell<Option<Instant>>,
 }
 
 impl Facts {
@@ -56,20 +60,44 @@ impl Facts {
             received: Cell::new(0),
             sent: Cell::new(0),
             failure: Cell::new(None),
+            dry_run: Cell::new(false),
             ending: Cell::new(Ending::Complete),
             upstream: Cell::new(None),
             attempts: Cell::new(0),
             reused: Cell::new(false),
             connect: Cell::new(None),
             upstream_head: Cell::new(None),
+            sent_since: Cell::new(None),
         }
     }
 
     /// It is sent to a backend now, or a connection for it is begun.
     pub fn attempt(&self, upstream: SocketAddr, reused: bool) {
-        self.attempts.set(self.attempts.get().saturating_add(1));
+        let before = self.attempts.get();
+        if before > 0 {
+            self.sent_since.set(Some(Instant::now()));
+        }
+        self.attempts.set(before.saturating_add(1));
         self.upstream.set(Some(upstream));
         self.reused.set(reused);
+    }
+
+    /// The connection for it is there, and sending begins at `now`.
+    pub fn connected(&self, reused: bool, took: Duration, now: Instant) {
+        self.reused.set(reused);
+        self.sent_since.set(Some(now));
+        if !reused {
+            self.connect.set(Some(took));
+        }
+    }
+
+    /// The head of the backend's final answer is here, and goes out as soon as it is edited. One
+    /// look at the clock for both.
+    pub fn upstream_answers(&self) {
+        let now = Instant::now();
+        let since = self.sent_since.get().unwrap_or(self.began);
+        self.upstream_head.set(Some(now - since));
+        self.first_byte.set(Some(now - self.began));
     }
 
     /// More of the request's body was read.
@@ -82,7 +110,7 @@ impl Facts {
         self.sent.set(self.sent.get() + bytes as u64);
     }
 
-    /// The final answer begins now.
+    /// An answer of portico's own begins now.
     pub fn answer(&self, status: u16) {
         self.status.set(status);
         self.first_byte.set(Some(self.began.elapsed()));

@@ -1,7 +1,7 @@
 //! What is known of a request when it has ended: what metrics count and the access log writes.
 
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use portico_routing::decide::Reason;
 
@@ -35,6 +35,8 @@ pub struct Record<'a> {
     pub status: u16,
     /// The failure that portico answered with.
     pub failure: Option<Failed>,
+    /// A policy would have refused it, but for its dry run.
+    pub dry_run: bool,
     /// How it ended.
     pub ending: Ending,
     /// Bytes of the request's body, without framing.
@@ -72,6 +74,7 @@ impl<'a> Record<'a> {
             reason: None,
             status: 0,
             failure: None,
+            dry_run: false,
             ending: Ending::Complete,
             received: 0,
             sent: 0,
@@ -84,6 +87,15 @@ impl<'a> Record<'a> {
             upstream_head: None,
         }
     }
+}
+
+/// The end of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// When, to measure by.
+    pub at: Instant,
+    /// When, to show.
+    pub time: SystemTime,
 }
 
 /// Bytes of the request's head as the client sent them: nothing in them is to be trusted.

@@ -144,6 +144,7 @@ fn requests_are_counted_over_all_workers() {
     workers[0].request(&Record {
         reused: true,
         attempts: 3,
+        dry_run: true,
         ending: Ending::BrokenOff,
         ..answered(&client, "made-up", 200)
     });
@@ -198,6 +199,10 @@ fn requests_are_counted_over_all_workers() {
             ("portico_request_endings_total{ending=\"broken_off\"}", 1.0),
             (
                 "portico_failures_total{side=\"platform\",code=\"platform_timeout\"}",
+                1.0,
+            ),
+            (
+                "portico_dry_run_refusals_total{code=\"no_user_agent\"}",
                 1.0,
             ),
             ("portico_fallback_failures_total", 1.0),
@@ -348,6 +353,32 @@ fn every_number_has_its_own_metric() {
 }
 
 #[test]
+fn totals_are_those_of_all_workers() {
+    let process = process();
+    let workers = [process.metrics.shard(), process.metrics.shard()];
+    let client = client();
+    for (worker, failure) in workers
+        .iter()
+        .zip([Failure::ToolClosed, Failure::Exhausted])
+    {
+        worker.request_begins();
+        worker.request_begins();
+        worker.request(&Record {
+            failure: Some((&failure).into()),
+            ..answered(&client, "static", 502)
+        });
+    }
+    let totals = process.metrics.totals();
+    assert_eq!(
+        (totals.requests, totals.in_flight, totals.tunnels),
+        (2, 2, 0)
+    );
+    let sides = totals.failures;
+    let sides = [sides.client, sides.tool, sides.platform, sides.proxy];
+    assert_eq!(sides, [0, 1, 0, 1]);
+}
+
+#[test]
 fn reloads_are_counted() {
     let process = process();
     check(
@@ -438,6 +469,18 @@ fn every_failure_has_its_counter() {
         let failed = Failed::from(failure);
         let (side, code) = FAILURES[place_of(failure)];
         assert_eq!((failed.side, failed.code), (side, code));
+    }
+}
+
+#[test]
+fn every_failure_stands_in_the_operators_manual() {
+    let manual = include_str!("../../../../docs/operating.md");
+    for failure in &failures() {
+        let (status, side) = failure.status_and_side();
+        let row = format!("| `{}` | {status}", failure.code());
+        let row = manual.lines().find(|line| line.starts_with(&row));
+        let row = row.unwrap_or_else(|| panic!("{failure:?} is not in docs/operating.md"));
+        assert!(row.contains(&format!(" | {side} | ")), "{row}");
     }
 }
 
