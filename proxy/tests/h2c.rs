@@ -96,7 +96,7 @@ async fn serve(
 struct Portico {
     address: SocketAddr,
     process: Child,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Portico {
@@ -118,7 +118,11 @@ impl Portico {
             canonical = "example.org"
             [routes]
             tool = "h2c://{backend}"
-            "#
+            [log]
+            access = "{log}"
+            format = "json"
+            "#,
+            log = folder.path().join("access.log").display()
         );
         let file = folder.path().join("portico.toml");
         std::fs::write(&file, config).unwrap();
@@ -131,7 +135,7 @@ impl Portico {
         let portico = Self {
             address,
             process,
-            _folder: folder,
+            folder,
         };
         let start = Instant::now();
         while TcpStream::connect(address).is_err() {
@@ -188,6 +192,40 @@ fn check(start: &str, more: &str, answer: &str, seen: &[&str]) {
         }
         assert!(said.try_recv().is_err(), "sent once more");
     }
+}
+
+/// The second request rides the connection of the first: its line of the access log says so.
+#[test]
+fn a_shared_connection_is_logged_as_reused() {
+    let (address, _said) = backend();
+    let portico = Portico::before(address);
+    for _ in 0..2 {
+        portico.exchange("GET /", GET);
+    }
+    let log = portico.folder.path().join("access.log");
+    let start = Instant::now();
+    let text = loop {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        if text.matches('\n').count() == 2 {
+            break text;
+        }
+        assert!(start.elapsed() < LONG, "{text}");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let ride = |line: &serde_json::Value| {
+        let attempts = line["attempts"].as_u64();
+        (
+            attempts,
+            line["reused"].as_bool(),
+            line["connect"].is_number(),
+        )
+    };
+    assert_eq!(ride(&lines[0]), (Some(1), Some(false), true), "{text}");
+    assert_eq!(ride(&lines[1]), (Some(1), Some(true), false), "{text}");
 }
 
 const GET: &str = "Connection: close\r\n\r\n";

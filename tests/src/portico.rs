@@ -279,6 +279,16 @@ impl Portico {
         Client::tcp(self.admin).exchange(get(&self.admin.to_string(), target))
     }
 
+    /// The value of a series of `/metrics`, written as there; `None`: there is none.
+    #[track_caller]
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        let text = self.admin_get("/metrics").text();
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map(|value| value.parse().expect("a number"))
+    }
+
     /// An HTTP/2 client, its settings exchanged.
     #[track_caller]
     pub fn http2(&self) -> Http2 {

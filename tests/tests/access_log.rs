@@ -542,8 +542,17 @@ fn a_device_that_takes_nothing_stops_no_request() {
     let origin = Origin::echo("grid");
     let (builder, _) = logging(&origin, "vhosts");
     let mut portico = builder.with("[log]\naccess = \"/dev/full\"").start();
-    ask(&portico, 500, 0);
-    wait_for(&portico, "lines of the access log are lost");
+    let dropped = |portico: &Portico| {
+        let status = portico.admin_get("/status").text();
+        let status: Value = serde_json::from_str(&status).unwrap();
+        status["access_log"]["dropped"]["write_failed"].as_u64()
+    };
+    for round in 1..=3 {
+        ask(&portico, 500, 0);
+        eventually("all are lost", SOON, || {
+            (dropped(&portico) == Some(500 * round)).then_some(())
+        });
+    }
     let said = portico
         .stderr()
         .matches("lines of the access log are lost")
@@ -562,6 +571,22 @@ fn a_deleted_file_is_made_anew() {
     lines(&path, 10);
     fs::remove_file(&path).unwrap();
     eventually("a new file", SOON, || path.exists().then_some(()));
+    ask(&portico, 10, 10);
+    let found = lines(&path, 10).join("\n");
+    assert_eq!(numbers(&found), (10..20).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_file_that_was_replaced_without_a_word_is_noticed() {
+    let origin = Origin::echo("grid");
+    let (builder, path) = logging(&origin, "json");
+    let portico = builder.start();
+    ask(&portico, 10, 0);
+    lines(&path, 10);
+    fs::rename(&path, path.with_extension("log.1")).unwrap();
+    // As logrotate's `create` does.
+    fs::write(&path, "").unwrap();
+    wait_for(&portico, "the access log was opened again");
     ask(&portico, 10, 10);
     let found = lines(&path, 10).join("\n");
     assert_eq!(numbers(&found), (10..20).collect::<Vec<_>>());
@@ -679,6 +704,8 @@ fn a_reload_changes_target_format_and_addresses() {
     // On, while a connection is open; then another format in the same file; then a bad target.
     let on = format!("[log]\naccess = {first:?}\nformat = 'json'");
     reload_and_ask(&mut portico, &on, true);
+    let opened = descriptors(&portico, &[&first]);
+    assert_eq!(opened.len(), 1);
     reload_and_ask(
         &mut portico,
         "[log]\nformat = 'vhosts'\nclient_address = 'masked'",
@@ -694,6 +721,11 @@ fn a_reload_changes_target_format_and_addresses() {
             .stderr()
             .contains("log.access: cannot write to /no/such/folder/a.log")
     );
+    assert_eq!(
+        descriptors(&portico, &[&first]),
+        opened,
+        "it was not opened again"
+    );
     let found = lines(&first, 3);
     assert!(found[0].contains("\"client\":\"127.0.0.1\""), "{found:?}");
     assert!(
@@ -707,13 +739,33 @@ fn a_reload_changes_target_format_and_addresses() {
     assert_eq!(objects(&second, 1)[0]["target"], "/3");
     reload_and_ask(&mut portico, "[log]\naccess = 'off'", true);
     // Nobody holds the files any more.
-    let held = || {
-        let open = fs::read_dir(format!("/proc/{}/fd", portico.pid())).unwrap();
-        open.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok())
-            .any(|file| file == first || file == second)
-    };
-    eventually("both are closed", SOON, || (!held()).then_some(()));
+    eventually("both are closed", SOON, || {
+        descriptors(&portico, &[&first, &second])
+            .is_empty()
+            .then_some(())
+    });
     assert_eq!((lines(&first, 3).len(), lines(&second, 1).len()), (3, 1));
+    // A reload that fails for another reason makes no file.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (third, taken) = (portico.folder.path().join("third.log"), taken.local_addr());
+    let bad = format!(
+        "[log]\naccess = {third:?}\n[listen]\nhttp = ['{}', '{}']",
+        portico.http,
+        taken.unwrap()
+    );
+    reload_and_ask(&mut portico, &bad, false);
+    assert!(!third.exists());
+}
+
+/// The descriptors that portico has of these files.
+fn descriptors(portico: &Portico, files: &[&Path]) -> Vec<PathBuf> {
+    let open = fs::read_dir(format!("/proc/{}/fd", portico.pid())).unwrap();
+    let mut found: Vec<PathBuf> = open
+        .map(|fd| fd.unwrap().path())
+        .filter(|fd| fs::read_link(fd).is_ok_and(|file| files.contains(&&*file)))
+        .collect();
+    found.sort();
+    found
 }
 
 /// Lines of requests that ended before others were cut.
@@ -721,7 +773,8 @@ fn a_reload_changes_target_format_and_addresses() {
 fn a_second_signal_loses_no_line() {
     let origin = Origin::echo("grid");
     let (builder, path) = logging(&origin, "json");
-    let mut portico = builder.start();
+    // The lines are those of the worker that is cut.
+    let mut portico = builder.with("[server]\nworkers = 1").start();
     let mut cut = portico.tcp();
     cut.send(get(HOST, "/sleep/15000"));
     eventually("it is under way", SOON, || {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -352,7 +352,10 @@ const MOVED: &[(&str, f64)] = &[
     ("count(portico_node_up == 0)", 1.0),
     ("portico_registry_connected", 1.0),
     ("portico_access_log_lines_total", 60.0),
-    ("portico_access_log_bytes_total", 6000.0),
+    (
+        "portico_access_log_bytes_total / portico_access_log_lines_total",
+        100.0,
+    ),
     ("portico_registry_source{source='redis'}", 1.0),
     ("portico_registry_tools", 3.0),
     ("portico_registry_bad_routes", 1.0),
@@ -435,6 +438,84 @@ fn what_is_documented_exists_and_moves() {
         .filter(|name| !known(name))
         .collect();
     assert!(unknown.is_empty(), "not documented: {unknown:?}");
+}
+
+/// Why connections came to nothing, and what goes down again.
+#[test]
+fn failures_have_their_reasons_and_gauges_go_down() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let plain = Origin::scripted("plain", |connection| {
+        let _ = connection.wire.read_some();
+        connection.send("HTTP/1.1 400 Bad Request\r\n\r\n");
+    });
+    let echo = Origin::echo("grid");
+    let portico = Builder::new()
+        .with(&format!(
+            "[listen]\nproxy_protocol_from = ['{BALANCER}/32']\n\
+             [timeouts]\nhandshake = '500ms'\nconnect = '500ms'\nupstream_idle = '1s'"
+        ))
+        .route("grid", &echo.url())
+        .route("no-tls", &plain.url().replace("http:", "https:"))
+        .route(
+            "silent",
+            &format!("https://{}", silent.local_addr().unwrap()),
+        )
+        .start();
+    let wait = |series: &str, expected: f64| {
+        let last = std::cell::Cell::new(None);
+        eventually(series, SOON, || {
+            last.set(portico.metric(series));
+            (last.get() == Some(expected)).then_some(())
+        });
+    };
+    // Handshakes.
+    let mut slow = Client::tcp(portico.https);
+    let mut gone = Client::tcp(portico.https);
+    gone.send(b"\x16\x03\x01");
+    drop(gone);
+    let handshakes =
+        |why: &str| format!("portico_tls_handshake_failures_total{{reason=\"{why}\"}}");
+    // The harness has looked whether somebody listens, too.
+    eventually("one that is gone", SOON, || {
+        (portico.metric(&handshakes("gone")) >= Some(1.0)).then_some(())
+    });
+    wait(&handshakes("timeout"), 1.0);
+    wait(&handshakes("protocol"), 0.0);
+    slow.expect_closed();
+    // Load balancers.
+    let mut slow = Client::tcp_from(BALANCER, portico.http);
+    let mut gone = Client::tcp_from(BALANCER, portico.http);
+    gone.send("PROXY");
+    drop(gone);
+    let balancers =
+        |why: &str| format!("portico_proxy_protocol_refusals_total{{reason=\"{why}\"}}");
+    wait(&balancers("gone"), 1.0);
+    wait(&balancers("timeout"), 1.0);
+    wait(&balancers("malformed"), 0.0);
+    slow.expect_closed();
+    // Backends.
+    let mut client = portico.tcp();
+    let mut ask = |host: &str| client.exchange(get(host, "/")).status;
+    assert_eq!(ask("no-tls.toolforge.org"), 502);
+    assert_eq!(ask("silent.toolforge.org"), 504);
+    let connects = |what: &str| {
+        format!("portico_upstream_connects_total{{destination=\"tool\",result=\"{what}\"}}")
+    };
+    wait(&connects("tls"), 1.0);
+    wait(&connects("timeout"), 1.0);
+    wait(&connects("failed"), 0.0);
+    // A head that is none begins and ends, and takes nobody else's place.
+    let mut waits = portico.tcp();
+    waits.send(get(HOST, "/sleep/1500"));
+    eventually("it is under way", SOON, || {
+        (echo.heads() == 1).then_some(())
+    });
+    Client::tcp(portico.http).exchange("BROKEN\r\n\r\n");
+    wait("portico_requests_in_flight", 1.0);
+    assert_eq!(waits.response().status, 200);
+    wait("portico_requests_in_flight", 0.0);
+    wait("portico_upstream_idle_connections", 1.0);
+    wait("portico_upstream_idle_connections", 0.0);
 }
 
 #[test]

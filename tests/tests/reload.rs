@@ -1,7 +1,7 @@
 //! A changed configuration without a restart: what takes effect, what a failure leaves alone, and
 //! that nobody notices the change who is not meant to.
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use portico_tests::portico::{Builder, HOST, Portico};
 use portico_tests::redis::Redis;
 use portico_tests::websocket::{self, TEXT, frame};
 use portico_tests::{SOON, eventually, free_address};
+use serde_json::Value;
 
 const CHAT: &str = "chat.toolforge.org";
 
@@ -82,13 +83,14 @@ fn listeners_come_and_go_and_their_connections_stay() {
     assert_eq!(served_by(&mut stays, HOST), "grid");
 
     reload(&mut portico, &format!("[listen]\nhttp = ['{new}']"));
-    // For each worker its own socket: many connections reach both.
+    // For each worker its own socket.
+    eventually("the old address is given back", SOON, || {
+        (sockets(&portico, new) == 2 && sockets(&portico, old) == 0).then_some(())
+    });
     for _ in 0..20 {
         assert_eq!(served_by(&mut Client::tcp(new), HOST), "grid");
     }
-    eventually("nobody listens on the old address", SOON, || {
-        TcpStream::connect(old).is_err().then_some(())
-    });
+    assert!(TcpStream::connect(old).is_err());
     assert_eq!(served_by(&mut stays, HOST), "grid");
 
     // There and back, and another kind of listener on the same address.
@@ -103,9 +105,26 @@ fn listeners_come_and_go_and_their_connections_stay() {
         &mut portico,
         &format!("[listen]\nhttp = []\nhttps = ['{new}', '{}']", https),
     );
-    let tls = || Client::try_tls(new, portico.tls_client(), HOST);
-    let mut client = eventually("TLS on what was plain", SOON, || tls().ok());
-    assert_eq!(served_by(&mut client, HOST), "grid");
+    // A worker that is busy takes it for plain HTTP a while longer.
+    let over_tls = || {
+        let mut client = Client::try_tls(new, portico.tls_client(), HOST).ok()?;
+        client.wire.send(get(HOST, "/")).ok()?;
+        client.try_response(false).ok()?
+    };
+    let answer = eventually("TLS on what was plain", SOON, over_tls);
+    assert_eq!(answer.status, 200);
+}
+
+/// How many sockets listen on this address.
+fn sockets(portico: &Portico, address: SocketAddr) -> usize {
+    const LISTENS: &str = "0A";
+    let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", portico.pid())).unwrap();
+    let local = format!("0100007F:{:04X}", address.port());
+    let of = |line: &&str| {
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some(&local) && words.nth(1) == Some(LISTENS)
+    };
+    table.lines().filter(of).count()
 }
 
 /// Every mistake is said, nothing changes, and the next good file is taken.
@@ -165,10 +184,68 @@ fn what_needs_a_restart_is_said_and_stays() {
         let said = format!("{key} has changed, which takes effect at a restart only");
         assert!(stderr.contains(&said), "{key}: {stderr}");
     }
+    let status: Value = serde_json::from_str(&portico.admin_get("/status").text()).unwrap();
+    assert_eq!(status["workers"], 2);
+    let config = portico.admin_get("/config").text();
+    assert!(config.contains(&redis.url()), "{config}");
+    assert!(!config.contains("127.0.0.1:1/"), "{config}");
     redis.route("late", ".*", &origin.url());
     eventually("the old registry is followed", SOON, || {
         (served_by(&mut portico.tcp(), "late.toolforge.org") == "grid").then_some(())
     });
+}
+
+/// A registry neither comes nor goes; its own address stays no backend.
+#[test]
+fn the_registry_stays_what_it_is() {
+    let redis = Redis::start();
+    let origin = Origin::echo("grid");
+    redis.route("grid", ".*", &origin.url());
+    let own = redis.url().replace("redis://", "http://");
+    let own = own.rsplit_once('/').map_or(&*own, |(address, _)| address);
+    let mut with = Builder::new().registry(&redis).route("own", own).start();
+    let mut client = with.tcp();
+    assert_eq!(served_by(&mut client, HOST), "grid");
+    let forbidden = |client: &mut Client| client.exchange(get("own.toolforge.org", "/")).text();
+    assert!(
+        forbidden(&mut client).contains("is not allowed"),
+        "{}",
+        forbidden(&mut client)
+    );
+    let config = std::fs::read_to_string(with.folder.path().join("portico.toml")).unwrap();
+    let mut config: toml::Table = config.parse().unwrap();
+    let registry = config.remove("registry").unwrap();
+    with.restore(&config.to_string());
+    assert!(with.reload(), "{}", with.stderr());
+    let said = "[registry] has changed, which takes effect at a restart only";
+    assert!(with.stderr().contains(said), "{}", with.stderr());
+    assert_eq!(served_by(&mut client, HOST), "grid");
+    assert!(forbidden(&mut client).contains("is not allowed"));
+
+    let mut without = Portico::before(&origin);
+    let mut table = toml::Table::new();
+    table.insert("registry".to_owned(), registry);
+    reload(&mut without, &table.to_string());
+    assert!(without.stderr().contains(said), "{}", without.stderr());
+    assert_eq!(without.admin_get("/readyz").status, 200);
+}
+
+/// What is odd about the new file is said, as at a start.
+#[test]
+fn warnings_are_told() {
+    let origin = Origin::echo("grid");
+    let mut portico = Portico::before(&origin);
+    let before = portico.stderr().len();
+    reload(&mut portico, "[domains]\nlegacy = ['old.example']");
+    let said = portico.stderr().split_off(before);
+    assert!(
+        said.contains("no certificate in tls.certificates names old.example"),
+        "{said}"
+    );
+    let port = free_address().port();
+    reload(&mut portico, &format!("[listen]\nadmin = '0.0.0.0:{port}'"));
+    let said = portico.stderr().split_off(before);
+    assert!(said.contains("listen.admin"), "{said}");
 }
 
 #[test]
@@ -202,7 +279,7 @@ fn a_node_that_is_down_stays_down() {
         assert_eq!(served_by(&mut client, "x.toolforge.org"), "alive");
     }
     let downs = |portico: &Portico| portico.stderr().matches("node is down").count();
-    assert_eq!(downs(&portico), 1);
+    eventually("it was said", SOON, || (downs(&portico) == 1).then_some(()));
     let nodes = format!("['{dead}', '{}']", alive.address());
     reload(
         &mut portico,
@@ -214,6 +291,73 @@ fn a_node_that_is_down_stays_down() {
         assert_eq!(served_by(&mut client, "x.toolforge.org"), "alive");
     }
     assert_eq!(downs(&portico), 1, "{}", portico.stderr());
+}
+
+/// The nodes of the new pool are checked, those of the old one no more.
+#[test]
+fn checks_follow_the_pool() {
+    let (old, new, dead) = (Origin::echo("old"), Origin::echo("new"), free_address());
+    let mut portico = Builder::new()
+        .ingress(&[old.address()])
+        .with("[pools.ingress]\ncheck = { interval = '100ms', down_interval = '100ms' }")
+        .start();
+    eventually("the old node is checked", SOON, || {
+        (old.connections() > 2).then_some(())
+    });
+    let nodes = format!("['{}', '{dead}']", new.address());
+    reload(&mut portico, &format!("[pools.ingress]\nnodes = {nodes}"));
+    let before = old.connections();
+    eventually("the new nodes are checked", SOON, || {
+        let said = portico.stderr();
+        let down = said.lines().any(|line| {
+            line.contains("node is down: its checks fail") && line.contains(&dead.to_string())
+        });
+        (down && new.connections() > 10).then_some(())
+    });
+    // One was under way.
+    assert!(old.connections() <= before + 1, "{}", old.connections());
+}
+
+/// A name in a route is resolved before somebody asks for it.
+#[test]
+fn names_of_new_routes_are_resolved() {
+    let origin = Origin::echo("grid");
+    let mut portico = Portico::before(&origin);
+    let port = origin.address().port();
+    reload(
+        &mut portico,
+        &format!("[routes]\nnamed = 'http://localhost:{port}'"),
+    );
+    let question = "/explain?url=https://named.toolforge.org/&format=json";
+    eventually("it has an address", SOON, || {
+        let explained: Value = serde_json::from_str(&portico.admin_get(question).text()).unwrap();
+        explained["backend"]["addresses"][0]["address"]
+            .is_string()
+            .then_some(())
+    });
+}
+
+/// A fallback that is down is not said again after each reload.
+#[test]
+fn a_fallback_stays_itself() {
+    let dead = free_address();
+    let mut portico = Builder::new()
+        .with(&format!("[fallback]\nbackend = 'http://{dead}'"))
+        .start();
+    for version in ["one", "two"] {
+        assert_eq!(served_by(&mut portico.tcp(), "foreign.example"), "404");
+        // What it has said by then is before the end of the reload.
+        reload(
+            &mut portico,
+            &format!("[headers.set]\nX-Version = '{version}'"),
+        );
+    }
+    let said = portico.stderr();
+    assert_eq!(
+        said.matches("the fallback backend is down").count(),
+        1,
+        "{said}"
+    );
 }
 
 #[test]
@@ -237,16 +381,28 @@ fn fewer_connections_are_let_in_and_more_again() {
         assert_eq!(served_by(&mut client, HOST), "grid");
         client
     };
+    let limits = |portico: &Portico| {
+        let status = portico.admin_get("/status").text();
+        let status: Value = serde_json::from_str(&status).unwrap();
+        ["connections", "backend_connections"].map(|of| status[of]["limit"].as_u64().unwrap())
+    };
     let mut held: Vec<_> = (0..4).map(|_| hold(&portico)).collect();
+    let [clients, backends] = limits(&portico);
     reload(&mut portico, "[limits]\nconnections = 4");
+    // What clients do not get is for backends.
+    assert_eq!(limits(&portico), [4, backends + clients - 4]);
+    assert_eq!(portico.metric("portico_accept_waits_total"), Some(0.0));
     // The fifth waits in the kernel until another ends.
     let mut fifth = portico.tcp();
     fifth.send(get(HOST, "/"));
     thread::sleep(Duration::from_millis(300));
     assert_eq!(origin.heads(), 4);
+    let waits = portico.metric("portico_accept_waits_total");
+    assert!(waits >= Some(1.0), "{waits:?}");
     held.pop();
     assert_eq!(fifth.response().status, 200);
     reload(&mut portico, "[limits]\nconnections = 100");
+    assert_eq!(limits(&portico), [100, backends + clients - 100]);
     held.push(hold(&portico));
 }
 
@@ -255,6 +411,15 @@ fn fewer_connections_are_let_in_and_more_again() {
 struct Load {
     over: AtomicBool,
     done: AtomicUsize,
+}
+
+/// Ends the load when it is dropped: also when the test fails, which would wait for it otherwise.
+struct Over<'a>(&'a Load);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Load {
@@ -292,6 +457,7 @@ fn a_hundred_reloads_under_load_lose_nothing() {
 
     thread::scope(|scope| {
         let load = &load;
+        let over = Over(load);
         scope.spawn(move || {
             let mut client = Client::tcp(plain);
             load.repeat(|| assert_eq!(client.exchange(get(HOST, "/bytes/20000")).status, 200));
@@ -353,7 +519,7 @@ fn a_hundred_reloads_under_load_lose_nothing() {
                 settled = portico.resident_bytes();
             }
         }
-        load.over.store(true, Ordering::Relaxed);
+        drop(over);
         let grown = portico.resident_bytes().saturating_sub(settled);
         assert!(grown < 8 << 20, "70 reloads have taken {grown} bytes");
     });

@@ -398,3 +398,45 @@ fn certificates(store: &CertificateStore, now: SystemTime) -> Vec<Certificate> {
     let pairs = store.expiries().into_iter().zip(&*broken);
     pairs.map(certificate).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::registry::RegistryStatus;
+
+    /// No number is shown as another one: all differ.
+    #[test]
+    fn every_count_of_the_registry_has_its_own_key() {
+        let config = r#"
+            [listen]
+            https = []
+            redirect = false
+            [domains]
+            canonical = "toolforge.org"
+            [registry]
+            url = "redis://127.0.0.1:4"
+            snapshot = "/nonexistent/routes"
+        "#;
+        let config = portico_config::parse("test", config).unwrap().config;
+        let prepared = start::prepare_config(config, Vec::new()).unwrap();
+        let mut process = prepared.process;
+        Arc::get_mut(&mut process).unwrap().registry_status = Arc::new(RegistryStatus::sample());
+        let shown = serde_json::to_value(registry(&process, SystemTime::now())).unwrap();
+        let expected = serde_json::json!({
+            "connected": true,
+            "source": "snapshot",
+            "snapshot_written": "1970-01-01T00:01:45Z",
+            "last_sync": null,
+            "age_seconds": null,
+            "held_back": 101,
+            "bad_keys": 102,
+            "changes": 103,
+            "drift": 104,
+            "disconnects": 3,
+            "snapshot_failures": 2,
+        });
+        assert_eq!(shown, expected);
+    }
+}

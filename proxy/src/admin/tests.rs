@@ -8,6 +8,8 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_local};
 
+use portico_routing::table::Entry;
+
 use super::*;
 use crate::process::Stage;
 use crate::reload::ReloadReport;
@@ -217,5 +219,36 @@ fn stopping_frees_the_address_and_ends_connections() {
         );
         server.served.await.unwrap();
         assert!(TcpStream::connect(server.address).await.is_err());
+    });
+}
+
+#[test]
+fn lists_are_bounded() {
+    run(async || {
+        let server = Server::start(|state| state.lists = Arc::new(Semaphore::new(0)));
+        let answer = server.ask("GET", "/list").await;
+        check_answer(&answer, 503, &["too many clients get the list"]);
+    });
+}
+
+/// A page ends when it is long, however few tools are on it.
+#[test]
+fn a_page_of_routes_is_bounded_in_bytes() {
+    run(async || {
+        let server = Server::start(|_| {});
+        let pattern = |n: usize| format!("/{n}{}", "a".repeat(1000)).into_bytes();
+        let patterns: [Vec<u8>; 8] = std::array::from_fn(pattern);
+        let fields = patterns
+            .each_ref()
+            .map(|pattern| (&**pattern, &b"http://192.0.2.1:1"[..]));
+        let entry = Entry::build(fields, false, &|_| Ok(()));
+        for n in 0..1000 {
+            let tool = format!("tool-{n:03}");
+            server.process.table.set(&tool, entry.clone());
+        }
+        let first = server.ask("GET", "/routes?page_size=1000").await;
+        assert!(first.len() < 5 << 20, "{}", first.len());
+        let end = first.trim_end().lines().next_back().unwrap();
+        assert!(end.contains("after=tool-"), "{end}");
     });
 }

@@ -397,3 +397,51 @@ fn what_only_a_running_portico_knows() {
     pool.connect_failed(&pool.nodes()[0], &"refused");
     assert_eq!(of(Seen::Running), (State::Down, Outcome::Passes));
 }
+
+/// The sentences of an explanation, one a line.
+fn sentences(process: &Process, url: &str, headers: &[&str]) -> String {
+    let explanation = explain(process, &question(url, "GET", headers)).unwrap();
+    explanation.to_string()
+}
+
+#[track_caller]
+fn check_says(process: &Process, url: &str, headers: &[&str], expected: &str) {
+    let said = sentences(process, url, headers);
+    // Lines are wrapped.
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words(&said).contains(expected), "no {expected:?} in {said}");
+}
+
+#[test]
+fn what_is_counted_now_is_told() {
+    let process = process();
+    let _one = process.tools.enter("grid", 2);
+    let url = "https://grid.toolforge.org/";
+    check_says(&process, url, &[], "1 requests of grid are in flight");
+    let pool = process.snapshot.load().ingress.clone().unwrap();
+    pool.connect_failed(&pool.nodes()[0], &"refused");
+    let url = "https://none.toolforge.org/";
+    check_says(&process, url, &[], "No node is up: portico tries them all");
+}
+
+#[test]
+fn why_not_is_told() {
+    let config = CONFIG
+        .replace("redirect = true", "redirect = false")
+        .replace("gone =", "moved = \"http://192.0.2.1:8000\"\n    gone =");
+    let process = process_of(&format!(
+        "{config}[compression]\noff_for = [\"grid\"]\n[headers]\nhide = [\"X-Powered-By\"]\n\
+         [fallback]\nbackend = \"http://192.0.2.9:1\""
+    ));
+    let (plain, grid) = ("http://grid.toolforge.org/", "https://grid.toolforge.org/");
+    check_says(&process, plain, &[], "listen.redirect is off.");
+    let accepts = ["Accept-Encoding: gzip"];
+    check_says(&process, grid, &accepts, "grid is in compression.off_for");
+    check_says(&process, grid, &[], "removed x-powered-by");
+    let moved = "https://tools.wmflabs.org/moved/";
+    let first = "moved moved to its own host, but a static route goes first.";
+    check_says(&process, moved, &[], first);
+    let _full = [0; 2].map(|_| process.tools.enter(FALLBACK, 2));
+    let full = "fallback.backend has too many requests in flight";
+    check_says(&process, "https://foreign.example/", &[], full);
+}

@@ -317,3 +317,40 @@ fn exhausted<S>(
         .say_exhausted(address, &with_sources(error));
     BackendFault::Exhausted
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(error: ConnectError, result: Connect, fault: BackendFault) {
+        assert_eq!(result_of(&error), result, "{error:?}");
+        assert_eq!(fault_of(&error), fault, "{error:?}");
+    }
+
+    #[test]
+    fn what_came_of_a_connect() {
+        use BackendFault::{Timeout, Unreachable};
+        let system = |errno: Errno| ConnectError::Connect(errno.into());
+        check(system(Errno::CONNREFUSED), Connect::Failed, Unreachable);
+        check(system(Errno::HOSTUNREACH), Connect::Failed, Unreachable);
+        check(system(Errno::TIMEDOUT), Connect::Timeout, Timeout);
+        let ours = ConnectError::Connect(ErrorKind::TimedOut.into());
+        check(ours, Connect::Timeout, Timeout);
+        let tls = ConnectError::Handshake(ErrorKind::InvalidData.into());
+        check(tls, Connect::Tls, Unreachable);
+        for errno in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+            Errno::ADDRNOTAVAIL,
+        ] {
+            check(system(errno), Connect::Exhausted, Unreachable);
+        }
+        assert!(
+            !is_full(&system(Errno::ADDRNOTAVAIL)),
+            "closing idle ones gives no port back"
+        );
+    }
+}

@@ -43,6 +43,24 @@ pub struct RegistryStatus {
     snapshot_failures: AtomicU64,
 }
 
+#[cfg(test)]
+impl RegistryStatus {
+    /// One whose counts all differ, for tests of what shows them.
+    pub(crate) fn sample() -> Self {
+        let status = Self::default();
+        status.set_held_back(101);
+        status.set_bad_keys(102);
+        status.count_changes(103);
+        status.count_drift(104);
+        (0..2).for_each(|_| status.count_snapshot_failure());
+        for connected in [true, false, true, false, true, false, true] {
+            status.set_connected(connected);
+        }
+        status.set_source(Source::Snapshot(UNIX_EPOCH + Duration::from_secs(105)));
+        status
+    }
+}
+
 impl RegistryStatus {
     /// Whether redis answers and the table is kept in step with it.
     pub fn connected(&self) -> bool {

@@ -67,6 +67,16 @@ mod tests {
     use portico_routing::table::valid_tool;
 
     #[test]
+    fn it_stays_itself_while_it_does_not_move() {
+        let backend = |text| Backend::parse(text).unwrap();
+        let old = Fallback::adopting(backend("http://192.0.2.1:1"), None);
+        let same = Fallback::adopting(backend("http://192.0.2.1:1"), Some(&old));
+        assert!(Arc::ptr_eq(&same, &old));
+        let moved = Fallback::adopting(backend("http://192.0.2.1:2"), Some(&old));
+        assert!(!Arc::ptr_eq(&moved, &old));
+    }
+
+    #[test]
     fn no_tool_has_its_name() {
         assert!(!valid_tool(FALLBACK));
     }

@@ -312,6 +312,17 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_adopts_what_is_known() {
+        let old = Arc::new(pool(&[100, 100]));
+        old.connect_failed(&old.nodes[1], &"refused");
+        let same = NodePool::adopting(&old.config, Some(&old));
+        assert!(Arc::ptr_eq(&same, &old), "its checks go on");
+        let new = NodePool::adopting(&pool(&[1, 1, 1]).config, Some(&old));
+        let up: Vec<_> = new.nodes.iter().map(Node::is_up).collect();
+        assert_eq!(up, [true, false, true]);
+    }
+
+    #[test]
     fn what_was_tried_is_not_tried_again() {
         let pool = pool(&[100, 100, 100]);
         assert_eq!(picks(&pool, 2, &[0]), [1, 2]);

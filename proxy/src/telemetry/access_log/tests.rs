@@ -374,6 +374,49 @@ fn lines_arrive_in_their_order() {
     );
 }
 
+/// A buffer does not grow until the next tick.
+#[test]
+fn a_full_batch_is_handed_over_at_once() {
+    let mut rig = Rig::new(|_| {});
+    rig.write(5000);
+    let most = BATCH as u64;
+    rig.eventually("all but a batch is written", |totals| {
+        totals.lines < 5000 && totals.bytes > 5000 * 100 - most
+    });
+    rig.flush();
+    assert_eq!(rig.counts.totals().lines, 5000);
+}
+
+/// What was written makes room for what comes.
+#[test]
+fn more_than_may_wait_is_written_in_time() {
+    let mut rig = Rig::new(|_| {});
+    while rig.counts.totals().bytes < 2 * QUEUED as u64 {
+        rig.write(20_000);
+        rig.flush();
+        assert_eq!(rig.counts.totals().lines, rig.written);
+    }
+}
+
+/// A pipe takes whole lines, or nothing: others may write to it too.
+#[test]
+fn pieces_for_pipes_are_whole_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    make_fifo(&path);
+    let _reader = reader(&path);
+    let output = Output::file(&path).unwrap();
+    let line = |n: usize| format!("{n} {}\n", "x".repeat(n * 37 % 3000));
+    let lines: String = (0..200).map(line).collect();
+    let lines = lines.as_bytes();
+    let mut rest = lines;
+    while !rest.is_empty() {
+        let piece = output.piece(rest);
+        assert!(piece.ends_with(b"\n") && piece.len() <= 4096);
+        rest = &rest[piece.len()..];
+    }
+}
+
 #[test]
 fn what_the_last_one_leaves_is_written() {
     let mut rig = Rig::new(|_| {});

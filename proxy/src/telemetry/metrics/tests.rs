@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use super::descriptions;
 use super::exposition;
-use super::shard::{FAILURES, To, Words};
+use super::shard::{Connect, FAILURES, To, Words};
 use super::tools::{MAX_OTHERS, MAX_TOOLS};
-use crate::connection::ClientInfo;
+use crate::connection::{ClientInfo, TlsSession};
 use crate::http1::{BodyError, RequestError};
 use crate::process::Process;
+use crate::registry::RegistryStatus;
 use crate::reload::ReloadReport;
 use crate::request_id::RequestIds;
+use crate::response::compress::ALGORITHMS;
 use crate::response::failure::Failure;
 use crate::telemetry::record::{Ending, Failed, Record, Route};
 use portico_routing::host::HostError;
@@ -234,6 +236,122 @@ fn requests_are_counted_over_all_workers() {
     );
 }
 
+/// No number is shown as another one: all differ.
+#[test]
+fn every_number_has_its_own_metric() {
+    let mut process = process();
+    let fields = Arc::get_mut(&mut process).unwrap();
+    fields.registry_status = Arc::new(RegistryStatus::sample());
+    fields.connections.resize(31);
+    fields.backends.resize(33);
+    let _clients: Vec<_> = (0..3).map(|_| process.connections.try_take()).collect();
+    let _backends: Vec<_> = (0..4).map(|_| process.backends.try_take()).collect();
+    let pool = process.snapshot.load().ingress.clone().unwrap();
+    pool.connect_failed(&pool.nodes()[1], &"refused");
+    for _ in 0..5 {
+        process.reloads.note(&Ok(ReloadReport::default()));
+    }
+    let shard = process.metrics.shard();
+    shard.upstream_idle.set(6);
+    shard.h2c_idle.set(7);
+    shard.h2c_used.set(8);
+    shard.accept_waits.add(9);
+    shard.compression_refused.add(10);
+    for (n, bytes) in shard.compression.iter().enumerate() {
+        bytes.input.set(20 + n as u64);
+        bytes.output.set(10 + n as u64);
+    }
+    let client = client();
+    shard.request(&Record {
+        ending: Ending::ClientGone,
+        ..answered(&client, "static", 200)
+    });
+    shard.request(&Record {
+        route: Route::Fallback,
+        ..answered(&client, "static", 200)
+    });
+    let slow = Duration::from_secs(2);
+    shard.connect(Route::Ingress, Connect::Failed, slow);
+    shard.connect(Route::Ingress, Connect::Connected, Duration::ZERO);
+    for (version, resumed) in [("TLSv1.2", false), ("TLSv1.3", true), ("TLSv1.3", true)] {
+        let session = TlsSession {
+            version,
+            cipher: "",
+            resumed,
+        };
+        shard.handshake(Some(&session), slow);
+    }
+    let algorithm = |n: usize, what: &str| {
+        let name = ALGORITHMS[n].as_str();
+        format!("portico_compression_{what}_bytes_total{{algorithm=\"{name}\"}}")
+    };
+    let (input, output) = (algorithm(1, "input"), algorithm(1, "output"));
+    check(
+        &exposition(&process),
+        &[
+            ("portico_registry_held_back", 101.0),
+            ("portico_registry_bad_keys", 102.0),
+            ("portico_registry_changes_total", 103.0),
+            ("portico_registry_drift_total", 104.0),
+            ("portico_registry_snapshot_failures_total", 2.0),
+            ("portico_registry_disconnects_total", 3.0),
+            ("portico_registry_connected", 1.0),
+            ("portico_registry_source{source=\"redis\"}", 0.0),
+            ("portico_registry_source{source=\"snapshot\"}", 1.0),
+            ("portico_registry_table_timestamp_seconds", 105.0),
+            ("portico_connection_places", 31.0),
+            ("portico_connection_places_taken", 3.0),
+            ("portico_upstream_places", 33.0),
+            ("portico_upstream_places_taken", 4.0),
+            (
+                "portico_node_up{pool=\"ingress\",node=\"127.0.0.1:2\"}",
+                1.0,
+            ),
+            (
+                "portico_node_up{pool=\"ingress\",node=\"127.0.0.1:3\"}",
+                0.0,
+            ),
+            ("portico_config_reloads_total{result=\"success\"}", 5.0),
+            ("portico_config_reloads_total{result=\"failure\"}", 0.0),
+            ("portico_upstream_idle_connections", 6.0),
+            ("portico_upstream_h2c_connections{state=\"idle\"}", 7.0),
+            ("portico_upstream_h2c_connections{state=\"used\"}", 8.0),
+            ("portico_accept_waits_total", 9.0),
+            ("portico_compression_refused_total", 10.0),
+            (&input, 21.0),
+            (&output, 11.0),
+            ("portico_request_endings_total{ending=\"client_gone\"}", 1.0),
+            ("portico_request_endings_total{ending=\"complete\"}", 1.0),
+            // It answered.
+            ("portico_fallback_failures_total", 0.0),
+            (
+                "portico_upstream_connects_total{destination=\"ingress\",result=\"failed\"}",
+                1.0,
+            ),
+            (
+                "portico_upstream_connect_duration_seconds_count{destination=\"ingress\"}",
+                1.0,
+            ),
+            (
+                "portico_tls_handshakes_total{version=\"TLSv1.2\",resumed=\"no\"}",
+                1.0,
+            ),
+            (
+                "portico_tls_handshakes_total{version=\"TLSv1.3\",resumed=\"yes\"}",
+                2.0,
+            ),
+            (
+                "portico_tls_handshake_duration_seconds_count{resumed=\"no\"}",
+                1.0,
+            ),
+            (
+                "portico_tls_handshake_duration_seconds_count{resumed=\"yes\"}",
+                2.0,
+            ),
+        ],
+    );
+}
+
 #[test]
 fn totals_are_those_of_all_workers() {
     let process = process();
@@ -267,13 +385,20 @@ fn reloads_are_counted() {
         &exposition(&process),
         &[("portico_config_last_reload_successful", 1.0)],
     );
-    process.reloads.note(&Ok(ReloadReport::default()));
     process.reloads.note(&Err("no".to_owned()));
+    assert_eq!(process.reloads.last_success(), None, "nothing was taken up");
+    process.reloads.note(&Ok(ReloadReport::default()));
+    let taken_up = process.reloads.last_success();
+    assert!(taken_up.is_some());
+    for _ in 0..2 {
+        process.reloads.note(&Err("no".to_owned()));
+    }
+    assert_eq!(process.reloads.last_success(), taken_up);
     check(
         &exposition(&process),
         &[
             ("portico_config_reloads_total{result=\"success\"}", 1.0),
-            ("portico_config_reloads_total{result=\"failure\"}", 1.0),
+            ("portico_config_reloads_total{result=\"failure\"}", 3.0),
             ("portico_config_last_reload_successful", 0.0),
         ],
     );
