@@ -118,6 +118,7 @@ impl Request {
             reason: facts.reason.get(),
             status: facts.status.get(),
             failure: facts.failure.get(),
+            default_file: facts.default_file.get(),
             ending: facts.ending.get(),
             received: facts.received.get(),
             sent: facts.sent.get(),

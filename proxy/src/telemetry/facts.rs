@@ -30,6 +30,8 @@ pub struct Facts {
     pub sent: Cell<u64>,
     /// The failure that portico answered with.
     pub failure: Cell<Option<Failed>>,
+    /// The answer was portico's default for a file that the backend lacks.
+    pub default_file: Cell<bool>,
     /// How it ended.
     pub ending: Cell<Ending>,
     /// The address that the last attempt went to.
@@ -58,6 +60,7 @@ impl Facts {
             received: Cell::new(0),
             sent: Cell::new(0),
             failure: Cell::new(None),
+            default_file: Cell::new(false),
             ending: Cell::new(Ending::Complete),
             upstream: Cell::new(None),
             attempts: Cell::new(0),

@@ -35,6 +35,9 @@ pub struct Record<'a> {
     pub status: u16,
     /// The failure that portico answered with.
     pub failure: Option<Failed>,
+    /// The answer was portico's default for a file that the backend lacks: its 200 says nothing of
+    /// the tool.
+    pub default_file: bool,
     /// How it ended.
     pub ending: Ending,
     /// Bytes of the request's body, without framing.
@@ -72,6 +75,7 @@ impl<'a> Record<'a> {
             reason: None,
             status: 0,
             failure: None,
+            default_file: false,
             ending: Ending::Complete,
             received: 0,
             sent: 0,
