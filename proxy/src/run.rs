@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking, spawn_local};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Admin};
@@ -41,6 +41,9 @@ use crate::worker::Phase;
 const IDLE_GRACE: Duration = Duration::from_secs(2);
 /// Requests for a reload that may wait for the one under way.
 const RELOADS_WAITING: usize = 16;
+/// How long a reload may read and check. A disk that hangs, or a named pipe in place of the file, must
+/// not keep the control thread from the next signal.
+const RELOAD_LIMIT: Duration = Duration::from_secs(30);
 /// How often counters without a use are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the names of routes and pools are said to be wanted still.
@@ -311,9 +314,14 @@ impl Running {
         let counts = Arc::clone(&self.process.access_log_counts);
         let preparing =
             spawn_blocking(move || reload::prepare(&path, &in_force, &listening, workers, &counts));
-        match preparing.await {
-            Ok(prepared) => prepared.map_err(|error| with_sources(&error)),
-            Err(_) => Err("a defect of portico: see the log above".to_owned()),
+        match timeout(RELOAD_LIMIT, preparing).await {
+            Ok(Ok(prepared)) => prepared.map_err(|error| with_sources(&error)),
+            Ok(Err(_)) => Err("a defect of portico: see the log above".to_owned()),
+            // What it comes to later is thrown away.
+            Err(_) => Err(format!(
+                "the configuration, or a file that it names, could not be read within {} s: does a disk hang, or is it a named pipe?",
+                RELOAD_LIMIT.as_secs()
+            )),
         }
     }
 }
