@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -81,9 +82,24 @@ pub enum RunError {
 /// # Errors
 /// [`RunError`]
 pub fn run(path: &Path) -> Result<(), RunError> {
+    // Before certificates and names are looked at, which takes time: these signals end a process
+    // that does not catch them, and systemd takes SIGHUP for a clean end.
+    let (runtime, wishes) = control_runtime()?;
     let prepared = start::prepare(path)?;
     logging::init(prepared.process.snapshot.load().config.log.level);
-    serve(prepared, Some(path), |_| {})
+    serve_on(runtime, wishes, prepared, Some(path), |_| {})
+}
+
+/// What the control thread runs on, and the signals that it has caught from then on.
+fn control_runtime() -> io::Result<(LocalRuntime, Wishes)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())?;
+    let wishes = {
+        let _in_runtime = runtime.enter();
+        Wishes::new()?
+    };
+    Ok((runtime, wishes))
 }
 
 /// Serves what was prepared; `ready` is called when connections are accepted. `path`: what a reload
@@ -92,6 +108,17 @@ pub fn run(path: &Path) -> Result<(), RunError> {
 /// # Errors
 /// [`RunError`]
 pub fn serve(
+    prepared: Prepared,
+    path: Option<&Path>,
+    ready: impl FnOnce(&Process),
+) -> Result<(), RunError> {
+    let (runtime, wishes) = control_runtime()?;
+    serve_on(runtime, wishes, prepared, path, ready)
+}
+
+fn serve_on(
+    runtime: LocalRuntime,
+    wishes: Wishes,
     prepared: Prepared,
     path: Option<&Path>,
     ready: impl FnOnce(&Process),
@@ -105,10 +132,7 @@ pub fn serve(
         .load()
         .open_access_log(None, &process.access_log_counts);
     opened.map_err(StartError::from)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build_local(tokio::runtime::LocalOptions::default())?;
-    let done = runtime.block_on(control(prepared, path, ready));
+    let done = runtime.block_on(control(wishes, prepared, path, ready));
     if let Some(log) = process.snapshot.load().access_log() {
         log.finish(access_log::LAST_WORDS);
     }
@@ -118,13 +142,13 @@ pub fn serve(
 }
 
 async fn control(
+    mut wishes: Wishes,
     prepared: Prepared,
     path: Option<&Path>,
     ready: impl FnOnce(&Process),
 ) -> Result<(), RunError> {
     // Before anything that takes time, so that a signal during the start is not lost.
     let mut stop = StopSignals::new()?;
-    let mut wishes = Wishes::new()?;
     let process = &prepared.process;
     let snapshot = process.snapshot.load_full();
     let config = &snapshot.config;
