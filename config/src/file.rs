@@ -468,7 +468,8 @@ table! {
         tools: List<Name> = Default("[]"),
         /// Technical issues: 503 for everything but health checks.
         everything: bool = Default("false"),
-        /// Count and log, refuse nothing. Start with it.
+        /// Refuse nothing, but count (`portico_dry_run_refusals_total`), and log at `debug`.
+        /// Bodies above `limits.body` and loops are refused all the same. Start with it.
         dry_run: bool = Default("false"),
     }
 }

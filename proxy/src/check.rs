@@ -4,10 +4,14 @@
 //! nothing about the configuration, and the start may find it back, or use the snapshot.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use crate::registry::{self, Source};
 use crate::start::{self, StartError};
 use crate::telemetry::access_log::AccessLog;
+
+/// A certificate that ends so soon should have been renewed.
+const SOON: Duration = Duration::from_hours(14 * 24);
 
 /// What the check found.
 #[derive(Debug)]
@@ -35,6 +39,15 @@ pub fn check(path: &Path) -> Result<Report, StartError> {
         config.pools.len(),
         config.rules.routes.len()
     );
+    let soon = SystemTime::now() + SOON;
+    let expiries = (snapshot.tls.iter()).flat_map(|tls| tls.certificates.expiries());
+    for expiry in expiries.filter(|expiry| expiry.not_after < soon) {
+        let (chain, end) = (
+            expiry.chain.display(),
+            httpdate::fmt_http_date(expiry.not_after),
+        );
+        warnings.push(format!("{chain}: the certificate expires within 14 days, on {end}; after that no start will take it: renew it"));
+    }
     if let Some(registry) = &config.registry {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -44,6 +57,10 @@ pub fn check(path: &Path) -> Result<Report, StartError> {
         match loaded {
             Ok(Ok((table, source))) => {
                 summary.push_str(&format!(", {} tools in {source}", table.len()));
+                if table.bad_routes() > 0 {
+                    let bad = table.bad_routes();
+                    summary.push_str(&format!(", {bad} bad routes (portico routes shows them)"));
+                }
                 if let Source::Snapshot(_) = source {
                     warnings.push(
                         "redis cannot be used right now: a start would route by the snapshot on disk; check redis and registry.url"

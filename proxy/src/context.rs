@@ -119,6 +119,7 @@ impl Request {
             status: facts.status.get(),
             failure: facts.failure.get(),
             default_file: facts.default_file.get(),
+            dry_run: facts.dry_run.get(),
             ending: facts.ending.get(),
             received: facts.received.get(),
             sent: facts.sent.get(),

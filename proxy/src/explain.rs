@@ -122,8 +122,15 @@ pub fn explain(process: &Process, question: &Question) -> Result<Explanation, Qu
 /// A word about routes that redis may have changed since.
 fn stale_routes(process: &Process) -> Option<String> {
     let status = &process.registry_status;
-    if process.snapshot.load().config.registry.is_none() || status.connected() {
-        return None;
+    process.snapshot.load().config.registry.as_ref()?;
+    if status.connected() {
+        let held_back = status.held_back();
+        return (held_back > 0).then(|| {
+            format!(
+                "Redis has lost the routes of {held_back} tools, which are kept for \
+                 registry.mass_removal.grace: this tool may be one of them."
+            )
+        });
     }
     let routes = match (status.source(), status.last_sync()) {
         (Source::Redis, Some(time)) => {

@@ -28,7 +28,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve until SIGTERM or SIGINT, which drain.
+    /// Serve. SIGTERM or SIGINT drains and ends, SIGHUP reloads, SIGUSR1 opens the access log again.
     Run(ConfigFile),
     /// Do all that a start does, except bind, and say what is wrong.
     Check(ConfigFile),

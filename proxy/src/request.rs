@@ -192,7 +192,7 @@ pub(crate) fn plan(
     request.tool = decision.tool;
     request.facts.reason.set(Some(decision.reason));
     request.shared_host = decision.shared_host;
-    if let Some(failure) = refuse(&request.snapshot, head, buf) {
+    if let Some(failure) = refuse(request, head, buf) {
         request.facts.route.set(Route::Refused);
         return Plan::Fail(failure);
     }
@@ -229,13 +229,14 @@ pub(crate) fn to_https(
 }
 
 /// Phase 4: what is refused whatever it asks for.
-fn refuse(snapshot: &Snapshot, head: &RequestHead, buf: &[u8]) -> Option<Failure> {
-    let config = &snapshot.config;
+fn refuse(request: &Request, head: &RequestHead, buf: &[u8]) -> Option<Failure> {
+    let config = &request.snapshot.config;
     if lacks_user_agent(config, head) {
         if !config.refuse.dry_run {
             return Some(Failure::NoUserAgent);
         }
-        debug!("refuse.dry_run: a request without User-Agent would be refused");
+        request.facts.dry_run.set(true);
+        debug!(id = %request.id, "refuse.dry_run: a request without User-Agent would be refused");
     }
     if is_too_large(config, head) {
         return Some(Failure::BodyTooLarge);
@@ -337,6 +338,10 @@ async fn fail<S: ClientStream>(
     let (status, side) = failure.status_and_side();
     debug!(id = %request.id, status, %side, %failure, "answered with a failure");
     request.facts.failure.set(Some(failure.into()));
+    if let (Failure::ToolBusy, Some(tool)) = (failure, &request.tool) {
+        let limit = request.snapshot.config.limits.in_flight_per_tool;
+        connection.worker.say_tool_busy(tool.as_str(), limit);
+    }
     request.keep_alive &= failure.keeps_connection();
     let tool = request.tool;
     let snapshot = request.snapshot.clone();

@@ -178,7 +178,9 @@ async fn control(
         admin,
     };
     running.checks.follow(process);
+    let version = env!("CARGO_PKG_VERSION");
     info!(
+        version,
         workers,
         http = ?config.listen.http,
         https = ?config.listen.https,

@@ -94,6 +94,7 @@ struct WorkerRepeats {
     accept: Repeats,
     exhausted: Repeats,
     no_proxy_header: Repeats,
+    tool_busy: Repeats,
 }
 
 /// Parsers, timers and head buffers that a worker keeps for reuse.
@@ -313,6 +314,20 @@ impl Worker {
         let unsaid = self.repeats.borrow_mut().exhausted.occur(Instant::now());
         if let Some(unsaid) = unsaid {
             error!(%address, error, unsaid, "cannot connect to backends for want of descriptors, ports or memory; check LimitNOFILE and limits.connections");
+        }
+    }
+
+    /// Says that a tool has as many requests in flight as one may have.
+    pub fn say_tool_busy(&self, tool: &str, limit: u32) {
+        let unsaid = self.repeats.borrow_mut().tool_busy.occur(Instant::now());
+        if let Some(unsaid) = unsaid {
+            warn!(
+                tool,
+                limit,
+                fault = "tool",
+                unsaid,
+                "limits.in_flight_per_tool is reached: more requests of the tool get 503; it is slow, or somebody asks it too much"
+            );
         }
     }
 

@@ -77,12 +77,12 @@ const COMMANDS: &[(&str, How)] = &[
     ),
     ("curl --fail http://$ADMIN/readyz", How::Configured),
     (
-        "curl --fail http://$ADMIN/readyz?format=json",
+        r#"curl --fail "http://$ADMIN/readyz?format=json""#,
         How::Configured,
     ),
     ("curl --fail http://$ADMIN/status", How::Configured),
     (
-        "curl --fail http://$ADMIN/status?format=text",
+        r#"curl --fail "http://$ADMIN/status?format=text""#,
         How::Configured,
     ),
     (
@@ -92,7 +92,7 @@ const COMMANDS: &[(&str, How)] = &[
     (r#"curl --fail "http://$ADMIN/routes?bad""#, How::Configured),
     ("curl --fail http://$ADMIN/config", How::Configured),
     (
-        "curl --fail http://$ADMIN/config?format=json",
+        r#"curl --fail "http://$ADMIN/config?format=json""#,
         How::Configured,
     ),
     ("curl --fail http://$ADMIN/list", How::Configured),
@@ -133,7 +133,7 @@ const COMMANDS: &[(&str, How)] = &[
         How::Configured,
     ),
     (
-        "curl --silent http://$ADMIN/metrics | grep -E '^portico_failures_total' || echo 'no failure'",
+        "curl --silent http://$ADMIN/metrics | grep -E '^portico_failures_total.* [1-9]' || echo 'no failure'",
         How::Configured,
     ),
     (

@@ -52,7 +52,7 @@ const PAGES: &[(&str, Page, &str, &str)] = &[
         "/explain",
         Page::Explain,
         "GET",
-        "what becomes of a request (?url=, ?method=, ?header=)",
+        "what becomes of a request (?url=, ?method=, ?header=, ?client=)",
     ),
     (
         "/config",

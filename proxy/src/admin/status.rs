@@ -19,6 +19,7 @@ use crate::process::{Process, Stage};
 use crate::registry::Source;
 use crate::start;
 use crate::telemetry::access_log::Dropped;
+use crate::telemetry::metrics::Totals;
 use crate::tls::CertificateStore;
 
 #[derive(Debug, Serialize)]
@@ -39,6 +40,7 @@ struct Status {
     registry: Option<Registry>,
     certificates: Vec<Certificate>,
     certificate_failures: u64,
+    requests: Totals,
     pools: Vec<Pool>,
     reloads: Reloads,
     access_log: AccessLog,
@@ -79,6 +81,8 @@ struct Certificate {
     expires: String,
     /// Below 0: it has expired.
     days_left: i64,
+    /// Why the files on disk are not in use; `null`: they are.
+    broken_on_disk: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -115,6 +119,9 @@ struct Pool {
 struct Node {
     address: String,
     up: bool,
+    /// `null`: since it was configured.
+    since: Option<String>,
+    seconds: Option<u64>,
 }
 
 pub(super) async fn page<B>(request: &Request<B>, state: &Arc<State>) -> Response<Body> {
@@ -165,6 +172,7 @@ impl Status {
             registry: config.registry.as_ref().map(|_| registry(process, now)),
             certificates: store.map_or_else(Vec::new, |store| certificates(store, now)),
             certificate_failures: store.map_or(0, |store| store.failures()),
+            requests: process.metrics.totals(),
             pools: (snapshot.ingress.iter())
                 .map(|pool| Pool {
                     name: pool.name.to_string(),
@@ -172,6 +180,8 @@ impl Status {
                         .map(|node| Node {
                             address: node.address.to_string(),
                             up: node.is_up(),
+                            since: node.since().map(rfc3339),
+                            seconds: node.since().map(|time| since(time).as_secs()),
                         })
                         .collect(),
                 })
@@ -199,6 +209,23 @@ impl Status {
         let places = |places: &Places| format!("{} of {}", places.open, places.limit);
         line("connections", places(&self.connections));
         line("  to backends", places(&self.backend_connections));
+        let Totals {
+            requests,
+            in_flight,
+            tunnels,
+            failures,
+        } = &self.requests;
+        line(
+            "requests",
+            format!("{requests} ended, {in_flight} in flight, {tunnels} of them tunnels"),
+        );
+        line(
+            "  failures",
+            format!(
+                "client {}, tool {}, platform {}, proxy {}",
+                failures.client, failures.tool, failures.platform, failures.proxy
+            ),
+        );
         let Tools { config, registry } = self.tools;
         line(
             "tools",
@@ -213,18 +240,29 @@ impl Status {
                 file,
                 expires,
                 days_left,
+                broken_on_disk,
             } = certificate;
+            let left = match days_left {
+                ..0 => "EXPIRED".to_owned(),
+                0..14 => format!("ONLY {days_left} days"),
+                14.. => format!("{days_left} days"),
+            };
             line(
                 "certificate",
-                format!("{name}, until {expires} ({days_left} days), {file}"),
+                format!("{name}, until {expires} ({left}), {file}"),
             );
+            if let Some(why) = broken_on_disk {
+                line("  on disk", format!("BROKEN, not in use: {why}"));
+            }
         }
         for pool in &self.pools {
             for node in &pool.nodes {
                 let state = if node.up { "up" } else { "DOWN" };
+                let span = node.seconds.map(Duration::from_secs);
+                let span = span.map_or_else(String::new, |span| format!(" for {}", in_words(span)));
                 line(
                     &format!("pool {}", pool.name),
-                    format!("{} {state}", node.address),
+                    format!("{} {state}{span}", node.address),
                 );
             }
         }
@@ -343,7 +381,8 @@ fn registry(process: &Process, now: SystemTime) -> Registry {
 }
 
 fn certificates(store: &CertificateStore, now: SystemTime) -> Vec<Certificate> {
-    let certificate = |expiry: crate::tls::CertificateExpiry| {
+    let broken = store.broken();
+    let certificate = |(expiry, broken): (crate::tls::CertificateExpiry, &Option<String>)| {
         let days = |span: Duration| i64::try_from(span.as_secs() / 86_400).unwrap_or(i64::MAX);
         Certificate {
             name: expiry.name,
@@ -353,7 +392,9 @@ fn certificates(store: &CertificateStore, now: SystemTime) -> Vec<Certificate> {
                 Ok(left) => days(left),
                 Err(over) => -1 - days(over.duration()),
             },
+            broken_on_disk: broken.clone(),
         }
     };
-    store.expiries().into_iter().map(certificate).collect()
+    let pairs = store.expiries().into_iter().zip(&*broken);
+    pairs.map(certificate).collect()
 }

@@ -382,9 +382,14 @@ impl Registry {
         match comparison.why {
             Why::Start => info!(redis, tools, "the routes were loaded from redis"),
             Why::Reconnected => {
+                let held_back = self.status.held_back();
                 info!(
                     redis,
-                    tools, set, removed, "redis is back and the routes are in step with it"
+                    tools,
+                    set,
+                    removed,
+                    held_back,
+                    "redis is back; the routes were compared with it"
                 );
             }
             Why::Pushed => info!(
@@ -392,6 +397,7 @@ impl Registry {
                 tools,
                 set,
                 removed,
+                held_back = self.status.held_back(),
                 "redis was flushed or replaced; the routes were compared with it"
             ),
             Why::Rechecked => info!(

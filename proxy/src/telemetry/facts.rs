@@ -32,6 +32,8 @@ pub struct Facts {
     pub failure: Cell<Option<Failed>>,
     /// The answer was portico's default for a file that the backend lacks.
     pub default_file: Cell<bool>,
+    /// A policy would have refused it, but for its dry run.
+    pub dry_run: Cell<bool>,
     /// How it ended.
     pub ending: Cell<Ending>,
     /// The address that the last attempt went to.
@@ -61,6 +63,7 @@ impl Facts {
             sent: Cell::new(0),
             failure: Cell::new(None),
             default_file: Cell::new(false),
+            dry_run: Cell::new(false),
             ending: Cell::new(Ending::Complete),
             upstream: Cell::new(None),
             attempts: Cell::new(0),

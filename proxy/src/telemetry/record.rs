@@ -38,6 +38,8 @@ pub struct Record<'a> {
     /// The answer was portico's default for a file that the backend lacks: its 200 says nothing of
     /// the tool.
     pub default_file: bool,
+    /// A policy would have refused it, but for its dry run.
+    pub dry_run: bool,
     /// How it ended.
     pub ending: Ending,
     /// Bytes of the request's body, without framing.
@@ -76,6 +78,7 @@ impl<'a> Record<'a> {
             status: 0,
             failure: None,
             default_file: false,
+            dry_run: false,
             ending: Ending::Complete,
             received: 0,
             sent: 0,

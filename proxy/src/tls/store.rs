@@ -37,6 +37,8 @@ pub struct CertificateStore {
     serving: ArcSwap<Serving>,
     watched: Mutex<Vec<Watched>>,
     failures: AtomicU64,
+    /// See [`CertificateStore::broken`].
+    broken: ArcSwap<Vec<Option<String>>>,
 }
 
 /// What one call of [`CertificateStore::reload_changed`] did, in numbers of certificates.
@@ -89,6 +91,7 @@ impl CertificateStore {
         }
         Ok(Arc::new(CertificateStore {
             serving: ArcSwap::from_pointee(Serving::of(&watched)),
+            broken: ArcSwap::from_pointee(vec![None; watched.len()]),
             watched: Mutex::new(watched),
             failures: AtomicU64::new(0),
         }))
@@ -122,12 +125,22 @@ impl CertificateStore {
         if exchanged {
             self.serving.store(Arc::new(Serving::of(&watched)));
         }
+        if exchanged || outcome.failed > 0 {
+            let failures = watched.iter().map(|pair| pair.failure.clone());
+            self.broken.store(Arc::new(failures.collect()));
+        }
         outcome
     }
 
     /// How many changes on disk were broken and not taken up, since the start.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
+    }
+
+    /// For each pair, in the order of the configuration, why its files on disk are not in use;
+    /// `None`: they are.
+    pub fn broken(&self) -> Arc<Vec<Option<String>>> {
+        self.broken.load_full()
     }
 
     /// Whether a certificate names `host`, itself or by a wildcard; other hosts get
@@ -506,6 +519,8 @@ mod tests {
             let log = String::from_utf8(std::mem::take(&mut *self.log.0.lock().unwrap())).unwrap();
             assert_eq!(total, outcome, "{log}");
             assert_eq!(self.store.failures() - failures, outcome.failed as u64);
+            let broken = self.store.broken();
+            assert_eq!(broken.iter().flatten().count(), outcome.failing);
             assert!(
                 self.shown() == shown.leaf.as_ref(),
                 "another certificate is shown"

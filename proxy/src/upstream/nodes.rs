@@ -10,13 +10,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portico_config as config;
 use portico_config::NodeAddress;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::balance::RoundRobin;
 use super::resolve::Resolver;
@@ -37,7 +38,37 @@ pub struct Node {
     pub address: NodeAddress,
     weight: u32,
     /// Shared with the pools of earlier configurations, which requests may still use.
-    up: Arc<AtomicBool>,
+    standing: Arc<Standing>,
+}
+
+/// Whether a node is up, and since when.
+#[derive(Debug)]
+struct Standing {
+    up: AtomicBool,
+    /// Seconds since 1970; 0: it never changed.
+    since: AtomicU64,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self {
+            up: AtomicBool::new(true),
+            since: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Standing {
+    /// Whether that is news.
+    fn set(&self, up: bool) -> bool {
+        let news = self.up.swap(up, Ordering::Relaxed) != up;
+        if news {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let seconds = now.unwrap_or_default().as_secs();
+            self.since.store(seconds, Ordering::Relaxed);
+        }
+        news
+    }
 }
 
 /// One worker's place in the rotation of one pool.
@@ -62,19 +93,19 @@ impl NodePool {
             Some(previous) => Arc::new(Self::with_states(pool, |address| {
                 let mut nodes = previous.nodes.iter();
                 let same = nodes.find(|node| node.address == *address)?;
-                Some(Arc::clone(&same.up))
+                Some(Arc::clone(&same.standing))
             })),
         }
     }
 
     fn with_states(
         pool: &config::Pool,
-        known: impl Fn(&NodeAddress) -> Option<Arc<AtomicBool>>,
+        known: impl Fn(&NodeAddress) -> Option<Arc<Standing>>,
     ) -> Self {
         let nodes = pool.nodes.iter().map(|node| Node {
             address: node.address.clone(),
             weight: node.weight,
-            up: known(&node.address).unwrap_or_else(|| Arc::new(AtomicBool::new(true))),
+            standing: known(&node.address).unwrap_or_default(),
         });
         Self {
             name: pool.name.clone(),
@@ -109,9 +140,17 @@ impl NodePool {
 
     /// Notes that a worker could not connect to a node.
     pub fn connect_failed(&self, node: &Node, why: &dyn std::fmt::Display) {
-        if node.up.swap(false, Ordering::Relaxed) {
+        if node.standing.set(false) {
             let (pool, address) = (&self.name, &node.address);
             warn!(%pool, node = %address, fault = "platform", error = %why, "node is down: a connection to it failed; it gets no requests while another node is up");
+            self.say_if_none_is_up();
+        }
+    }
+
+    fn say_if_none_is_up(&self) {
+        if !self.nodes.iter().any(Node::is_up) {
+            let (pool, nodes) = (&self.name, self.nodes.len());
+            error!(%pool, nodes, fault = "platform", "no node of the pool is up: all are tried for each request, and clients get 502 while none answers; look at the nodes, and at the network to them");
         }
     }
 
@@ -134,13 +173,14 @@ impl NodePool {
             let outcome = self.probe(node, resolver).await;
             let was_up = node.is_up();
             if let Some(up) = streak.count(outcome.is_ok(), was_up, &self.config.check)
-                && node.up.swap(up, Ordering::Relaxed) != up
+                && node.standing.set(up)
             {
                 let (pool, address) = (&self.name, &node.address);
                 match outcome {
                     Ok(()) => info!(%pool, node = %address, "node is up: its checks succeed"),
                     Err(error) => {
                         warn!(%pool, node = %address, fault = "platform", error, "node is down: its checks fail; it gets no requests while another node is up");
+                        self.say_if_none_is_up();
                     }
                 }
             }
@@ -172,7 +212,15 @@ impl NodePool {
 impl Node {
     /// Whether it is taken for up.
     pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed)
+        self.standing.up.load(Ordering::Relaxed)
+    }
+
+    /// Since when it is up or down; `None`: since the start, or since a reload brought it.
+    pub fn since(&self) -> Option<SystemTime> {
+        match self.standing.since.load(Ordering::Relaxed) {
+            0 => None,
+            seconds => Some(UNIX_EPOCH + Duration::from_secs(seconds)),
+        }
     }
 
     /// Its socket address; `None` while its name is not resolved.
@@ -215,7 +263,6 @@ impl Streak {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn pool(weights: &[u32]) -> NodePool {
         NodePool::new(&config::Pool {
@@ -258,6 +305,7 @@ mod tests {
         assert_eq!(picks(&pool, 6, &[]), [0, 1, 2, 0, 1, 2]);
         pool.connect_failed(&pool.nodes[1], &"refused");
         assert_eq!(picks(&pool, 4, &[]), [0, 2, 0, 2]);
+        assert!(pool.nodes[1].since().is_some() && pool.nodes[0].since().is_none());
         pool.connect_failed(&pool.nodes[0], &"refused");
         pool.connect_failed(&pool.nodes[2], &"refused");
         assert_eq!(picks(&pool, 3, &[]), [0, 1, 2]);

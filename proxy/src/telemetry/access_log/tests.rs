@@ -56,6 +56,7 @@ fn record(client: &ClientInfo) -> Record<'_> {
         status: 200,
         failure: None,
         default_file: false,
+        dry_run: false,
         ending: Ending::Complete,
         received: 0,
         sent: 5124,

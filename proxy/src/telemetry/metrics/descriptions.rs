@@ -155,6 +155,12 @@ const REQUESTS: Section = Section {
             "Failures that portico answered with in place of a backend, by whose fault it was (client, tool, platform, proxy).",
             "side=\"platform\" and side=\"proxy\" are yours: alert on any rate that lasts. side=\"tool\" is the tools' own.",
         ),
+        counter(
+            "portico_dry_run_refusals_total",
+            &["code"],
+            "Requests that would have been refused but for refuse.dry_run, by the failure that they would have got.",
+            "Before dry_run is turned off: so many clients will notice.",
+        ),
         gauge(
             "portico_tunnels",
             &[],
@@ -286,6 +292,12 @@ const TLS: Section = Section {
             &["chain", "name"],
             "When the certificate in use ends, by chain file and first name.",
             "Alert at `- time() < 14 * 86400`.",
+        ),
+        gauge(
+            "portico_certificate_broken_on_disk",
+            &["chain", "name"],
+            "Whether the files on disk are broken, so that the pair from before is in use.",
+            "1: a renewal came and cannot be used, and a restart would fail; /status and the log say why.",
         ),
         counter(
             "portico_certificate_reload_failures_total",

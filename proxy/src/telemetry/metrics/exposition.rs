@@ -94,6 +94,8 @@ fn requests(out: &mut Families) {
         })
         .collect();
     out.counters("portico_failures_total", failures);
+    let dry_run = vec![(["no_user_agent"], out.sum(|s| Some(&s.dry_run)))];
+    out.counters("portico_dry_run_refusals_total", dry_run);
     let tunnels = out.sum_gauge(|s| Some(&s.tunnels));
     out.gauge("portico_tunnels", tunnels);
     compression(out);
@@ -208,6 +210,16 @@ fn handshakes(out: &mut Families, process: &Process) {
         "portico_certificate_not_after_timestamp_seconds",
         expiries.collect(),
     );
+    let broken = (certificates
+        .expiries()
+        .into_iter()
+        .zip(&*certificates.broken()))
+    .map(|(pair, why)| {
+        let chain = pair.chain.display().to_string();
+        ([chain, pair.name], f64::from(u8::from(why.is_some())))
+    })
+    .collect();
+    out.gauges("portico_certificate_broken_on_disk", broken);
     out.counter(
         "portico_certificate_reload_failures_total",
         certificates.failures(),

@@ -23,10 +23,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use cells::Counter;
 use portico_routing::table::Table;
+use serde::Serialize;
 
+use crate::response::failure::Side;
 use crate::snapshot::Snapshot;
 pub use exposition::exposition;
+use shard::FAILURES;
 pub use shard::Shard;
 use tools::ToolNames;
 
@@ -73,10 +77,54 @@ impl Metrics {
         shards.clone()
     }
 
+    /// The sums that `/status` shows.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for shard in self.shards() {
+            let classes = shard.routes.iter().flat_map(|route| &route.classes);
+            totals.requests += classes.map(Counter::get).sum::<u64>();
+            totals.in_flight += shard.in_flight.get();
+            totals.tunnels += shard.tunnels.get();
+            for ((side, _), counter) in FAILURES.iter().zip(&shard.failures) {
+                let sum = match side {
+                    Side::Client => &mut totals.failures.client,
+                    Side::Tool => &mut totals.failures.tool,
+                    Side::Platform => &mut totals.failures.platform,
+                    Side::Proxy => &mut totals.failures.proxy,
+                };
+                *sum += counter.get();
+            }
+        }
+        totals
+    }
+
     fn is_registered(&self, tool: &str) -> bool {
         let in_table = self.table.with(tool, |_| ()).is_some();
         in_table || self.snapshot.load().config.rules.routes.contains_key(tool)
     }
+}
+
+/// What all workers have counted.
+#[derive(Debug, Default, Clone, Serialize)]
+pub struct Totals {
+    /// Requests that have ended.
+    pub requests: u64,
+    /// Requests that have not.
+    pub in_flight: u64,
+    /// WebSockets and other upgraded connections that are open.
+    pub tunnels: u64,
+    /// Failures that portico answered with.
+    pub failures: Sides,
+}
+
+/// A count for each side that may be at fault.
+#[derive(Debug, Default, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct Sides {
+    pub client: u64,
+    pub tool: u64,
+    pub platform: u64,
+    pub proxy: u64,
 }
 
 /// Seconds since 1970.

@@ -336,6 +336,8 @@ pub struct Shard {
     pub tunnels: Gauge,
     /// By their place in [`FAILURES`].
     pub failures: [Counter; FAILURES.len()],
+    /// Requests without User-Agent that were not refused.
+    pub dry_run: Counter,
     /// By their place in [`ENDINGS`].
     pub endings: [Counter; ENDINGS.len()],
     /// The 404 backend gave no answer.
@@ -403,6 +405,7 @@ impl Shard {
             in_flight: Gauge::default(),
             tunnels: Gauge::default(),
             failures: FAILURES.map(|_| Counter::default()),
+            dry_run: Counter::default(),
             endings: Default::default(),
             fallback_failures: Counter::default(),
             connections: By::default(),
@@ -461,6 +464,9 @@ impl Shard {
             // Any name gets a default robots.txt.
             let exists = CLASSES.get(class) == Some(&"2xx") && !record.default_file;
             self.tools.count(names, tool, class, exists, is_registered);
+        }
+        if record.dry_run {
+            self.dry_run.inc();
         }
         if let Some(failed) = record.failure {
             let place = FAILURES.iter().position(|(_, code)| *code == failed.code);

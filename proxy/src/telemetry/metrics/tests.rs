@@ -142,6 +142,7 @@ fn requests_are_counted_over_all_workers() {
     workers[0].request(&Record {
         reused: true,
         attempts: 3,
+        dry_run: true,
         ending: Ending::BrokenOff,
         ..answered(&client, "made-up", 200)
     });
@@ -198,6 +199,10 @@ fn requests_are_counted_over_all_workers() {
                 "portico_failures_total{side=\"platform\",code=\"platform_timeout\"}",
                 1.0,
             ),
+            (
+                "portico_dry_run_refusals_total{code=\"no_user_agent\"}",
+                1.0,
+            ),
             ("portico_fallback_failures_total", 1.0),
             (
                 "portico_tool_requests_total{tool=\"static\",status=\"2xx\"}",
@@ -227,6 +232,32 @@ fn requests_are_counted_over_all_workers() {
             ),
         ],
     );
+}
+
+#[test]
+fn totals_are_those_of_all_workers() {
+    let process = process();
+    let workers = [process.metrics.shard(), process.metrics.shard()];
+    let client = client();
+    for (worker, failure) in workers
+        .iter()
+        .zip([Failure::ToolClosed, Failure::Exhausted])
+    {
+        worker.request_begins();
+        worker.request_begins();
+        worker.request(&Record {
+            failure: Some((&failure).into()),
+            ..answered(&client, "static", 502)
+        });
+    }
+    let totals = process.metrics.totals();
+    assert_eq!(
+        (totals.requests, totals.in_flight, totals.tunnels),
+        (2, 2, 0)
+    );
+    let sides = totals.failures;
+    let sides = [sides.client, sides.tool, sides.platform, sides.proxy];
+    assert_eq!(sides, [0, 1, 0, 1]);
 }
 
 #[test]
@@ -313,6 +344,18 @@ fn every_failure_has_its_counter() {
         let failed = Failed::from(failure);
         let (side, code) = FAILURES[place_of(failure)];
         assert_eq!((failed.side, failed.code), (side, code));
+    }
+}
+
+#[test]
+fn every_failure_stands_in_the_operators_manual() {
+    let manual = include_str!("../../../../docs/operating.md");
+    for failure in &failures() {
+        let (status, side) = failure.status_and_side();
+        let row = format!("| `{}` | {status}", failure.code());
+        let row = manual.lines().find(|line| line.starts_with(&row));
+        let row = row.unwrap_or_else(|| panic!("{failure:?} is not in docs/operating.md"));
+        assert!(row.contains(&format!(" | {side} | ")), "{row}");
     }
 }
 
