@@ -13,7 +13,7 @@ use crate::buffer::SMALL;
 use crate::client_stream::ClientStream;
 use crate::connection::{After, ClientInfo, Connection};
 use crate::http1::{Parsed, RequestError, RequestParser};
-use crate::request;
+use crate::request::{self, Unanswered};
 use crate::response::failure::Failure;
 use crate::telemetry::metrics::shard::Protocol;
 use crate::worker::Worker;
@@ -108,7 +108,12 @@ async fn read_head<S: ClientStream>(
         match connection.deadline.until(at, read).await {
             Ok(Ok(n)) if n > 0 => {}
             // Half a head, then the end: nobody is there to answer.
-            Ok(_) => return Waited::Over,
+            Ok(_) => {
+                let (worker, client) = (&connection.worker, &connection.client);
+                let read = connection.input.filled();
+                request::unanswered(worker, client, read, Unanswered::HalfHead);
+                return Waited::Over;
+            }
             Err(_) => return Waited::TooSlow,
         }
     }

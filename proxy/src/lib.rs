@@ -24,6 +24,7 @@ pub mod http2;
 pub mod listen;
 pub mod logging;
 pub mod outgoing;
+pub mod percent;
 pub mod places;
 pub mod policy;
 pub mod process;

@@ -7,12 +7,14 @@
 //! 5. Route.
 //! 6. Find a place among the tool's requests.
 //! 7. to 10. Choose a server, edit the head, forward, edit the answer: `forward`.
-//! 11. Finish: release, count, log. Never skipped: [`handle`] is the only way through.
+//! 11. Finish: release, count, log. Never skipped: a request is [`Underway`] until it is dropped. What
+//!     ends before it is a request, or without an answer, is counted and logged too: [`unanswered`].
 //!
 //! Phases 3 to 6 are one synchronous function, [`plan`], which waits for nothing and allocates only
 //! for answers of portico's own. A phase that ends the request returns the answer; nothing is
 //! signalled by a `bool`.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -35,13 +37,14 @@ use crate::policy::tool_cap::{self, ToolCap};
 use crate::response::accept::Format;
 use crate::response::answer::{Answer, DefaultFile, Shape};
 use crate::response::compress::Accepts;
-use crate::response::failure::Failure;
+use crate::response::failure::{Failure, Side};
 use crate::response::headers::ClientView;
 use crate::snapshot::Snapshot;
 use crate::telemetry;
 use crate::telemetry::head_copy::HeadCopy;
-use crate::telemetry::record::{Ending, Record, Route};
+use crate::telemetry::record::{Ending, Failed, Record, Route};
 use crate::upstream::fallback::{self, FALLBACK};
+use crate::worker::Worker;
 
 /// The path of the service's own health check, on every host.
 const HEALTH_PATH: &[u8] = b"/.well-known/healthz";
@@ -98,21 +101,11 @@ pub async fn handle<S: ClientStream>(
         true => head.version,
         false => Version::Http2,
     };
+    let mut underway = Underway::begin(connection, head, version);
+    let request = &mut underway.request;
     let worker = &connection.worker;
-    let mut request = Request::new(
-        worker.snapshot.load(),
-        worker.request_ids.next(),
-        head,
-        connection.input.filled(),
-        version,
-    );
-    worker.metrics.request_begins();
-    if request.snapshot.logs_requests() {
-        let copy = HeadCopy::of(head, connection.input.filled(), version, worker.head());
-        request.copy = Some(copy);
-    }
     let plan = plan(
-        &mut request,
+        request,
         (&worker.process.table, &worker.process.tools),
         &connection.client,
         head,
@@ -120,38 +113,70 @@ pub async fn handle<S: ClientStream>(
     );
     let after = match plan {
         Plan::Forward(destination) => {
-            match forward::run(connection, &mut request, head, destination).await {
+            match forward::run(connection, request, head, destination).await {
                 Outcome::Answered(after) => after,
                 Outcome::Failed {
                     failure,
                     body_is_read,
-                } => fail(connection, &mut request, &failure, body_is_read).await,
+                } => fail(connection, request, &failure, body_is_read).await,
             }
         }
         Plan::Answer(own) => {
             let body_is_read = take_head_and_body(connection, head);
             request.facts.route.set(own.route());
-            answer(connection, &mut request, &own.as_answer(), body_is_read).await
+            answer(connection, request, &own.as_answer(), body_is_read).await
         }
         Plan::Fail(failure) => {
             let body_is_read = take_head_and_body(connection, head);
-            fail(connection, &mut request, &failure, body_is_read).await
+            fail(connection, request, &failure, body_is_read).await
         }
     };
-    finish(connection, request, after)
+    finish(underway, after)
 }
 
-/// The last phase of every request, however it ended.
-fn finish<S>(connection: &Connection<S>, mut request: Request, after: After) -> After {
-    if after == After::Reset && request.facts.ending.get() == Ending::Complete {
-        request.facts.ending.set(Ending::ClientGone);
+/// A request from its head to its end. It is counted and logged when this is dropped: also if its
+/// task is, because `server.drain` is over.
+struct Underway {
+    request: Request,
+    worker: Rc<Worker>,
+    client: ClientInfo,
+}
+
+impl Underway {
+    fn begin<S>(connection: &Connection<S>, head: &RequestHead, version: Version) -> Self {
+        let (worker, read) = (&connection.worker, connection.input.filled());
+        let id = worker.request_ids.next();
+        let mut request = Request::new(worker.snapshot.load(), id, head, read, version);
+        if request.snapshot.logs_requests() {
+            request.copy = Some(HeadCopy::of(head, read, version, worker.head()));
+        }
+        worker.metrics.request_begins();
+        Self {
+            request,
+            worker: Rc::clone(worker),
+            client: connection.client.clone(),
+        }
     }
-    telemetry::ended(
-        &connection.worker,
-        &request.record(&connection.client, connection.worker.ended()),
-    );
-    if let Some(copy) = request.copy.take() {
-        connection.worker.put_head(copy.into_buffer());
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        let record = self.request.record(&self.client, self.worker.ended());
+        telemetry::ended(&self.worker, &record);
+        if let Some(copy) = self.request.copy.take() {
+            self.worker.put_head(copy.into_buffer());
+        }
+    }
+}
+
+/// The last phase of every request that was not cut.
+fn finish(underway: Underway, after: After) -> After {
+    let ending = &underway.request.facts.ending;
+    if ending.get() == Ending::Cut {
+        ending.set(match after {
+            After::Reset => Ending::ClientGone,
+            After::KeepAlive | After::Close | After::Linger => Ending::Complete,
+        });
     }
     after
 }
@@ -367,9 +392,10 @@ pub async fn answer_failure<S: ClientStream>(
     connection.worker.metrics.request_begins();
     let read = connection.input.filled();
     let (format, is_head) = (Format::of_broken_head(read), read.starts_with(b"HEAD "));
+    let version = (!S::FRAMED).then_some(Version::Http2);
     let mut copy = None;
     if snapshot.logs_requests() {
-        copy = Some(HeadCopy::of_broken(read, connection.worker.head()));
+        copy = Some(HeadCopy::of_broken(read, version, connection.worker.head()));
     }
     connection.input.discard(&connection.worker.buffers);
     let shown = |client| connection.worker.shown(client);
@@ -396,7 +422,7 @@ pub async fn answer_failure<S: ClientStream>(
     let sent = page.write(&mut out, &date, shape, &view, &snapshot.response);
     let written = write(connection, &snapshot, out).await;
     let record = Record {
-        version: (!S::FRAMED).then_some(Version::Http2),
+        version,
         text: copy.as_ref().map(HeadCopy::text).unwrap_or_default(),
         status: page.status(),
         failure: Some(failure.into()),
@@ -417,6 +443,44 @@ pub async fn answer_failure<S: ClientStream>(
         // answer.
         true => After::Linger,
         false => After::Reset,
+    }
+}
+
+/// What ended without an answer before it was handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unanswered {
+    /// Half a head of HTTP/1, then the client's end.
+    HalfHead,
+    /// Fields that break HTTP/2: the stream was reset.
+    Refused,
+    /// A stream of HTTP/2 that its client reset at once.
+    Abandoned,
+}
+
+/// Counts and logs what there was of it; `read` is that, as HTTP/1.1 text.
+pub fn unanswered(worker: &Worker, client: &ClientInfo, read: &[u8], what: Unanswered) {
+    let malformed = Failed {
+        code: "malformed",
+        side: Side::Client,
+    };
+    let (version, failure, ending) = match what {
+        Unanswered::HalfHead => (None, Some(malformed), Ending::ClientGone),
+        Unanswered::Refused => (Some(Version::Http2), Some(malformed), Ending::Cut),
+        Unanswered::Abandoned => (Some(Version::Http2), None, Ending::ClientGone),
+    };
+    worker.metrics.request_begins();
+    let logged = worker.snapshot.load().logs_requests();
+    let copy = logged.then(|| HeadCopy::of_broken(read, version, worker.head()));
+    let record = Record {
+        version,
+        text: copy.as_ref().map(HeadCopy::text).unwrap_or_default(),
+        failure,
+        ending,
+        ..Record::new(worker.request_ids.next(), client)
+    };
+    telemetry::ended(worker, &record);
+    if let Some(copy) = copy {
+        worker.put_head(copy.into_buffer());
     }
 }
 

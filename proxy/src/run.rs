@@ -40,6 +40,8 @@ use crate::worker::Phase;
 /// How long an idle connection stays open after the stop began: a request that the client has sent
 /// meanwhile is answered, where a close would meet it half-way.
 const IDLE_GRACE: Duration = Duration::from_secs(2);
+/// How long workers may take to drop what is cut.
+const CUT_LIMIT: Duration = Duration::from_secs(1);
 /// Requests for a reload that may wait for the one under way.
 const RELOADS_WAITING: usize = 16;
 /// How long a reload may read and check. A disk that hangs, or a named pipe in place of the file, must
@@ -400,6 +402,8 @@ fn spawn_workers(process: &Arc<Process>, sockets: Vec<Bound>) -> io::Result<Work
         all_orders.push(order);
         let seed = Seed {
             process: Arc::clone(process),
+            // Here, so that the order of shards is that of the threads' names.
+            metrics: process.metrics.shard(),
             listeners: bound.listen()?,
             phase: watching.clone(),
             orders,
@@ -449,20 +453,28 @@ async fn drain(
             () = sleep_until(begin + limit) => {
                 let connections = process.connections.taken();
                 warn!(workers = left, connections, "server.drain is over: the connections that are left are cut");
-                return last_lines(process).await;
+                return cut(phase, ended, left).await;
             }
             () = stop.next() => {
                 warn!("a second signal: the connections that are left are cut");
-                return last_lines(process).await;
+                return cut(phase, ended, left).await;
             }
         }
     }
     info!(after = ?begin.elapsed(), "stopped: every request in flight was answered");
 }
 
-/// Workers that are cut have lines of requests that ended before.
-async fn last_lines(process: &Process) {
-    if process.snapshot.load().logs_requests() {
-        sleep(access_log::TICK).await;
-    }
+/// Has the workers drop what is left, which is counted and logged, and waits a moment for that.
+async fn cut(
+    phase: &watch::Sender<Phase>,
+    ended: &mut mpsc::UnboundedReceiver<usize>,
+    workers: usize,
+) {
+    let _ = phase.send(Phase::Cut);
+    let all = async {
+        for _ in 0..workers {
+            ended.recv().await;
+        }
+    };
+    let _ = timeout(CUT_LIMIT, all).await;
 }

@@ -4,10 +4,10 @@
 //! and a connection stays with its worker for life. What the tasks of a worker share is in
 //! `worker`; what becomes of an accepted connection in `driver`.
 //!
-//! Stopping has three phases, told by the control thread through a watch channel:
-//! [`Phase::Draining`] (no new connections, every answer says `Connection: close`),
-//! [`Phase::CloseIdle`] (connections without a request are closed), and the end, when no connection
-//! is left. Cutting what remains is the process's business.
+//! Stopping has phases, told by the control thread through a watch channel: [`Phase::Draining`] (no
+//! new connections, every answer says `Connection: close`), [`Phase::CloseIdle`] (connections without
+//! a request are closed), and the end: when no connection is left, or at [`Phase::Cut`]. Tasks that
+//! are left then are dropped with the runtime, and their requests counted and logged.
 
 use std::cell::Cell;
 use std::io;
@@ -32,6 +32,7 @@ use crate::places::Place;
 use crate::process::Process;
 use crate::proxy_protocol;
 use crate::telemetry::access_log;
+use crate::telemetry::metrics::Shard;
 use crate::telemetry::metrics::shard::{AcceptError, NoHandshake};
 use crate::tls;
 use crate::worker::{Open, Phase, Worker};
@@ -59,6 +60,8 @@ pub enum Order {
 pub struct Seed {
     /// Shared state.
     pub process: Arc<Process>,
+    /// What it is to count in.
+    pub metrics: Arc<Shard>,
     /// Its own listening sockets.
     pub listeners: Vec<Listener>,
     /// How the process stands.
@@ -84,7 +87,7 @@ pub fn run(seed: Seed) -> io::Result<()> {
 }
 
 async fn serve(seed: Seed) -> io::Result<()> {
-    let worker = Rc::new(Worker::new(seed.process));
+    let worker = Rc::new(Worker::new(seed.process, seed.metrics));
     let mut accepting = Accepting::default();
     for listener in seed.listeners {
         accepting.start(&worker, listener)?;
@@ -97,6 +100,9 @@ async fn serve(seed: Seed) -> io::Result<()> {
         let now = *phase.borrow_and_update();
         if worker.enter(now) {
             accepting.stop_all();
+        }
+        if now == Phase::Cut {
+            break;
         }
         let drained = async {
             while now == Phase::Serving || worker.has_connections() {
@@ -403,6 +409,7 @@ mod tests {
             .collect();
         let (_phase, watching) = watch::channel(Phase::Draining);
         let seed = Seed {
+            metrics: prepared.process.metrics.shard(),
             process: prepared.process,
             listeners: vec![Listener {
                 socket,

@@ -180,6 +180,9 @@ fn server_tls(
     warnings.extend(certificates.warnings());
     warn_of_uncovered(config, &certificates, warnings);
     let previous = previous.and_then(|previous| previous.tls.as_ref());
+    if let Some(previous) = previous {
+        certificates.succeed(&previous.certificates);
+    }
     let server = tls::server_config(
         Arc::clone(&certificates),
         config.tls.min_version,

@@ -40,6 +40,8 @@ pub enum Phase {
     Draining,
     /// Connections without a request in flight are closed too.
     CloseIdle,
+    /// What is left ends now.
+    Cut,
 }
 
 /// The state of one worker, shared by its tasks.
@@ -117,12 +119,12 @@ const CLOCKS_AGREE: Duration = Duration::from_secs(1);
 
 impl Worker {
     /// A worker that serves.
-    pub fn new(process: Arc<Process>) -> Self {
+    pub fn new(process: Arc<Process>, metrics: Arc<Shard>) -> Self {
         let frames = Rc::new(SpareBuffers::new(FRAMES, SMALL, FRAMES_KEPT));
         Self {
             snapshot: SnapshotReader::new(Arc::clone(&process.snapshot)),
             h2c: H2cPool::new(Rc::clone(&frames), Arc::clone(&process.backends)),
-            metrics: process.metrics.shard(),
+            metrics,
             process,
             buffers: BufferPool::default(),
             encoders: Rc::default(),
@@ -176,7 +178,7 @@ impl Worker {
 
     /// Whether connections without a request are to close now.
     pub fn closes_idle(&self) -> bool {
-        self.phase.get() == Phase::CloseIdle
+        self.phase.get() >= Phase::CloseIdle
     }
 
     /// Closes connections to backends that carry no request: somebody needs their descriptors. Says

@@ -686,8 +686,9 @@ fn no_route_leads_there() {
         .as_str()
         .unwrap();
     assert!(reason.contains("own listener"), "{reason}");
-    let text = portico.stderr();
-    assert!(text.contains("own listener"), "{text}");
+    eventually("it is said", SOON, || {
+        portico.stderr().contains("own listener").then_some(())
+    });
 }
 
 /// The name of a node is fine when the configuration is read, and may lead anywhere later. The Host is

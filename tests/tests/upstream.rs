@@ -387,6 +387,13 @@ fn backends_over_https_are_verified() {
         .route("untrusted", &untrusted.url())
         .route("misnamed", &misnamed.url())
         .start();
+    let asked = |tool: &str| {
+        let host = format!("{tool}.toolforge.org");
+        portico.tls().exchange(get(&host, "/x"))
+    };
+    eventually("the name is resolved", SOON, || {
+        (asked("name").status == 200).then_some(())
+    });
     for (tool, status) in [
         ("name", 200),
         ("address", 200),
@@ -394,9 +401,7 @@ fn backends_over_https_are_verified() {
         ("misnamed", 502),
     ] {
         for _ in 0..2 {
-            let answer = portico
-                .tls()
-                .exchange(get(&format!("{tool}.toolforge.org"), "/x"));
+            let answer = asked(tool);
             assert_eq!(answer.status, status, "{tool}: {answer:?}");
         }
     }
@@ -606,5 +611,28 @@ fn two_portico_that_point_at_each_other_end_in_508() {
             .start();
         let answer = first.tcp().exchange(get(HOST, "/"));
         assert_eq!(answer.status, 508, "{answer:?}");
+    }
+}
+
+/// Python's `do_HEAD = do_GET`: the body comes behind the answer, and might look like another one.
+#[test]
+fn a_body_behind_the_answer_to_head_is_nobodys_answer() {
+    let origin = Origin::scripted("careless", |connection| {
+        while let Some(request) = connection.read_request() {
+            if request.method == "HEAD" {
+                connection.send("HTTP/1.1 200 OK\r\nContent-Length: 43\r\n\r\n");
+                std::thread::sleep(Duration::from_millis(100));
+                connection.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong");
+            } else {
+                connection.send_text("right");
+            }
+        }
+    });
+    let portico = Portico::before(&origin);
+    let mut client = portico.tcp();
+    for _ in 0..3 {
+        client.send(get(HOST, "/").replace("GET", "HEAD"));
+        assert_eq!(client.head_response().status, 200);
+        assert_eq!(client.exchange(get(HOST, "/")).text(), "right");
     }
 }

@@ -6,15 +6,12 @@ use hyper::{Response, StatusCode};
 
 use super::State;
 use super::answer::{Body, answer};
-use crate::telemetry::metrics::exposition;
-
-/// Prometheus' text format.
-const KIND: &str = "text/plain; version=0.0.4; charset=utf-8";
+use crate::telemetry::metrics::{CONTENT_TYPE, exposition};
 
 pub(super) async fn page(state: &Arc<State>) -> Response<Body> {
     let made = state.aside(false, |state| exposition(&state.process));
     match made.await {
-        Ok(text) => answer(StatusCode::OK, KIND, Body::Whole(Some(text.into()))),
+        Ok(text) => answer(StatusCode::OK, CONTENT_TYPE, Body::Whole(Some(text.into()))),
         Err(response) => response,
     }
 }

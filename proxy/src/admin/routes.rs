@@ -13,7 +13,8 @@ use serde::Serialize;
 
 use super::State;
 use super::answer::{Body, bad_request, json_bytes};
-use super::query::{Query, encode};
+use super::query::Query;
+use crate::percent::encode;
 use crate::routes::{Tool, describe};
 
 /// Tools on a page unless told otherwise.

@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use portico_config::Listen;
 
 use crate::connection::ClientInfo;
+use crate::percent::encode;
 
 /// Bytes of a question in all. Larger ones could be asked of portico, but not by a person.
 const MAX_QUESTION: usize = 256 * 1024;
@@ -109,14 +110,14 @@ impl Question {
 
     /// The question in the query of `/explain`.
     pub(crate) fn to_query(&self) -> String {
-        let mut query = format!("url={}&method=", encoded(&self.url));
-        query.push_str(&encoded(&self.method));
+        let mut query = format!("url={}&method=", encode(&self.url));
+        query.push_str(&encode(&self.method));
         for (name, value) in &self.headers {
             query.push_str("&header=");
-            query.push_str(&encoded(&format!("{name}: {value}")));
+            query.push_str(&encode(&format!("{name}: {value}")));
         }
         if let Some(client) = &self.client {
-            query.push_str(&format!("&client={}", encoded(&client.to_string())));
+            query.push_str(&format!("&client={}", encode(&client.to_string())));
         }
         query
     }
@@ -277,20 +278,6 @@ impl<'a> Url<'a> {
         }
         target
     }
-}
-
-/// Escapes all that could mean something in a query.
-fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(char::from(byte));
-            }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
 }
 
 #[cfg(test)]

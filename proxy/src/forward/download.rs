@@ -220,6 +220,9 @@ impl<S: ClientStream> Download<'_, '_, S> {
             reusable: head.reusable
                 && self.trusted
                 && answer.is_empty()
+                // Many a small tool answers HEAD as it does GET, and its body is still on its way:
+                // the next request would get it for an answer.
+                && self.request.method != Method::Head
                 && head.framing != Framing::UntilClose,
             close: close || self.link.input_ended.get() && self.link.input.borrow().is_empty(),
         }

@@ -40,7 +40,7 @@ use crate::client_stream::{ByteStream, ClientStream};
 use crate::connection::{After, ClientInfo, Connection};
 use crate::deadline::Deadline;
 use crate::http1::Parsed;
-use crate::request;
+use crate::request::{self, Unanswered};
 use crate::response::failure::Failure;
 use crate::snapshot::CurrentSnapshot;
 use crate::telemetry::metrics::shard::Protocol;
@@ -355,6 +355,8 @@ async fn serve_request(
     let mut text = worker.head();
     if let Err(error) = head::write_request(&mut text, &parts, kind, key.as_ref()) {
         debug!(client = %worker.shown(client.address), %error, "refused a malformed request");
+        request::unanswered(&worker, &client, &text, Unanswered::Refused);
+        worker.put_head(text);
         return respond.send_reset(Reason::PROTOCOL_ERROR);
     }
     let stream = RequestStream::new(body, respond);
@@ -381,6 +383,9 @@ async fn serve_request(
             }
             After::Reset => connection.io.reset(),
         }
+    } else {
+        let read = connection.input.filled();
+        request::unanswered(&worker, &connection.client, read, Unanswered::Abandoned);
     }
     connection.input.discard(&worker.buffers);
     worker.put_deadline(connection.deadline);

@@ -34,7 +34,7 @@ pub struct Facts {
     pub default_file: Cell<bool>,
     /// A policy would have refused it, but for its dry run.
     pub dry_run: Cell<bool>,
-    /// How it ended.
+    /// How it ended; as long as it has not, [`Ending::Cut`].
     pub ending: Cell<Ending>,
     /// The address that the last attempt went to.
     pub upstream: Cell<Option<SocketAddr>>,
@@ -64,7 +64,7 @@ impl Facts {
             failure: Cell::new(None),
             default_file: Cell::new(false),
             dry_run: Cell::new(false),
-            ending: Cell::new(Ending::Complete),
+            ending: Cell::new(Ending::Cut),
             upstream: Cell::new(None),
             attempts: Cell::new(0),
             reused: Cell::new(false),

@@ -55,11 +55,19 @@ impl HeadCopy {
         }
     }
 
-    /// Copies the beginning of what is no request.
-    pub fn of_broken(read: &[u8], mut bytes: Vec<u8>) -> Self {
+    /// Copies the beginning of what is no request. `version`: the client's, if it is known.
+    pub fn of_broken(read: &[u8], version: Option<Version>, mut bytes: Vec<u8>) -> Self {
         let empty_lines = read.iter().take_while(|byte| b"\r\n".contains(byte));
         let line = first_line(read.get(empty_lines.count()..).unwrap_or_default());
-        bytes.extend_from_slice(line.get(..BROKEN_LINE).unwrap_or(line));
+        let line = line.get(..BROKEN_LINE).unwrap_or(line);
+        match (version, line.strip_suffix(b" HTTP/1.1")) {
+            // Its head was written by portico, as HTTP/1.1.
+            (Some(Version::Http2), Some(line)) => {
+                bytes.extend_from_slice(line);
+                bytes.extend_from_slice(b" HTTP/2.0");
+            }
+            _ => bytes.extend_from_slice(line),
+        }
         Self {
             line: bytes.len(),
             bytes,

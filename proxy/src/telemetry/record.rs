@@ -33,7 +33,7 @@ pub struct Record<'a> {
     pub reason: Option<Reason>,
     /// The final answer's status; 0: none was begun.
     pub status: u16,
-    /// The failure that portico answered with.
+    /// The failure that portico answered with, or would have if the client had waited.
     pub failure: Option<Failed>,
     /// The answer was portico's default for a file that the backend lacks: its 200 says nothing of
     /// the tool.
@@ -89,6 +89,16 @@ impl<'a> Record<'a> {
             first_byte: None,
             connect: None,
             upstream_head: None,
+        }
+    }
+
+    /// The status that the access log has where no answer was begun: that of nginx, 400 for what was
+    /// no request and 499 for a client that left. 0 if there is none.
+    pub fn logged_status(&self) -> u16 {
+        match (self.status, self.failure, self.ending) {
+            (0, Some(_), _) => 400,
+            (0, None, Ending::ClientGone) => 499,
+            (status, _, _) => status,
         }
     }
 }
@@ -151,6 +161,8 @@ pub enum Ending {
     ClientGone,
     /// The backend's answer broke off half-way.
     BrokenOff,
+    /// portico ended it: `server.drain` was over, or it broke HTTP/2.
+    Cut,
 }
 
 impl Route {
@@ -180,12 +192,16 @@ impl Route {
 }
 
 impl Ending {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Complete, Self::ClientGone, Self::BrokenOff, Self::Cut];
+
     /// The word of logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Complete => "complete",
             Self::ClientGone => "client_gone",
             Self::BrokenOff => "broken_off",
+            Self::Cut => "cut",
         }
     }
 }

@@ -132,6 +132,11 @@ impl CertificateStore {
         outcome
     }
 
+    /// Goes on counting where `previous` is, whose place it takes: a counter never goes back.
+    pub fn succeed(&self, previous: &Self) {
+        self.failures.store(previous.failures(), Ordering::Relaxed);
+    }
+
     /// How many changes on disk were broken and not taken up, since the start.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
@@ -806,6 +811,17 @@ mod tests {
         SignatureScheme::RSA_PSS_SHA256,
         SignatureScheme::ECDSA_NISTP256_SHA256,
     ];
+
+    #[test]
+    fn a_store_in_the_place_of_another_goes_on_counting() {
+        let directory = Directory::new();
+        let (names, kind) = CERTIFICATES[0];
+        let files = [directory.put("0", &pem(names, kind, VALID))];
+        let [old, new] = [0, 1].map(|_| CertificateStore::load(&files).unwrap());
+        old.failures.store(3, Ordering::Relaxed);
+        new.succeed(&old);
+        assert_eq!(new.failures(), 3);
+    }
 
     /// The place in [`CERTIFICATES`] of what a client gets.
     fn choice(host: Option<&str>, schemes: &[SignatureScheme]) -> usize {

@@ -65,9 +65,11 @@ impl Counts {
         add(&self.bytes, written.len() as u64);
     }
 
-    /// The lines that end in these bytes were dropped.
-    pub(super) fn drop_lines(&self, why: Dropped, bytes: &[u8]) {
-        self.dropped[why as usize].fetch_add(lines(bytes), Ordering::Relaxed);
+    /// The lines that end in these bytes were dropped; says how many.
+    pub(super) fn drop_lines(&self, why: Dropped, bytes: &[u8]) -> u64 {
+        let lines = lines(bytes);
+        self.dropped[why as usize].fetch_add(lines, Ordering::Relaxed);
+        lines
     }
 }
 

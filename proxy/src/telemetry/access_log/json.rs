@@ -10,7 +10,7 @@ use std::time::Duration;
 use portico_config::LogAddress;
 
 use super::clock::Clock;
-use super::{escape, numbers, vhosts};
+use super::{escape, numbers};
 use crate::telemetry::address;
 use crate::telemetry::record::Record;
 
@@ -24,7 +24,7 @@ pub(super) fn append(out: &mut Vec<u8>, record: &Record<'_>, mode: LogAddress, c
     numbers::append_client(out, address::show(mode, record.client.address));
     out.push(b'"');
     append_request(out, record);
-    number(out, r#","status":"#, vhosts::status(record).into());
+    number(out, r#","status":"#, record.logged_status().into());
     number(out, r#","received":"#, record.received);
     number(out, r#","sent":"#, record.sent);
     text(out, r#","referer":""#, record.text.referer);

@@ -178,8 +178,8 @@ impl AccessLog {
             }
         };
         shared.queued.fetch_sub(bytes, Ordering::AcqRel);
-        shared.counts.drop_lines(Dropped::QueueFull, &unsent);
-        shared.say_full();
+        let lines = shared.counts.drop_lines(Dropped::QueueFull, &unsent);
+        shared.unfit.fetch_add(lines, Ordering::Relaxed);
         shared.put_buffer(unsent);
     }
 }

@@ -17,7 +17,7 @@ use portico_config::LogAddress;
 use super::clock::Clock;
 use super::{escape, numbers};
 use crate::telemetry::address;
-use crate::telemetry::record::{Ending, Record};
+use crate::telemetry::record::Record;
 
 /// Appends the line of `record`.
 pub(super) fn append(out: &mut Vec<u8>, record: &Record<'_>, mode: LogAddress, clock: &Clock) {
@@ -33,7 +33,7 @@ pub(super) fn append(out: &mut Vec<u8>, record: &Record<'_>, mode: LogAddress, c
     let line = record.text.line;
     append_field(out, (!line.is_empty()).then_some(line));
     out.extend_from_slice(b"\" ");
-    append_status(out, status(record));
+    append_status(out, record.logged_status());
     out.push(b' ');
     numbers::append(out, record.sent);
     out.extend_from_slice(b" \"");
@@ -43,15 +43,6 @@ pub(super) fn append(out: &mut Vec<u8>, record: &Record<'_>, mode: LogAddress, c
     out.extend_from_slice(b"\" (backend ");
     append_upstream(out, record.upstream);
     out.extend_from_slice(b")\n");
-}
-
-/// The status that the log has: nginx's 499 for a client that left before there was one; 0 if
-/// there is none for another reason.
-pub(super) fn status(record: &Record<'_>) -> u16 {
-    match (record.status, record.ending) {
-        (0, Ending::ClientGone) => 499,
-        (status, _) => status,
-    }
 }
 
 fn append_field(out: &mut Vec<u8>, field: Option<&[u8]>) {

@@ -8,7 +8,7 @@
 //! every half a minute.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -59,7 +59,9 @@ pub(super) struct Shared {
     /// Nobody will hand over anything more.
     pub(super) closing: AtomicBool,
     spare: Mutex<Vec<Vec<u8>>>,
-    full: Mutex<Repeats>,
+    /// Lines for which there was no room, and of which nothing was said yet. The writer says it: if the
+    /// log of diagnostics is as stuck as this one, no worker waits for it.
+    pub(super) unfit: AtomicU64,
 }
 
 impl Shared {
@@ -70,11 +72,11 @@ impl Shared {
             reopen: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             spare: Mutex::default(),
-            full: Mutex::default(),
+            unfit: AtomicU64::new(0),
         }
     }
 
-    // Workers come here too: nobody waits for these locks.
+    // Workers come here too: nobody waits for this lock.
 
     /// An empty buffer.
     pub(super) fn buffer(&self) -> Vec<u8> {
@@ -92,20 +94,6 @@ impl Shared {
             spare.push(buffer);
         }
     }
-
-    /// Says that there is no room in the queue.
-    pub(super) fn say_full(&self) {
-        let unsaid = self
-            .full
-            .try_lock()
-            .map(|mut full| full.occur(Instant::now()));
-        if let Ok(Some(unsaid)) = unsaid {
-            warn!(
-                unsaid,
-                "lines of the access log are dropped: the disk, or the reader of the pipe, is too slow for them"
-            );
-        }
-    }
 }
 
 /// Starts the thread. It ends when nobody holds the other end of `queue`.
@@ -119,6 +107,7 @@ pub(super) fn spawn(
         queue,
         shared,
         torn: false,
+        full: Repeats::default(),
         failures: Repeats::default(),
         failed: None,
         unopened: Repeats::default(),
@@ -141,6 +130,7 @@ struct Writer {
     shared: Arc<Shared>,
     /// The last line lacks its end.
     torn: bool,
+    full: Repeats,
     failures: Repeats,
     /// When a write failed last; `None`: all is well.
     failed: Option<Instant>,
@@ -167,6 +157,7 @@ impl Writer {
                 Ok(Message::Wake) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            self.say_full();
             let told = self.shared.reopen.swap(false, Ordering::AcqRel);
             if told || Instant::now() >= look {
                 if told || self.output.is_stale() {
@@ -206,7 +197,8 @@ impl Writer {
 
     fn write(&mut self, lines: &[u8]) {
         if !self.output.is_open() {
-            return self.shared.counts.drop_lines(Dropped::NoReader, lines);
+            self.shared.counts.drop_lines(Dropped::NoReader, lines);
+            return;
         }
         if self.torn {
             match self.write_whole(b"\n") {
@@ -254,6 +246,7 @@ impl Writer {
                             return Err((written, error));
                         }
                     }
+                    self.say_full();
                     self.output.wait(&WAIT);
                 }
                 Err(error) => return Err((written, error)),
@@ -286,6 +279,20 @@ impl Writer {
 
     fn say_opened(&self) {
         info!(log = self.output.name(), "the access log was opened again");
+    }
+
+    /// Says that there was no room in the queue.
+    fn say_full(&mut self) {
+        if self.shared.unfit.load(Ordering::Relaxed) > 0
+            && let Some(unsaid) = self.full.occur(Instant::now())
+        {
+            let lines = self.shared.unfit.swap(0, Ordering::Relaxed);
+            warn!(
+                lines,
+                unsaid,
+                "lines of the access log are dropped: the disk, or the reader of the pipe, is too slow for them"
+            );
+        }
     }
 
     fn say_unread(&mut self) {

@@ -146,13 +146,13 @@ const REQUESTS: Section = Section {
         counter(
             "portico_request_endings_total",
             &["ending"],
-            "How requests ended: complete; client_gone: the client left or took nothing for too long; broken_off: the backend's answer broke off half-way.",
+            "How requests ended: complete; client_gone: the client left or took nothing for too long; broken_off: the backend's answer broke off half-way; cut: portico ended it, because server.drain was over or the request broke HTTP/2.",
             "broken_off that climbs: backends crash in the middle of answers. client_gone that climbs: answers are too slow for clients.",
         ),
         counter(
             "portico_failures_total",
             &["side", "code"],
-            "Failures that portico answered with in place of a backend, by whose fault it was (client, tool, platform, proxy).",
+            "Failures that portico answered with in place of a backend, by whose fault it was (client, tool, platform, proxy). Half a head and then the end counts as malformed, too.",
             "side=\"platform\" and side=\"proxy\" are yours: alert on any rate that lasts. side=\"tool\" is the tools' own.",
         ),
         counter(
@@ -512,7 +512,7 @@ const PROCESS: Section = Section {
         histogram(
             "portico_event_loop_lag_seconds",
             &["worker"],
-            "How late a timer of each worker fires, asked ten times a second: what any request of that worker waits beside its own work.",
+            "How late a timer of each worker fires, asked ten times a second: what any request of that worker waits beside its own work. Worker 0 is the thread worker-0.",
             "Above 50 ms: the worker's core is busy; more workers, or lower [compression] levels.",
         ),
         counter(

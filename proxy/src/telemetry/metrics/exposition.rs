@@ -12,7 +12,7 @@ use tracing::error;
 
 use super::cells::{Counter, Gauge, Histogram, Observed};
 use super::descriptions::{self, Kind};
-use super::shard::{By, ENDINGS, FAILURES, Protocol, Shard, To, Words, YesNo};
+use super::shard::{By, FAILURES, Protocol, Shard, To, Words, YesNo};
 use super::system::System;
 use super::tools::CLASSES;
 use super::{Metrics, seconds};
@@ -20,7 +20,7 @@ use crate::process::Process;
 use crate::registry::Source;
 use crate::response::compress::ALGORITHMS;
 use crate::telemetry::access_log::Dropped;
-use crate::telemetry::record::Route;
+use crate::telemetry::record::{Ending, Route};
 
 /// What `GET /metrics` answers.
 pub fn exposition(process: &Process) -> String {
@@ -81,7 +81,7 @@ fn requests(out: &mut Families) {
         .map(|(n, route)| ([route.as_str()], out.sum(|s| Some(&s.routes.get(n)?.sent))))
         .collect();
     out.counters("portico_response_body_bytes_total", sent);
-    let endings = ENDINGS.iter().enumerate();
+    let endings = Ending::ALL.into_iter().enumerate();
     let endings = endings
         .map(|(n, ending)| ([ending.as_str()], out.sum(|s| s.endings.get(n))))
         .collect();
@@ -335,7 +335,7 @@ fn configuration(out: &mut Families, process: &Process) {
         "portico_config_last_reload_successful",
         f64::from(u8::from(good)),
     );
-    let taken_up = reloads.last_success().unwrap_or(process.metrics.started);
+    let taken_up = reloads.last_success().unwrap_or(process.started);
     out.gauge(
         "portico_config_last_reload_success_timestamp_seconds",
         seconds(taken_up) as f64,

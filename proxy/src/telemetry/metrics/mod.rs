@@ -34,8 +34,8 @@ use shard::FAILURES;
 pub use shard::Shard;
 use tools::ToolNames;
 
-/// The Content-Type of an [`exposition`].
-pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+/// The Content-Type of an [`exposition`]: Prometheus' text format.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What the process counts.
 #[derive(Debug)]
@@ -46,8 +46,6 @@ pub struct Metrics {
     tool_names: ToolNames,
     /// Locked when a worker starts and when somebody scrapes.
     shards: Mutex<Vec<Arc<Shard>>>,
-    /// When the first configuration was taken up.
-    started: SystemTime,
 }
 
 impl Metrics {
@@ -59,7 +57,6 @@ impl Metrics {
             snapshot,
             tool_names: ToolNames::default(),
             shards: Mutex::default(),
-            started: SystemTime::now(),
         }
     }
 

@@ -240,9 +240,6 @@ pub const FAILURES: [(Side, &str); 23] = [
     (Side::Proxy, "exhausted"),
 ];
 
-/// Ways for a request to end, in the order of their counters.
-pub const ENDINGS: [Ending; 3] = [Ending::Complete, Ending::ClientGone, Ending::BrokenOff];
-
 /// A counter for each value of a label.
 #[derive(Debug)]
 pub struct By<W, T = Counter>(Box<[T]>, std::marker::PhantomData<fn(W)>);
@@ -338,8 +335,8 @@ pub struct Shard {
     pub failures: [Counter; FAILURES.len()],
     /// Requests without User-Agent that were not refused.
     pub dry_run: Counter,
-    /// By their place in [`ENDINGS`].
-    pub endings: [Counter; ENDINGS.len()],
+    /// How requests ended, in the order of [`Ending::ALL`].
+    pub endings: [Counter; Ending::ALL.len()],
     /// The 404 backend gave no answer.
     pub fallback_failures: Counter,
     /// Client connections.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::descriptions;
 use super::exposition;
-use super::shard::{ENDINGS, FAILURES, To, Words};
+use super::shard::{FAILURES, To, Words};
 use super::tools::{MAX_OTHERS, MAX_TOOLS};
 use crate::connection::ClientInfo;
 use crate::http1::{BodyError, RequestError};
@@ -364,7 +364,7 @@ fn labels_stand_in_the_order_of_their_counters() {
     for (place, route) in Route::ALL.into_iter().enumerate() {
         assert_eq!(route as usize, place);
     }
-    for (place, ending) in ENDINGS.into_iter().enumerate() {
+    for (place, ending) in Ending::ALL.into_iter().enumerate() {
         assert_eq!(ending as usize, place);
     }
     for (place, to) in To::ALL.iter().enumerate() {

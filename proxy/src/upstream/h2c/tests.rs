@@ -32,7 +32,8 @@ fn run(paused: bool, test: impl AsyncFn(Rc<Worker>)) {
         .build_local(tokio::runtime::LocalOptions::default())
         .unwrap();
     runtime.block_on(async {
-        let worker = Rc::new(Worker::new(process));
+        let metrics = process.metrics.shard();
+        let worker = Rc::new(Worker::new(process, metrics));
         let end = test(worker);
         timeout(Duration::from_secs(if paused { 1000 } else { 20 }), end)
             .await
