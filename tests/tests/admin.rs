@@ -705,7 +705,7 @@ fn no_node_leads_there() {
         let answer = portico
             .tcp()
             .exchange(get("proxy.toolforge.org", "/status"));
-        assert_eq!(answer.status, 502, "{answer:?}");
+        assert!([502, 503].contains(&answer.status), "{answer:?}");
         portico.stderr().contains("own listener").then_some(())
     });
 }
