@@ -118,6 +118,7 @@ impl Request {
             reason: facts.reason.get(),
             status: facts.status.get(),
             failure: facts.failure.get(),
+            default_file: facts.default_file.get(),
             dry_run: facts.dry_run.get(),
             ending: facts.ending.get().unwrap_or(Ending::Cut),
             received: facts.received.get(),

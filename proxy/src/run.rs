@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -43,6 +44,9 @@ const IDLE_GRACE: Duration = Duration::from_secs(2);
 const CUT_LIMIT: Duration = Duration::from_secs(1);
 /// Requests for a reload that may wait for the one under way.
 const RELOADS_WAITING: usize = 16;
+/// How long a reload may read and check. A disk that hangs, or a named pipe in place of the file, must
+/// not keep the control thread from the next signal.
+const RELOAD_LIMIT: Duration = Duration::from_secs(30);
 /// How often counters without a use are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the names of routes and pools are said to be wanted still.
@@ -80,9 +84,24 @@ pub enum RunError {
 /// # Errors
 /// [`RunError`]
 pub fn run(path: &Path) -> Result<(), RunError> {
+    // Before certificates and names are looked at, which takes time: these signals end a process
+    // that does not catch them, and systemd takes SIGHUP for a clean end.
+    let (runtime, wishes) = control_runtime()?;
     let prepared = start::prepare(path)?;
     logging::init(prepared.process.snapshot.load().config.log.level);
-    serve(prepared, Some(path), |_| {})
+    serve_on(runtime, wishes, prepared, Some(path), |_| {})
+}
+
+/// What the control thread runs on, and the signals that it has caught from then on.
+fn control_runtime() -> io::Result<(LocalRuntime, Wishes)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())?;
+    let wishes = {
+        let _in_runtime = runtime.enter();
+        Wishes::new()?
+    };
+    Ok((runtime, wishes))
 }
 
 /// Serves what was prepared; `ready` is called when connections are accepted. `path`: what a reload
@@ -91,6 +110,17 @@ pub fn run(path: &Path) -> Result<(), RunError> {
 /// # Errors
 /// [`RunError`]
 pub fn serve(
+    prepared: Prepared,
+    path: Option<&Path>,
+    ready: impl FnOnce(&Process),
+) -> Result<(), RunError> {
+    let (runtime, wishes) = control_runtime()?;
+    serve_on(runtime, wishes, prepared, path, ready)
+}
+
+fn serve_on(
+    runtime: LocalRuntime,
+    wishes: Wishes,
     prepared: Prepared,
     path: Option<&Path>,
     ready: impl FnOnce(&Process),
@@ -104,10 +134,7 @@ pub fn serve(
         .load()
         .open_access_log(None, &process.access_log_counts);
     opened.map_err(StartError::from)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build_local(tokio::runtime::LocalOptions::default())?;
-    let done = runtime.block_on(control(prepared, path, ready));
+    let done = runtime.block_on(control(wishes, prepared, path, ready));
     if let Some(log) = process.snapshot.load().access_log() {
         log.finish(access_log::LAST_WORDS);
     }
@@ -117,13 +144,13 @@ pub fn serve(
 }
 
 async fn control(
+    mut wishes: Wishes,
     prepared: Prepared,
     path: Option<&Path>,
     ready: impl FnOnce(&Process),
 ) -> Result<(), RunError> {
     // Before anything that takes time, so that a signal during the start is not lost.
     let mut stop = StopSignals::new()?;
-    let mut wishes = Wishes::new()?;
     let process = &prepared.process;
     let snapshot = process.snapshot.load_full();
     let config = &snapshot.config;
@@ -315,9 +342,14 @@ impl Running {
         let counts = Arc::clone(&self.process.access_log_counts);
         let preparing =
             spawn_blocking(move || reload::prepare(&path, &in_force, &listening, workers, &counts));
-        match preparing.await {
-            Ok(prepared) => prepared.map_err(|error| with_sources(&error)),
-            Err(_) => Err("a defect of portico: see the log above".to_owned()),
+        match timeout(RELOAD_LIMIT, preparing).await {
+            Ok(Ok(prepared)) => prepared.map_err(|error| with_sources(&error)),
+            Ok(Err(_)) => Err("a defect of portico: see the log above".to_owned()),
+            // What it comes to later is thrown away.
+            Err(_) => Err(format!(
+                "the configuration, or a file that it names, could not be read within {} s: does a disk hang, or is it a named pipe?",
+                RELOAD_LIMIT.as_secs()
+            )),
         }
     }
 }

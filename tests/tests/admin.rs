@@ -692,6 +692,25 @@ fn no_route_leads_there() {
     });
 }
 
+/// The name of a node is fine when the configuration is read, and may lead anywhere later. The Host is
+/// one that the administration takes for its own.
+#[test]
+fn no_node_leads_there() {
+    let builder = Builder::new();
+    let port = builder.admin().port();
+    let portico = builder
+        .with("[server]\nname = 'proxy.toolforge.org'")
+        .with(&format!("[pools.ingress]\nnodes = ['localhost:{port}']"))
+        .start();
+    eventually("the node's address is found out", SOON, || {
+        let answer = portico
+            .tcp()
+            .exchange(get("proxy.toolforge.org", "/status"));
+        assert!([502, 503].contains(&answer.status), "{answer:?}");
+        portico.stderr().contains("own listener").then_some(())
+    });
+}
+
 #[test]
 fn web_pages_are_kept_out() {
     let (_origin, portico) = portico::echo();

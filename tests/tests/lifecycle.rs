@@ -1,5 +1,6 @@
 //! Start, stop, mistakes, and the demo: what an operator meets.
 
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -433,6 +434,36 @@ fn an_unserved_host_is_a_404_that_helps() {
             .status,
         404
     );
+}
+
+/// A reload, or a rotation of the log, may be asked for before portico has read its files.
+#[test]
+fn signals_during_the_start_do_not_end_it() {
+    for name in ["HUP", "USR1", "USR2"] {
+        let builder = Builder::new();
+        let config = builder.write();
+        let pipe = builder.folder().join("pipe.toml");
+        let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        let mut portico = Running(
+            Command::new(portico::binary())
+                .arg("run")
+                .arg("--config")
+                .arg(&pipe)
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap(),
+        );
+        // Opens when portico does, which then waits for the text.
+        let mut text = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+        signal(portico.0.id(), name);
+        text.write_all(&std::fs::read(config).unwrap()).unwrap();
+        drop(text);
+        eventually("it listens", SOON, || {
+            assert_eq!(portico.0.try_wait().unwrap(), None, "SIG{name}");
+            std::net::TcpStream::connect(builder.http()).ok()
+        });
+    }
 }
 
 // --- demo

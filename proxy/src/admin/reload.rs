@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hyper::{Request, Response, StatusCode};
 use serde_json::json;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
 use super::State;
@@ -18,11 +19,13 @@ pub(super) async fn page<B>(request: &Request<B>, state: &Arc<State>) -> Respons
         Err(why) => return bad_request(&why),
     };
     let (answer, answered) = oneshot::channel();
-    if state.reload.send(ReloadRequest { answer }).await.is_err() {
-        return refusal(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "portico stops: nothing was reloaded",
-        );
+    // Who waits here holds a connection, of which the other pages need some, too.
+    if let Err(error) = state.reload.try_send(ReloadRequest { answer }) {
+        let why = match error {
+            TrySendError::Full(_) => "too many reloads wait already: nothing was reloaded",
+            TrySendError::Closed(_) => "portico stops: nothing was reloaded",
+        };
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, why);
     }
     match answered.await {
         Ok(outcome) => said(form, outcome),

@@ -156,6 +156,18 @@ fn a_reload_is_asked_for_and_its_outcome_told() {
 }
 
 #[test]
+fn a_reload_that_hangs_takes_no_connections() {
+    run(async || {
+        let (sender, _requests) = mpsc::channel::<ReloadRequest>(1);
+        let (answer, _waits) = oneshot::channel();
+        sender.try_send(ReloadRequest { answer }).unwrap();
+        let server = Server::start(|state| state.reload = sender);
+        let answer = server.ask("POST", "/reload").await;
+        check_answer(&answer, 503, &["too many reloads wait"]);
+    });
+}
+
+#[test]
 fn metrics_and_explain() {
     run(async || {
         let server = Server::start(|_| {});

@@ -161,6 +161,13 @@ async fn to_node<S>(
             pool.connect_failed(node, &"its name does not resolve");
             continue;
         };
+        // A name that leads to portico itself, since somebody changed it: the administration must not
+        // be reached this way. Other odd addresses the administrator may want.
+        let policy = &request.snapshot.backends;
+        if let Err(refusal @ Refusal::OwnListener) = policy.check_always(address) {
+            pool.connect_failed(node, &refusal);
+            continue;
+        }
         if let Some(max_idle) = max_idle
             && let Some(stream) = connection.worker.idle.take(address, None, max_idle)
         {

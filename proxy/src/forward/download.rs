@@ -407,6 +407,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
         let editor = &self.request.snapshot.response;
         let sent = Answer::File(file).write(&mut out, &date, shape, &view, editor);
         self.request.facts.status.set(200);
+        self.request.facts.default_file.set(true);
         self.request.facts.send(sent);
         self.link.answer_begun.set(true);
         let sent = self.send(&mut Outgoing::whole(&out)).await;

@@ -30,6 +30,8 @@ pub struct Facts {
     pub sent: Cell<u64>,
     /// The failure that portico answered with.
     pub failure: Cell<Option<Failed>>,
+    /// The answer was portico's default for a file that the backend lacks.
+    pub default_file: Cell<bool>,
     /// A policy would have refused it, but for its dry run.
     pub dry_run: Cell<bool>,
     /// How it ended, as far as it is known; a request that ends otherwise was cut.
@@ -60,6 +62,7 @@ impl Facts {
             received: Cell::new(0),
             sent: Cell::new(0),
             failure: Cell::new(None),
+            default_file: Cell::new(false),
             dry_run: Cell::new(false),
             ending: Cell::new(None),
             upstream: Cell::new(None),

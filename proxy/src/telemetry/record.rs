@@ -35,6 +35,9 @@ pub struct Record<'a> {
     pub status: u16,
     /// The failure that portico answered with, or would have if the client had waited.
     pub failure: Option<Failed>,
+    /// The answer was portico's default for a file that the backend lacks: its 200 says nothing of
+    /// the tool.
+    pub default_file: bool,
     /// A policy would have refused it, but for its dry run.
     pub dry_run: bool,
     /// How it ended.
@@ -74,6 +77,7 @@ impl<'a> Record<'a> {
             reason: None,
             status: 0,
             failure: None,
+            default_file: false,
             dry_run: false,
             ending: Ending::Complete,
             received: 0,

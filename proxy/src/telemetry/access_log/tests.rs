@@ -55,6 +55,7 @@ fn record(client: &ClientInfo) -> Record<'_> {
         reason: Some(Reason::Registry(0)),
         status: 200,
         failure: None,
+        default_file: false,
         dry_run: false,
         ending: Ending::Complete,
         received: 0,

@@ -194,7 +194,7 @@ const TOOLS: Section = Section {
         counter(
             "portico_tool_requests_total",
             &["tool", "status"],
-            "Requests by tool and class of the final status. Tools that are not registered have a label if they are among the first 2,000 that answered 2xx; all else is tool=\"[other]\".",
+            "Requests by tool and class of the final status. Tools that are not registered have a label if they are among the first 2,000 that answered 2xx (a default robots.txt or favicon.ico does not count); all else is tool=\"[other]\".",
             "topk() of the rate shows who is busy, and whose 5xx climb.",
         ),
         gauge(

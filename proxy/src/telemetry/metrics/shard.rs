@@ -458,7 +458,9 @@ impl Shard {
         if let Some(tool) = record.tool {
             let names = &self.metrics.tool_names;
             let is_registered = || self.metrics.is_registered(tool);
-            self.tools.count(names, tool, class, is_registered);
+            // Any name gets a default robots.txt.
+            let exists = CLASSES.get(class) == Some(&"2xx") && !record.default_file;
+            self.tools.count(names, tool, class, exists, is_registered);
         }
         if record.dry_run {
             self.dry_run.inc();

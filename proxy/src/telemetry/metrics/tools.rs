@@ -2,7 +2,8 @@
 //!
 //! A tool is the first label of a valid host: anybody may ask for any. A name becomes a label when
 //! the tool is registered, or when it is one of the first [`MAX_OTHERS`] others of the process that
-//! gave an answer with a 2xx status; all else counts as [`OTHER`]. A name that is a label stays one,
+//! gave an answer with a 2xx status (not those that portico gives in their place: anybody has a
+//! robots.txt of any name); all else counts as [`OTHER`]. A name that is a label stays one,
 //! since a counter must not vanish; there are [`MAX_TOOLS`] of them at the most.
 //!
 //! Each worker counts in a map of its own, which only it writes. The collector reads the maps while
@@ -43,8 +44,8 @@ pub struct ToolNames {
 }
 
 impl ToolNames {
-    /// Whether `tool`, that answered with this class, has a label of its own from now on.
-    fn admit(&self, tool: &str, class: usize, is_registered: impl FnOnce() -> bool) -> bool {
+    /// Whether `tool`, which `exists` by its answer, has a label of its own from now on.
+    fn admit(&self, tool: &str, exists: bool, is_registered: impl FnOnce() -> bool) -> bool {
         let names = self.names.pin();
         if names.contains(tool) {
             return true;
@@ -53,7 +54,7 @@ impl ToolNames {
             return false;
         }
         let registered = is_registered();
-        let may = registered || (CLASSES.get(class) == Some(&"2xx") && self.has_room_for_other());
+        let may = registered || (exists && self.has_room_for_other());
         if !may || !take(&self.all, MAX_TOOLS) {
             return false;
         }
@@ -108,18 +109,19 @@ pub struct ToolRequests {
 }
 
 impl ToolRequests {
-    /// Counts a request of `tool`. Only the worker calls it.
+    /// Counts a request of `tool`, which `exists` if it gave a 2xx itself. Only the worker calls it.
     pub fn count(
         &self,
         names: &ToolNames,
         tool: &str,
         class: usize,
+        exists: bool,
         is_registered: impl FnOnce() -> bool,
     ) {
         let tools = self.tools.pin();
         let counters = match tools.get(tool) {
             Some(counters) => counters,
-            None if names.admit(tool, class, is_registered) => {
+            None if names.admit(tool, exists, is_registered) => {
                 tools.get_or_insert_with(tool.into(), ByClass::default)
             }
             None => &self.other,
@@ -167,16 +169,17 @@ mod tests {
     #[test]
     fn what_is_not_registered_needs_a_2xx() {
         let (names, requests) = (ToolNames::default(), ToolRequests::default());
-        for (tool, status, registered) in [
-            ("made-up", 404, false),
-            ("broken", 502, true),
-            ("paws", 200, false),
-            ("paws", 500, false),
-            ("gone", 301, false),
+        for (tool, status, exists, registered) in [
+            ("made-up", 404, false, false),
+            ("default-robots", 200, false, false),
+            ("broken", 502, false, true),
+            ("paws", 200, true, false),
+            ("paws", 500, false, false),
+            ("gone", 301, false, false),
         ] {
-            requests.count(&names, tool, class(status), || registered);
+            requests.count(&names, tool, class(status), exists, || registered);
         }
-        let expected = [(OTHER, 2), ("broken", 1), ("paws", 2)];
+        let expected = [(OTHER, 3), ("broken", 1), ("paws", 2)];
         let expected = expected.map(|(tool, count)| (tool.to_owned(), count));
         assert_eq!(labels(&[&requests]), BTreeMap::from(expected));
     }
@@ -190,10 +193,10 @@ mod tests {
             for worker in &workers {
                 scope.spawn(|| {
                     for n in 0..each {
-                        worker.count(&names, &format!("other-{n}"), class(200), || false);
+                        worker.count(&names, &format!("other-{n}"), class(200), true, || false);
                     }
                     for n in 0..each * 2 {
-                        worker.count(&names, &format!("tool-{n}"), class(200), || true);
+                        worker.count(&names, &format!("tool-{n}"), class(200), true, || true);
                     }
                 });
             }
