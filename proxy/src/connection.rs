@@ -8,7 +8,6 @@
 //! When it lives on is decided in `driver`, what a request means in `request`.
 
 use std::io;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::buffer::{Buffer, SMALL};
+use crate::client::ClientInfo;
 use crate::client_stream::ClientStream;
 use crate::deadline::{Deadline, Elapsed};
 use crate::halves::Shared;
@@ -31,30 +31,6 @@ const LINGER_SILENCE: Duration = Duration::from_secs(2);
 /// How long a client may take no byte of TLS's closing alert. One that reads nothing would
 /// otherwise keep its place for ever.
 const FAREWELL: Duration = Duration::from_secs(5);
-
-/// Who is at the other end.
-#[derive(Debug, Clone)]
-pub struct ClientInfo {
-    /// The client's address; IPv4 also when it came through an IPv6 socket.
-    pub address: IpAddr,
-    /// It came over TLS.
-    pub over_tls: bool,
-    /// What the TLS handshake agreed on; `None` before it, and without TLS.
-    pub tls: Option<TlsSession>,
-    /// The port of the listener.
-    pub port: u16,
-}
-
-/// What a TLS handshake agreed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TlsSession {
-    /// `TLSv1.3`, as logs and metrics write it.
-    pub version: &'static str,
-    /// `TLS_AES_128_GCM_SHA256`
-    pub cipher: &'static str,
-    /// An earlier session was taken up again.
-    pub resumed: bool,
-}
 
 /// A client connection.
 #[derive(Debug)]

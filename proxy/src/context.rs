@@ -7,7 +7,7 @@ use std::time::Duration;
 use portico_routing::host::Host;
 use portico_routing::table::ToolName;
 
-use crate::connection::ClientInfo;
+use crate::client::ClientInfo;
 use crate::http1::{Framing, Method, RequestHead, Version};
 use crate::http2::websocket;
 use crate::policy::tool_cap;

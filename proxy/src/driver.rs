@@ -10,8 +10,9 @@ use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use crate::buffer::SMALL;
+use crate::client::ClientInfo;
 use crate::client_stream::ClientStream;
-use crate::connection::{After, ClientInfo, Connection};
+use crate::connection::{After, Connection};
 use crate::http1::{Parsed, RequestError, RequestParser};
 use crate::request::{self, Unanswered};
 use crate::response::failure::Failure;

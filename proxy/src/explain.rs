@@ -38,7 +38,7 @@ pub use question::{Question, QuestionError};
 pub use steps::Step;
 pub use verdict::{OwnAnswer, Verdict};
 
-use crate::connection::ClientInfo;
+use crate::client::ClientInfo;
 use crate::context::Request;
 use crate::forward::Destination;
 use crate::http1::{Parsed, RequestHead, RequestParser};

@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod buffer;
 pub mod check;
+pub mod client;
 pub mod client_stream;
 pub mod connection;
 pub mod context;
@@ -31,6 +32,7 @@ pub mod process;
 pub mod proxy_protocol;
 pub mod registry;
 pub mod reload;
+pub mod reloads;
 pub mod repeats;
 pub mod request;
 pub mod request_id;

@@ -14,9 +14,9 @@ use portico_routing::table::Table;
 use crate::places::Places;
 use crate::policy::tool_cap::ToolCap;
 use crate::registry::RegistryStatus;
-use crate::reload::Reloads;
+use crate::reloads::Reloads;
 use crate::snapshot::Snapshot;
-use crate::telemetry::access_log;
+use crate::telemetry::access_log::{Counts, OpenLog};
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::resolve::Resolver;
 
@@ -45,8 +45,11 @@ pub struct Process {
     pub backends: Arc<Places>,
     /// What became of reloads.
     pub reloads: Reloads,
-    /// What became of the access log's lines.
-    pub access_log_counts: Arc<access_log::Counts>,
+    /// The access log that is open; empty before it is, and where there is none. Not part of the
+    /// snapshot, which a WebSocket may hold for days: an old file must be let go of.
+    pub access_log: OpenLog,
+    /// What became of its lines.
+    pub access_log_counts: Arc<Counts>,
     /// TLS towards backends with an https:// URL.
     pub backend_tls: Arc<rustls::ClientConfig>,
     /// What is counted.

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::connection::ClientInfo;
+use crate::client::ClientInfo;
 use crate::failure_text::with_sources;
 use crate::telemetry::metrics::shard::NoProxyHeader;
 use crate::worker::Worker;

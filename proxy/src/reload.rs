@@ -12,37 +12,18 @@
 //! see [`keep`].
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::sync::Arc;
 
-use portico_config::Config;
-use tokio::sync::oneshot;
-use tracing::{error, info, warn};
+use portico_config::{Config, Log};
 
 use crate::admin::Admin;
-use crate::failure_text::one_line;
 use crate::listen::{self, Address, ListenError};
 use crate::logging;
 use crate::process::Process;
+use crate::reloads::ReloadReport;
 use crate::server::{Listener, Order};
-use crate::snapshot::Snapshot;
 use crate::start::{self, Built, StartError};
-use crate::telemetry::access_log;
-
-/// Asks the control thread for a reload.
-#[derive(Debug)]
-pub struct ReloadRequest {
-    /// What came of it; the error is for people, with all mistakes.
-    pub answer: oneshot::Sender<Result<ReloadReport, String>>,
-}
-
-/// A reload that succeeded.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ReloadReport {
-    /// What is odd, and what needs a restart.
-    pub warnings: Vec<String>,
-}
+use crate::telemetry::access_log::AccessLog;
 
 /// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +45,7 @@ pub struct Ready {
     /// The administration, if it moves; `Some(None)`: it is switched off.
     pub admin: Option<Option<Admin>>,
     built: Built,
+    access_log: Option<Arc<AccessLog>>,
     listening: Vec<Address>,
     /// For each worker.
     new: Vec<Vec<Listener>>,
@@ -77,16 +59,16 @@ pub struct Ready {
 /// [`ReloadError`]; nothing was changed.
 pub fn prepare(
     path: &Path,
-    in_force: &Snapshot,
+    process: &Process,
     listening: &[Address],
     workers: usize,
-    counts: &Arc<access_log::Counts>,
 ) -> Result<Ready, ReloadError> {
+    let in_force = process.snapshot.load_full();
     let loaded = portico_config::load(path).map_err(StartError::from)?;
     let mut warnings = loaded.warnings.iter().map(ToString::to_string).collect();
     let mut config = loaded.config;
     keep(&mut config, &in_force.config, &mut warnings);
-    let built = start::build(config, warnings, Some(in_force))?;
+    let built = start::build(config, warnings, Some(&in_force))?;
     let wanted = listen::addresses(&built.snapshot.config.listen);
     let without = |some: &[Address], others: &[Address]| -> Vec<Address> {
         let of_some = some.iter().filter(|address| !others.contains(address));
@@ -101,15 +83,32 @@ pub fn prepare(
     let new = bound.into_iter().map(listen::Bound::listen);
     let new = new.collect::<Result<_, _>>()?;
     // Last, because it may make a file.
-    let opened = built.snapshot.open_access_log(Some(in_force), counts);
-    opened.map_err(StartError::from)?;
+    let log = &built.snapshot.config.log;
+    let opened = open_access_log(log, process)?;
     Ok(Ready {
+        access_log: opened,
         admin,
         built,
         new,
         gone: without(listening, &wanted),
         listening: wanted,
     })
+}
+
+/// Opens the access log that the configuration asks for, or keeps the one that is open.
+///
+/// # Errors
+/// [`StartError::AccessLog`]
+pub fn open_access_log(
+    config: &Log,
+    process: &Process,
+) -> Result<Option<Arc<AccessLog>>, StartError> {
+    let open = process.access_log.load();
+    Ok(AccessLog::open(
+        config,
+        open.as_ref(),
+        &process.access_log_counts,
+    )?)
 }
 
 /// Keeps what a running process cannot change.
@@ -168,6 +167,7 @@ impl Ready {
         process.connections.resize(descriptors.clients);
         process.backends.resize(descriptors.backends);
         start::want_names(&snapshot.config, &process.resolver);
+        process.access_log.store(self.access_log);
         process.snapshot.store(snapshot.into());
         for (worker, listeners) in self.new.into_iter().enumerate() {
             if !listeners.is_empty() {
@@ -179,76 +179,4 @@ impl Ready {
         }
         (self.listening, ReloadReport { warnings })
     }
-}
-
-/// What became of reloads since the start; for metrics and the status.
-#[derive(Debug, Default)]
-pub struct Reloads {
-    succeeded: AtomicU64,
-    failed: AtomicU64,
-    last: Mutex<Option<LastReload>>,
-    last_success: Mutex<Option<SystemTime>>,
-}
-
-/// The last reload.
-#[derive(Debug, Clone)]
-pub struct LastReload {
-    /// When.
-    pub time: SystemTime,
-    /// What came of it.
-    pub outcome: Result<ReloadReport, String>,
-}
-
-impl Reloads {
-    /// How many succeeded.
-    pub fn succeeded(&self) -> u64 {
-        self.succeeded.load(Relaxed)
-    }
-
-    /// How many failed, and changed nothing.
-    pub fn failed(&self) -> u64 {
-        self.failed.load(Relaxed)
-    }
-
-    /// The last one; `None`: the configuration is that of the start.
-    pub fn last(&self) -> Option<LastReload> {
-        lock(&self.last).clone()
-    }
-
-    /// When the configuration in force was taken up; `None`: at the start.
-    pub fn last_success(&self) -> Option<SystemTime> {
-        *lock(&self.last_success)
-    }
-
-    /// Notes and logs what came of one.
-    pub fn note(&self, outcome: &Result<ReloadReport, String>) {
-        match outcome {
-            Ok(report) => {
-                self.succeeded.fetch_add(1, Relaxed);
-                *lock(&self.last_success) = Some(SystemTime::now());
-                for warning in &report.warnings {
-                    warn!("{}", one_line(warning));
-                }
-                info!(
-                    warnings = report.warnings.len(),
-                    "the configuration was reloaded"
-                );
-            }
-            Err(mistakes) => {
-                self.failed.fetch_add(1, Relaxed);
-                error!(
-                    "the configuration was not reloaded, and the old one stays in force: {}",
-                    one_line(mistakes)
-                );
-            }
-        }
-        *lock(&self.last) = Some(LastReload {
-            time: SystemTime::now(),
-            outcome: outcome.clone(),
-        });
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

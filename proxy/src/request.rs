@@ -27,8 +27,9 @@ use portico_routing::rewrite;
 use portico_routing::table::{Table, ToolName};
 use tracing::debug;
 
+use crate::client::ClientInfo;
 use crate::client_stream::ClientStream;
-use crate::connection::{After, ClientInfo, Connection};
+use crate::connection::{After, Connection};
 use crate::context::Request;
 use crate::forward::{self, Destination, Outcome};
 use crate::http1::{Framing, Method, RequestHead, RequestParser, TargetForm, Version};
@@ -40,7 +41,6 @@ use crate::response::compress::Accepts;
 use crate::response::failure::{Failure, Side};
 use crate::response::headers::ClientView;
 use crate::snapshot::Snapshot;
-use crate::telemetry;
 use crate::telemetry::head_copy::HeadCopy;
 use crate::telemetry::record::{Ending, Failed, Record, Route};
 use crate::upstream::fallback::{self, FALLBACK};
@@ -162,7 +162,7 @@ impl Underway {
 impl Drop for Underway {
     fn drop(&mut self) {
         let record = self.request.record(&self.client, self.worker.ended());
-        telemetry::ended(&self.worker, &record);
+        self.worker.tell(&record);
         if let Some(copy) = self.request.copy.take() {
             self.worker.put_head(copy.into_buffer());
         }
@@ -434,7 +434,7 @@ pub async fn answer_failure<S: ClientStream>(
         duration: began.elapsed(),
         ..Record::new(request_id, &connection.client)
     };
-    telemetry::ended(&connection.worker, &record);
+    connection.worker.tell(&record);
     if let Some(copy) = copy {
         connection.worker.put_head(copy.into_buffer());
     }
@@ -478,7 +478,7 @@ pub fn unanswered(worker: &Worker, client: &ClientInfo, read: &[u8], what: Unans
         ending,
         ..Record::new(worker.request_ids.next(), client)
     };
-    telemetry::ended(worker, &record);
+    worker.tell(&record);
     if let Some(copy) = copy {
         worker.put_head(copy.into_buffer());
     }

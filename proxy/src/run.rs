@@ -27,7 +27,8 @@ use crate::listen::{self, Address, Bound, ListenError};
 use crate::logging;
 use crate::process::{Process, Stage};
 use crate::registry::{Registry, RegistryError};
-use crate::reload::{self, ReloadReport, ReloadRequest};
+use crate::reload;
+use crate::reloads::{ReloadReport, ReloadRequest};
 use crate::server::{self, Order, Seed};
 use crate::signals::{StopSignals, Wish, Wishes};
 use crate::start::{self, Prepared, StartError};
@@ -129,13 +130,10 @@ fn serve_on(
         warn!("{}", one_line(warning));
     }
     let process = Arc::clone(&prepared.process);
-    let opened = process
-        .snapshot
-        .load()
-        .open_access_log(None, &process.access_log_counts);
-    opened.map_err(StartError::from)?;
+    let opened = reload::open_access_log(&process.snapshot.load().config.log, &process)?;
+    process.access_log.store(opened);
     let done = runtime.block_on(control(wishes, prepared, path, ready));
-    if let Some(log) = process.snapshot.load().access_log() {
+    if let Some(log) = &*process.access_log.load() {
         log.finish(access_log::LAST_WORDS);
     }
     // A name that is being resolved, or a file on a disk that hangs, must not hold up the end.
@@ -290,7 +288,7 @@ impl Running {
             Wish::Reload => {
                 self.reload().await.ok();
             }
-            Wish::Reopen => match self.process.snapshot.load().access_log() {
+            Wish::Reopen => match &*self.process.access_log.load() {
                 Some(log) => log.reopen(),
                 None => warn!("SIGUSR1 does nothing: there is no access log"),
             },
@@ -337,11 +335,10 @@ impl Running {
         let Some(path) = self.path.clone() else {
             return Err("there is no configuration file to load".to_owned());
         };
-        let in_force = self.process.snapshot.load_full();
+        let process = Arc::clone(&self.process);
         let (listening, workers) = (self.listening.clone(), self.orders.len());
-        let counts = Arc::clone(&self.process.access_log_counts);
         let preparing =
-            spawn_blocking(move || reload::prepare(&path, &in_force, &listening, workers, &counts));
+            spawn_blocking(move || reload::prepare(&path, &process, &listening, workers));
         match timeout(RELOAD_LIMIT, preparing).await {
             Ok(Ok(prepared)) => prepared.map_err(|error| with_sources(&error)),
             Ok(Err(_)) => Err("a defect of portico: see the log above".to_owned()),

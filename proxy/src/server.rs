@@ -23,7 +23,8 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error};
 
 use crate::buffer::LARGE;
-use crate::connection::{ClientInfo, refuse_plain_http};
+use crate::client::ClientInfo;
+use crate::connection::refuse_plain_http;
 use crate::counted::Counted;
 use crate::driver;
 use crate::http2;
@@ -345,8 +346,7 @@ fn why_no_handshake(error: &io::Error) -> NoHandshake {
 async fn hand_over_lines(worker: Rc<Worker>) {
     loop {
         tokio::time::sleep(access_log::TICK).await;
-        let snapshot = worker.snapshot.load();
-        worker.access_log.tick(snapshot.access_log());
+        worker.access_log.tick();
     }
 }
 

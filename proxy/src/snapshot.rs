@@ -10,15 +10,14 @@
 use std::cell::RefCell;
 use std::ops::Deref;
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
-use portico_config::Config;
+use portico_config::{Config, LogTarget};
 
 use crate::policy::backends::BackendPolicy;
 use crate::response::headers::ResponseEditor;
 use crate::response::pages::Pages;
-use crate::telemetry::access_log::{AccessLog, Counts, OpenError};
 use crate::tls::ServerTls;
 use crate::upstream::fallback::Fallback;
 use crate::upstream::nodes::NodePool;
@@ -40,8 +39,6 @@ pub struct Snapshot {
     pub response: ResponseEditor,
     /// The pages of failures.
     pub pages: Pages,
-    /// Empty until it is opened, and where there is none.
-    access_log: OnceLock<Arc<AccessLog>>,
 }
 
 impl Snapshot {
@@ -64,7 +61,6 @@ impl Snapshot {
             fallback: fallback.map(|backend| Fallback::adopting(backend, old_fallback)),
             response: ResponseEditor::new(&config.headers),
             pages,
-            access_log: OnceLock::new(),
             backends,
             config,
         }
@@ -74,29 +70,7 @@ impl Snapshot {
 impl Snapshot {
     /// Whether an access log wants to know of requests.
     pub fn logs_requests(&self) -> bool {
-        self.access_log().is_some()
-    }
-
-    /// The access log, if there is one.
-    pub fn access_log(&self) -> Option<&Arc<AccessLog>> {
-        self.access_log.get()
-    }
-
-    /// Opens the access log that the configuration asks for, once, or takes over that of
-    /// `previous`. For who is going to serve: a check must not make files.
-    ///
-    /// # Errors
-    /// [`OpenError`]
-    pub fn open_access_log(
-        &self,
-        previous: Option<&Self>,
-        counts: &Arc<Counts>,
-    ) -> Result<(), OpenError> {
-        let previous = previous.and_then(Self::access_log);
-        if let Some(log) = AccessLog::open(&self.config.log, previous, counts)? {
-            let _ = self.access_log.set(log);
-        }
-        Ok(())
+        self.config.log.access != LogTarget::Off
     }
 }
 

@@ -22,7 +22,7 @@ use crate::policy::backends::BackendPolicy;
 use crate::policy::tool_cap::ToolCap;
 use crate::process::Process;
 use crate::registry::{self, Admit, Changed};
-use crate::reload::Reloads;
+use crate::reloads::Reloads;
 use crate::response::pages::Pages;
 use crate::snapshot::Snapshot;
 use crate::telemetry::access_log::OpenError;
@@ -120,6 +120,7 @@ pub fn prepare_config(config: Config, warnings: Vec<String>) -> Result<Prepared,
         tools: ToolCap::default(),
         connections: Places::new(descriptors.clients),
         backends: Places::new(descriptors.backends),
+        access_log: Arc::default(),
         access_log_counts: Arc::default(),
         backend_tls: tls::client_config()?,
         reloads: Reloads::default(),

@@ -25,7 +25,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
-use crate::connection::TlsSession;
+use crate::client::TlsSession;
 
 pub use certificate::CertificateError;
 pub use store::{CertificateExpiry, CertificateStore, RELOAD_INTERVAL, ReloadOutcome};

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use crate::buffer::{BufferPool, SMALL};
 use crate::deadline::Deadline;
@@ -26,7 +26,7 @@ use crate::spare::{Spare, SpareBuffers};
 use crate::telemetry::access_log::LogBuffer;
 use crate::telemetry::address::{self, Shown};
 use crate::telemetry::metrics::Shard;
-use crate::telemetry::record::Ended;
+use crate::telemetry::record::{Ended, Record};
 use crate::upstream::h2c::H2cPool;
 use crate::upstream::idle::IdlePool;
 use crate::upstream::nodes::Turn;
@@ -125,13 +125,13 @@ impl Worker {
             snapshot: SnapshotReader::new(Arc::clone(&process.snapshot)),
             h2c: H2cPool::new(Rc::clone(&frames), Arc::clone(&process.backends)),
             metrics,
-            process,
             buffers: BufferPool::default(),
             encoders: Rc::default(),
             idle: IdlePool::default(),
             turn: RefCell::default(),
             draining: Notify::new(),
-            access_log: LogBuffer::default(),
+            access_log: LogBuffer::new(Arc::clone(&process.access_log)),
+            process,
             request_ids: RequestIds::default(),
             close_idle: Notify::new(),
             phase: Cell::new(Phase::Serving),
@@ -255,6 +255,22 @@ impl Worker {
         let time = SystemTime::now();
         self.clocks.set((at, time));
         Ended { at, time }
+    }
+
+    /// Counts and logs a request that has ended.
+    pub fn tell(&self, record: &Record<'_>) {
+        self.metrics.request(record);
+        debug!(
+            id = %record.id,
+            host = record.host,
+            tool = record.tool,
+            route = record.route.as_str(),
+            status = record.status,
+            ending = record.ending.as_str(),
+            "request finished"
+        );
+        let snapshot = self.snapshot.load();
+        self.access_log.write(&snapshot.config.log, record);
     }
 
     /// The value of a Date field for this second.

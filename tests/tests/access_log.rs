@@ -839,3 +839,29 @@ fn a_log_that_cannot_be_opened_is_said_at_the_start() {
     builder.command("check", &[]).expect(0, &[]);
     assert!(!path.exists(), "a check makes no file");
 }
+
+/// A WebSocket sees the configuration of its beginning for days; the log of then must be let go of
+/// all the same, or its file comes back each time it is removed.
+#[test]
+fn a_websocket_does_not_keep_an_old_log_open() {
+    let tunnels = Origin::scripted("ws", websocket::echo);
+    let (builder, path) = logging(&tunnels, "json");
+    let mut portico = builder.start();
+    let other = path.with_file_name("other.log");
+    let mut tunnel = portico.tcp();
+    websocket::upgrade(&mut tunnel, HOST, "/");
+    portico.change(&format!("[log]\naccess = {other:?}"));
+    assert!(portico.reload());
+    let open = || {
+        let files = fs::read_dir(format!("/proc/{}/fd", portico.pid())).unwrap();
+        let targets = files.filter_map(|file| fs::read_link(file.unwrap().path()).ok());
+        targets.filter(|target| *target == path).count()
+    };
+    eventually("the old file is let go of", SOON, || {
+        (open() == 0).then_some(())
+    });
+    tunnel.send(websocket::frame(websocket::CLOSE, b"", true));
+    websocket::read_frame(&mut tunnel.wire).unwrap();
+    drop(tunnel);
+    assert_eq!(objects(&other, 1)[0]["status"], 101);
+}

@@ -47,7 +47,7 @@ use tracing::{debug, error, warn};
 
 use crate::listen::ListenError;
 use crate::process::Process;
-use crate::reload::ReloadRequest;
+use crate::reloads::ReloadRequest;
 use crate::repeats::Repeats;
 
 pub use answer::Body;

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::State;
 use super::answer::{Body, Form, bad_request, json, refusal, text};
 use super::query::Query;
-use crate::reload::{ReloadReport, ReloadRequest};
+use crate::reloads::{ReloadReport, ReloadRequest};
 
 pub(super) async fn page<B>(request: &Request<B>, state: &Arc<State>) -> Response<Body> {
     let query = Query::parse(request, &["format"]);

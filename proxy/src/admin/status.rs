@@ -187,7 +187,7 @@ impl Status {
                 })
                 .collect(),
             reloads: reloads(process),
-            access_log: access_log(process, snapshot.access_log().is_some()),
+            access_log: access_log(process, process.access_log.load().is_some()),
         }
     }
 

@@ -12,7 +12,7 @@ use portico_routing::table::Entry;
 
 use super::*;
 use crate::process::Stage;
-use crate::reload::ReloadReport;
+use crate::reloads::ReloadReport;
 
 const CONFIG: &str = r#"
     [listen]

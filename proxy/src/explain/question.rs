@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use portico_config::Listen;
 
-use crate::connection::ClientInfo;
+use crate::client::ClientInfo;
 use crate::percent::encode;
 
 /// Bytes of a question in all. Larger ones could be asked of portico, but not by a person.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::fields::{FieldLine, lines};
 use super::{Case, text_of};
-use crate::connection::ClientInfo;
+use crate::client::ClientInfo;
 use crate::forward::Destination;
 use crate::http1::reason_phrase;
 use crate::request::Own;

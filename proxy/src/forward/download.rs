@@ -16,8 +16,9 @@ use super::link::Link;
 use super::reading::{Read, read};
 use super::tunnel::tunnel;
 use crate::buffer::{Buffer, LARGE, SMALL};
+use crate::client::ClientInfo;
 use crate::client_stream::ClientStream;
-use crate::connection::{ClientInfo, WriteError, send};
+use crate::connection::{WriteError, send};
 use crate::context::Request;
 use crate::deadline::Deadline;
 use crate::http1::{

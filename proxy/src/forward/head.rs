@@ -13,7 +13,7 @@ use portico_routing::field::Field;
 use portico_routing::host::Host;
 
 use super::destination::Destination;
-use crate::connection::ClientInfo;
+use crate::client::ClientInfo;
 use crate::context::Request;
 use crate::http1::{Framing, RequestHead, Version, write_field};
 

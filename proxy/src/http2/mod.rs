@@ -36,8 +36,9 @@ use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 use tracing::debug;
 
+use crate::client::ClientInfo;
 use crate::client_stream::{ByteStream, ClientStream};
-use crate::connection::{After, ClientInfo, Connection};
+use crate::connection::{After, Connection};
 use crate::deadline::Deadline;
 use crate::http1::Parsed;
 use crate::request::{self, Unanswered};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use portico_routing::decide::Reason;
 
-use crate::connection::ClientInfo;
+use crate::client::ClientInfo;
 use crate::http1::Version;
 use crate::request_id::RequestId;
 use crate::response::failure::{Failure, Side};

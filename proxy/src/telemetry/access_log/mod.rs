@@ -22,6 +22,7 @@ mod vhosts;
 mod writer;
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwapOption, Cache};
 use jiff::tz::TimeZone;
 use portico_config::{Log, LogFormat, LogTarget};
 use tracing::warn;
@@ -191,9 +193,14 @@ impl Drop for AccessLog {
     }
 }
 
+/// The access log that is open, if there is one; exchanged by a reload.
+pub type OpenLog = Arc<ArcSwapOption<AccessLog>>;
+
 /// The lines of one worker that were not handed over yet.
-#[derive(Debug, Default)]
-pub struct LogBuffer(RefCell<Lines>);
+pub struct LogBuffer {
+    open: RefCell<Cache<OpenLog, Option<Arc<AccessLog>>>>,
+    lines: RefCell<Lines>,
+}
 
 #[derive(Debug, Default)]
 struct Lines {
@@ -204,9 +211,21 @@ struct Lines {
 }
 
 impl LogBuffer {
-    /// Appends the line of `record` for `log`, as `config` wants it written.
-    pub fn write(&self, log: &Arc<AccessLog>, config: &Log, record: &Record<'_>) {
-        let lines = &mut *self.0.borrow_mut();
+    /// No lines yet; they will go to the log that is open then.
+    pub fn new(open: OpenLog) -> Self {
+        Self {
+            open: RefCell::new(Cache::new(open)),
+            lines: RefCell::default(),
+        }
+    }
+
+    /// Appends the line of `record`, as `config` wants it written, if there is a log.
+    pub fn write(&self, config: &Log, record: &Record<'_>) {
+        let mut open = self.open.borrow_mut();
+        let Some(log) = open.load() else {
+            return;
+        };
+        let lines = &mut *self.lines.borrow_mut();
         lines.turn_to(log);
         lines.clock.set(record.time, &log.zone);
         let (out, clock) = (&mut lines.bytes, &lines.clock);
@@ -219,10 +238,12 @@ impl LogBuffer {
         }
     }
 
-    /// Hands over what waits, and lets go of a log that is not `current` any more. Call it every
+    /// Hands over what waits, and lets go of a log that is not open any more. Call it every
     /// [`TICK`].
-    pub fn tick(&self, current: Option<&Arc<AccessLog>>) {
-        let lines = &mut *self.0.borrow_mut();
+    pub fn tick(&self) {
+        let mut open = self.open.borrow_mut();
+        let current = open.load().as_ref();
+        let lines = &mut *self.lines.borrow_mut();
         lines.hand_over();
         if lines.log.as_ref().map(Arc::as_ptr) != current.map(Arc::as_ptr) {
             lines.log = None;
@@ -231,9 +252,17 @@ impl LogBuffer {
     }
 }
 
+impl fmt::Debug for LogBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogBuffer")
+            .field("lines", &self.lines)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Drop for LogBuffer {
     fn drop(&mut self) {
-        self.0.get_mut().hand_over();
+        self.lines.get_mut().hand_over();
     }
 }
 

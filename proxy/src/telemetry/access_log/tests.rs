@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use rustix::fs::OFlags;
 
 use super::*;
-use crate::connection::{ClientInfo, TlsSession};
+use crate::client::{ClientInfo, TlsSession};
 use crate::http1::Version;
 use crate::request_id::RequestIds;
 use crate::response::failure::Side;
@@ -220,7 +220,23 @@ fn every_key_is_documented() {
     for key in keys.chain(inner.into_iter().flatten()) {
         assert!(documented.contains(&format!("`{key}`")), "{key}");
     }
-    for word in Route::ALL.map(Route::as_str) {
+    let reasons = [
+        Reason::StaticRoute(0),
+        Reason::Registry(0),
+        Reason::NoPatternMatched,
+        Reason::Unregistered,
+        Reason::Apex,
+        Reason::ReservedLabel,
+        Reason::Renamed,
+        Reason::ToolMoved,
+        Reason::LegacyRoot,
+        Reason::LegacyNoTool,
+        Reason::ForeignHost,
+        Reason::TwoLabels,
+        Reason::BadPath,
+    ];
+    let words = Route::ALL.map(Route::as_str).into_iter();
+    for word in words.chain(reasons.map(Reason::code)) {
         assert!(documented.contains(&format!("`{word}`")), "{word}");
     }
 }
@@ -282,6 +298,7 @@ struct Rig {
     log: Arc<AccessLog>,
     counts: Arc<Counts>,
     buffer: LogBuffer,
+    open: OpenLog,
     written: u64,
 }
 
@@ -296,12 +313,15 @@ impl Rig {
 
     fn at(folder: tempfile::TempDir, path: &Path) -> Self {
         let (config, counts) = (config(path), Arc::default());
+        let log = AccessLog::open(&config, None, &counts).unwrap().unwrap();
+        let open = OpenLog::new(Some(Arc::clone(&log)).into());
         Self {
-            log: AccessLog::open(&config, None, &counts).unwrap().unwrap(),
+            log,
             folder,
             config,
             counts,
-            buffer: LogBuffer::default(),
+            buffer: LogBuffer::new(Arc::clone(&open)),
+            open,
             written: 0,
         }
     }
@@ -313,14 +333,14 @@ impl Rig {
             let line = format!("GET /{} HTTP/1.1", self.written);
             let mut record = record(&client);
             record.text.line = line.as_bytes();
-            self.buffer.write(&self.log, &self.config, &record);
+            self.buffer.write(&self.config, &record);
             self.written += 1;
         }
     }
 
     /// Has all that was written arrive.
     fn flush(&self) {
-        self.buffer.tick(Some(&self.log));
+        self.buffer.tick();
         self.log.finish(SOON);
     }
 
@@ -468,6 +488,7 @@ fn a_worker_turns_to_another_log() {
             .unwrap()
             .unwrap(),
     );
+    rig.open.store(Some(Arc::clone(&rig.log)));
     rig.written = 0;
     rig.write(1);
     rig.flush();
@@ -478,7 +499,8 @@ fn a_worker_turns_to_another_log() {
     );
     let text = fs::read_to_string(rig.folder.path().join("second.log")).unwrap();
     assert_eq!(numbers_in(&text), upto(1));
-    rig.buffer.tick(None);
+    rig.open.store(None);
+    rig.buffer.tick();
     assert_eq!(Arc::strong_count(&rig.log), 1, "the buffer lets go");
 }
 
@@ -622,7 +644,7 @@ fn a_pipe_whose_reader_stops_fills_the_queue_and_no_more() {
     let began = Instant::now();
     // Some 40 MB.
     rig.write(200_000);
-    rig.buffer.tick(Some(&rig.log));
+    rig.buffer.tick();
     assert!(
         began.elapsed() < 3 * SOON,
         "nothing waited: {:?}",
@@ -655,7 +677,8 @@ fn a_stopped_reader_does_not_keep_a_log_that_is_closed() {
     let _reader = reader(&path);
     let mut rig = Rig::at(folder, &path);
     rig.write(2_000);
-    rig.buffer.tick(None);
+    rig.open.store(None);
+    rig.buffer.tick();
     let Rig {
         folder: _folder,
         log,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::Metrics;
 use super::cells::{Bounds, Counter, Gauge, Histogram};
 use super::tools::{CLASSES, ToolRequests, class};
-use crate::connection::TlsSession;
+use crate::client::TlsSession;
 use crate::http2::budget::Abuse;
 use crate::http2::coalesce::Breach;
 use crate::response::compress::ALGORITHMS;
