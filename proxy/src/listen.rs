@@ -12,8 +12,6 @@ use portico_config::Listen;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
-use crate::server::Listener;
-
 /// Connections that the kernel holds for a worker that is busy.
 const BACKLOG: i32 = 4096;
 /// Probes of a silent peer begin after this, so that tunnels to machines that vanished
@@ -66,6 +64,15 @@ pub struct Address {
     pub socket: SocketAddr,
     /// Clients speak TLS on it.
     pub over_tls: bool,
+}
+
+/// A listening socket of one worker.
+#[derive(Debug)]
+pub struct Listener {
+    /// The bound socket.
+    pub socket: std::net::TcpListener,
+    /// What was configured.
+    pub address: Address,
 }
 
 /// Bound sockets for one worker; [`Bound::listen`] makes them accept.

@@ -17,11 +17,11 @@ use std::sync::Arc;
 use portico_config::{Config, Log};
 
 use crate::admin::Admin;
-use crate::listen::{self, Address, ListenError};
+use crate::listen::{self, Address, ListenError, Listener};
 use crate::logging;
 use crate::process::Process;
 use crate::reloads::ReloadReport;
-use crate::server::{Listener, Order};
+use crate::server::Order;
 use crate::start::{self, Built, StartError};
 use crate::telemetry::access_log::AccessLog;
 

@@ -28,7 +28,7 @@ use crate::connection::refuse_plain_http;
 use crate::counted::Counted;
 use crate::driver;
 use crate::http2;
-use crate::listen::Address;
+use crate::listen::{Address, Listener};
 use crate::places::Place;
 use crate::process::Process;
 use crate::proxy_protocol;
@@ -37,15 +37,6 @@ use crate::telemetry::metrics::Shard;
 use crate::telemetry::metrics::shard::{AcceptError, NoHandshake};
 use crate::tls;
 use crate::worker::{Open, Phase, Worker};
-
-/// A listening socket of one worker.
-#[derive(Debug)]
-pub struct Listener {
-    /// The bound socket.
-    pub socket: std::net::TcpListener,
-    /// What was configured.
-    pub address: Address,
-}
 
 /// A change to what a worker listens on.
 #[derive(Debug)]

@@ -16,7 +16,6 @@ use portico_routing::backend::{Backend, BackendHost};
 use portico_routing::table::{Entry, Table};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::admin;
 use crate::places::Places;
 use crate::policy::backends::BackendPolicy;
 use crate::policy::tool_cap::ToolCap;
@@ -33,8 +32,8 @@ use crate::upstream::resolve::Resolver;
 /// Descriptors that the process needs beside its connections: listeners, epoll, redis, logs,
 /// certificates being read.
 const RESERVED_DESCRIPTORS: usize = 64;
-/// And for connections to the administration, if it is on.
-const ADMIN_DESCRIPTORS: usize = admin::MAX_CONNECTIONS;
+/// Connections to the administration at once, each of which needs one too; the next one gets 503.
+pub const ADMIN_CONNECTIONS: usize = 32;
 
 /// Why portico does not start.
 #[derive(Debug, thiserror::Error)]
@@ -237,7 +236,7 @@ fn descriptors_for(wanted: usize, admin: bool) -> Result<Descriptors, StartError
         .current
         .and_then(|n| usize::try_from(n).ok())
         .unwrap_or(usize::MAX / 2);
-    let reserved = RESERVED_DESCRIPTORS + if admin { ADMIN_DESCRIPTORS } else { 0 };
+    let reserved = RESERVED_DESCRIPTORS + if admin { ADMIN_CONNECTIONS } else { 0 };
     let left = files.saturating_sub(reserved);
     match left / 3 * 2 {
         0 => Err(StartError::Descriptors(files)),

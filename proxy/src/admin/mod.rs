@@ -7,7 +7,7 @@
 //! a browser on the same machine can connect too; `guard` keeps them out.
 //!
 //! Invariants: no number of clients, and no slowness of theirs, takes more than
-//! [`MAX_CONNECTIONS`] connections or keeps one for ever; every answer says `no-store` and `nosniff`;
+//! [`ADMIN_CONNECTIONS`] connections or keeps one for ever; every answer says `no-store` and `nosniff`;
 //! nothing but `POST /reload` changes anything.
 
 mod answer;
@@ -49,6 +49,7 @@ use crate::listen::ListenError;
 use crate::process::Process;
 use crate::reloads::ReloadRequest;
 use crate::repeats::Repeats;
+use crate::start::ADMIN_CONNECTIONS;
 
 pub use answer::Body;
 
@@ -57,8 +58,6 @@ use guard::Reach;
 use index::Page;
 use socket::{Bound, Stream};
 
-/// Connections at once; the next one gets 503.
-pub const MAX_CONNECTIONS: usize = 32;
 /// A request head, from its first byte, and also the wait for it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The bytes of a request head, about: 431 above.
@@ -134,7 +133,7 @@ impl Admin {
             tokio::select! {
                 () = stop.as_mut() => break,
                 accepted = self.bound.accept() => match accepted {
-                    Ok(stream) if connections.len() < MAX_CONNECTIONS => {
+                    Ok(stream) if connections.len() < ADMIN_CONNECTIONS => {
                         let (state, ended) = (Arc::clone(&state), ended.clone());
                         let reach = self.bound.reach();
                         connections.spawn_local(connection(stream, reach, state, ended));

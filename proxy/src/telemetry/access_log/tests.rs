@@ -442,6 +442,7 @@ fn pieces_for_pipes_are_whole_lines() {
 fn what_the_last_one_leaves_is_written() {
     let mut rig = Rig::new(|_| {});
     rig.write(3);
+    rig.open.store(None);
     let path = rig.path();
     let Rig {
         folder: _folder,
