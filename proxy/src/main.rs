@@ -3,7 +3,7 @@
 //! 0: done, or stopped by a signal after a drain. 1: could not start or go on. 2: wrong arguments,
 //! or mistakes in the configuration.
 
-use std::io::{Write, stderr, stdout};
+use std::io::{ErrorKind, Write, stderr, stdout};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -112,6 +112,17 @@ impl Failure {
         };
         matches!(start, StartError::Config(_) | StartError::Templates(_))
     }
+
+    /// Whether who reads the output has had enough: `portico routes | head`.
+    fn is_of_a_reader_that_left(&self) -> bool {
+        match self {
+            Self::Routes(routes::RoutesError::Io(error))
+            | Self::Explain(ExplainError::Io(error)) => error.kind() == ErrorKind::BrokenPipe,
+            Self::Run(_) | Self::Check(_) | Self::Routes(_) | Self::Explain(_) | Self::Demo(_) => {
+                false
+            }
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -127,6 +138,9 @@ fn main() -> ExitCode {
     let Err(failure) = done else {
         return ExitCode::SUCCESS;
     };
+    if failure.is_of_a_reader_that_left() {
+        return ExitCode::SUCCESS;
+    }
     let text = with_sources(&failure);
     if failure.is_mistake() {
         let _ = writeln!(stderr(), "{text}");

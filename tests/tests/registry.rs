@@ -426,3 +426,20 @@ fn redis_may_speak_tls() {
         .command("run", &[])
         .expect(1, &["certificate"]);
 }
+
+/// `portico routes | head` is no failure.
+#[test]
+fn a_reader_that_has_had_enough_is_no_failure() {
+    let builder = Builder::new().route("grid", "http://192.0.2.1:8000");
+    let config = builder.write();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = std::process::Command::new(portico_tests::portico::binary())
+        .args(["routes", "--config"])
+        .arg(config)
+        .stdout(writer)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}

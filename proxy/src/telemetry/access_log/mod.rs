@@ -62,7 +62,7 @@ const RETRY: Duration = Duration::from_millis(10);
 pub enum OpenError {
     /// The file cannot be opened or made.
     #[error(
-        "log.access: cannot write to {}: {source}; the directory must exist, and file and directory must be writable for the user that portico runs as", path.display()
+        "log.access: cannot write to {}; the directory must exist, and file and directory must be writable for the user that portico runs as", path.display()
     )]
     File {
         /// What was to be opened.
