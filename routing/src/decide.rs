@@ -8,7 +8,6 @@
 //! from legacy domains to the canonical one or from an old label to a new one, never back.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 
 use crate::backend::Backend;
@@ -309,26 +308,6 @@ pub(crate) fn push_uri_bytes(out: &mut Vec<u8>, bytes: &[u8], also: &[u8]) {
                 HEX[usize::from(byte & 15)],
             ]),
         }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Reason::StaticRoute(_) => "a static route of the configuration matched",
-            Reason::Registry(_) => "a route of the registry matched",
-            Reason::NoPatternMatched => "the tool is known, but none of its patterns matched",
-            Reason::Unregistered => "the tool is not registered",
-            Reason::Apex => "the bare canonical domain",
-            Reason::ReservedLabel => "the name is reserved and never a tool",
-            Reason::Renamed => "the tool was renamed",
-            Reason::ToolMoved => "the tool moved to its own host",
-            Reason::LegacyRoot => "the root of a legacy domain names no tool",
-            Reason::LegacyNoTool => "the first path segment cannot be the name of a tool",
-            Reason::ForeignHost => "the host is under none of the domains",
-            Reason::TwoLabels => "the host stands more than one label under the canonical domain",
-            Reason::BadPath => "the path has no canonical form",
-        })
     }
 }
 

@@ -33,7 +33,8 @@ pub struct Record<'a> {
     pub reason: Option<Reason>,
     /// The final answer's status; 0: none was begun.
     pub status: u16,
-    /// The failure that portico answered with, or would have if the client had waited.
+    /// The failure that portico answered with, or would have if the client had waited or the answer had
+    /// not begun.
     pub failure: Option<Failed>,
     /// The answer was portico's default for a file that the backend lacks: its 200 says nothing of
     /// the tool.

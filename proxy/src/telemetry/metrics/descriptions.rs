@@ -152,7 +152,7 @@ const REQUESTS: Section = Section {
         counter(
             "portico_failures_total",
             &["side", "code"],
-            "Failures that portico answered with in place of a backend, by whose fault it was (client, tool, platform, proxy). Half a head and then the end counts as malformed, too.",
+            "Failures that portico answered with in place of a backend, by whose fault it was (client, tool, platform, proxy). Half a head and then the end counts as malformed, too; a body that fails when the answer has begun by its own code.",
             "side=\"platform\" and side=\"proxy\" are yours: alert on any rate that lasts. side=\"tool\" is the tools' own.",
         ),
         counter(

@@ -116,11 +116,14 @@ pub struct Totals {
 
 /// A count for each side that may be at fault.
 #[derive(Debug, Default, Clone, Serialize)]
-#[allow(missing_docs)]
 pub struct Sides {
+    /// Clients sent something wrong.
     pub client: u64,
+    /// The tools' own web services.
     pub tool: u64,
+    /// The ingress, or a route that leads back.
     pub platform: u64,
+    /// portico or its machine.
     pub proxy: u64,
 }
 
