@@ -45,6 +45,8 @@ const IDLE_GRACE: Duration = Duration::from_secs(2);
 const CUT_LIMIT: Duration = Duration::from_secs(1);
 /// Requests for a reload that may wait for the one under way.
 const RELOADS_WAITING: usize = 16;
+/// Commands to the registry that may wait for the one under way.
+const COMMANDS_WAITING: usize = 4;
 /// How long a reload may read and check. A disk that hangs, or a named pipe in place of the file, must
 /// not keep the control thread from the next signal.
 const RELOAD_LIMIT: Duration = Duration::from_secs(30);
@@ -156,7 +158,10 @@ async fn control(
     let listening = listen::addresses(&config.listen);
     let sockets = listen::bind(&listening, &[], workers)?;
     let (reload, mut reload_requests) = mpsc::channel(RELOADS_WAITING);
-    let mut admin = admin::Server::new(admin::State::new(Arc::clone(process), reload));
+    let (commands, registry_commands) = mpsc::channel(COMMANDS_WAITING);
+    let commands = config.registry.is_some().then_some(commands);
+    let state = admin::State::new(Arc::clone(process), reload, commands);
+    let mut admin = admin::Server::new(state);
     admin.follow(config.listen.admin.as_ref().map(Admin::bind).transpose()?);
     let registry = tokio::select! {
         started = start_registry(&prepared) => started?,
@@ -165,7 +170,7 @@ async fn control(
     let mut upkeep = spawn_upkeep(process);
     let recheck = registry.as_ref().map(Registry::recheck);
     if let Some(registry) = registry {
-        upkeep.spawn_local(registry.run());
+        upkeep.spawn_local(registry.run(registry_commands));
     }
     let (phase, mut ended, orders) = spawn_workers(process, sockets)?;
     let mut running = Running {

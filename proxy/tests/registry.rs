@@ -170,7 +170,7 @@ impl Running {
                         Ok(registry) => {
                             started.send(Ok(registry.status())).unwrap();
                             tokio::select! {
-                                () = registry.run() => {}
+                                () = registry.run(tokio::sync::mpsc::channel(1).1) => {}
                                 _ = stopped => {}
                             }
                         }

@@ -47,6 +47,7 @@ use tracing::{debug, error, warn};
 
 use crate::listen::ListenError;
 use crate::process::Process;
+use crate::registry::CommandRequest;
 use crate::reloads::ReloadRequest;
 use crate::repeats::Repeats;
 use crate::start::ADMIN_CONNECTIONS;
@@ -84,16 +85,23 @@ pub struct State {
     pub process: Arc<Process>,
     /// Where reloads are asked for.
     pub reload: mpsc::Sender<ReloadRequest>,
+    /// Where the registry is told what to do; `None`: there is none.
+    pub commands: Option<mpsc::Sender<CommandRequest>>,
     heavy: Semaphore,
     lists: Arc<Semaphore>,
 }
 
 impl State {
     /// Pages about `process`.
-    pub fn new(process: Arc<Process>, reload: mpsc::Sender<ReloadRequest>) -> Self {
+    pub fn new(
+        process: Arc<Process>,
+        reload: mpsc::Sender<ReloadRequest>,
+        commands: Option<mpsc::Sender<CommandRequest>>,
+    ) -> Self {
         Self {
             process,
             reload,
+            commands,
             heavy: Semaphore::new(MAX_HEAVY),
             lists: Arc::new(Semaphore::new(MAX_LISTS)),
         }

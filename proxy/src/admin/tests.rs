@@ -35,7 +35,7 @@ impl Server {
         let config = portico_config::parse("test", CONFIG).unwrap().config;
         let prepared = crate::start::prepare_config(config, Vec::new()).unwrap();
         let (reload, _) = mpsc::channel(1);
-        let mut state = State::new(Arc::clone(&prepared.process), reload);
+        let mut state = State::new(Arc::clone(&prepared.process), reload, None);
         change(&mut state);
         let any = AdminAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
         let admin = Admin::bind(&any).unwrap();
@@ -205,7 +205,7 @@ fn a_page_that_panics_does_not_end_the_server() {
     run(async || {
         let config = portico_config::parse("test", CONFIG).unwrap().config;
         let prepared = crate::start::prepare_config(config, Vec::new()).unwrap();
-        let state = Arc::new(State::new(prepared.process, mpsc::channel(1).0));
+        let state = Arc::new(State::new(prepared.process, mpsc::channel(1).0, None));
         let made = state.aside(true, |_| panic!("on purpose")).await;
         let answer: Result<(), _> = made;
         assert_eq!(answer.unwrap_err().status(), 500);

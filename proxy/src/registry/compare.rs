@@ -8,7 +8,8 @@ use std::collections::HashSet;
 
 use portico_routing::table::Table;
 
-use super::tracking::{Keys, SCAN_COUNT, tool_of};
+use super::link::SCAN_COUNT;
+use super::stored::{Keys, tool_of};
 
 /// Why the whole table is compared with redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

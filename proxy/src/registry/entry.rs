@@ -4,7 +4,7 @@
 use portico_routing::table::{BadRoute, Entry};
 
 use super::Admit;
-use super::tracking::{Hash, Stored};
+use super::stored::{Hash, Stored};
 
 /// Longest field (pattern) of a hash, in bytes.
 const MAX_FIELD_BYTES: usize = 1024;

@@ -12,36 +12,55 @@
 //! no log and no error.
 
 mod backoff;
+mod commands;
 mod compare;
 mod disk;
+mod endpoint;
 mod entry;
+mod held;
+mod journal;
+mod link;
+mod link_error;
+mod load;
+mod mode;
+mod news;
 mod removal;
+mod report;
+mod saver;
 mod status;
+mod stored;
 mod sync;
-mod tracking;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use portico_config as config;
 use portico_routing::backend::Backend;
 use portico_routing::table::{Entry, Table};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{debug, error, info, warn};
+use tracing::{error, warn};
 
-pub use status::{RegistryStatus, Source};
+pub use commands::{Command, CommandReport, CommandRequest};
+pub use held::HeldTool;
+pub use journal::{Cause, Change, Journal};
+pub use load::{load_into, load_once, load_snapshot, server_address};
+pub use mode::Mode;
+pub use status::{BadKey, RegistryStatus, Source};
 
 use crate::repeats::Repeats;
 
 use backoff::{Backoff, MAX_WAIT};
-use compare::{Comparison, Why};
-use disk::{Snapshot, SnapshotError};
+use compare::Why;
+use endpoint::Endpoint;
+use link::Link;
+use link_error::LinkError;
 use removal::Removals;
-use sync::{Action, Event, TableSync};
-use tracking::{Endpoint, Link, LinkError};
+use report::age_of;
+use saver::{read_snapshot, save_for_ever};
+use sync::{Action, TableSync};
 
 /// The whole first load; a redis that is slower is treated as unreachable.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -51,9 +70,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 
 /// How often the whole table is compared with redis, for what no push tells (SWAPDB).
 const COMPARE_INTERVAL: Duration = Duration::from_secs(300);
-
-/// The snapshot is written at most this often.
-const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Says whether routes may point at a backend; the error is the reason that is
 /// shown with the bad entry.
@@ -152,7 +168,8 @@ impl Registry {
 
     /// Keeps the table in step with redis, reconnecting as often as it takes, and the snapshot in
     /// step with the table. Never returns; drop it to stop.
-    pub async fn run(self) {
+    pub async fn run(self, commands: mpsc::Receiver<CommandRequest>) {
+        let _commands = commands;
         let saver = save_for_ever(
             self.snapshot.clone(),
             Arc::clone(&self.table),
@@ -316,229 +333,12 @@ impl Registry {
         self.log_events();
         Ok(Turn::Worked)
     }
-
-    fn log_failure(&self, error: &LinkError, failures: &mut Repeats) {
-        let Some(unsaid) = failures.occur(now()) else {
-            return;
-        };
-        let last_sync = self.status.last_sync();
-        error!(
-            redis = self.endpoint.address,
-            tools = self.sync.table_len(),
-            age = last_sync.map_or_else(|| "never in step since the start".to_owned(), age_of),
-            unsaid,
-            "redis cannot be used: {error}; routing goes on by the table as it was and portico keeps trying; \
-             check redis and the network"
-        );
-    }
-
-    fn log_events(&mut self) {
-        if self.status.held_back() == 0 {
-            // The next disappearance is a new one.
-            self.vanishing.clear();
-        }
-        for event in self.sync.take_events() {
-            match event {
-                Event::Compared(comparison) => self.compared(&comparison),
-                Event::HeldBack { count, of } => {
-                    if let Some(unsaid) = self.vanishing.occur(now()) {
-                        error!(
-                            redis = self.endpoint.address,
-                            vanished = count,
-                            of,
-                            held_back = self.status.held_back(),
-                            unsaid,
-                            "a large part of the routes vanished from redis at once; they stay in use for the grace \
-                             time of registry.mass_removal; if that was not meant, restore redis now"
-                        );
-                    }
-                }
-                Event::Released(count) => warn!(
-                    redis = self.endpoint.address,
-                    removed = count,
-                    "routes that vanished from redis were removed: the grace time is over and they are still missing"
-                ),
-                Event::Bad { tool, reason } => {
-                    if let Some(unsaid) = self.bad_pushed.occur(now()) {
-                        warn!(%tool, %reason, unsaid, "a route in redis is skipped; its tool has to register it anew");
-                    }
-                }
-            }
-        }
-    }
-
-    fn compared(&mut self, comparison: &Comparison) {
-        self.status.set_source(Source::Redis);
-        self.status.set_connected(true);
-        self.status.set_synced(SystemTime::now());
-        let redis = &self.endpoint.address;
-        let tools = self.sync.table_len();
-        let Comparison {
-            set,
-            removed,
-            drift,
-            ..
-        } = *comparison;
-        match comparison.why {
-            Why::Start => info!(redis, tools, "the routes were loaded from redis"),
-            Why::Reconnected => {
-                let held_back = self.status.held_back();
-                info!(
-                    redis,
-                    tools,
-                    set,
-                    removed,
-                    held_back,
-                    "redis is back; the routes were compared with it"
-                );
-            }
-            Why::Pushed => info!(
-                redis,
-                tools,
-                set,
-                removed,
-                held_back = self.status.held_back(),
-                "redis was flushed or replaced; the routes were compared with it"
-            ),
-            Why::Rechecked => info!(
-                redis,
-                tools, set, removed, "the configuration changed; the routes were judged anew"
-            ),
-            Why::Periodic if drift > 0 => warn!(
-                redis,
-                tools,
-                drift,
-                "routes had changed in redis and it had not said so (SWAPDB does that); they are in step again"
-            ),
-            Why::Periodic => debug!(redis, tools, "the routes are in step with redis"),
-        }
-        let news = comparison.why != Why::Periodic;
-        if news && let Some((tool, reason)) = &comparison.bad_example {
-            warn!(
-                redis,
-                tools = comparison.bad,
-                example = %tool,
-                %reason,
-                "some routes in redis are bad and were skipped; portico routes shows them"
-            );
-        }
-        if news && comparison.bad_keys > 0 {
-            warn!(
-                redis,
-                keys = comparison.bad_keys,
-                "some prefix: and redirect: keys in redis name no possible tool and were skipped; find out who writes them"
-            );
-        }
-    }
 }
 
 /// What one turn of the loop came to.
 enum Turn {
     Worked,
     Idle,
-}
-
-/// Host (name or address) and port of the redis of `config`, which routes must not point at;
-/// `None` for a unix socket.
-pub fn server_address(config: &config::Registry) -> Option<(String, u16)> {
-    tracking::server_address(&config.url)
-}
-
-/// The table as `portico run` would start with it, for `portico routes`.
-///
-/// # Errors
-/// As [`Registry::start`].
-pub async fn load_once(
-    config: &config::Registry,
-    admit: Admit,
-) -> Result<(Arc<Table>, Source), RegistryError> {
-    let table = Arc::new(Table::new());
-    let source = load_into(config, Arc::clone(&table), admit).await?;
-    Ok((table, source))
-}
-
-/// The same into a table that is there.
-///
-/// # Errors
-/// As [`Registry::start`].
-pub async fn load_into(
-    config: &config::Registry,
-    table: Arc<Table>,
-    admit: Admit,
-) -> Result<Source, RegistryError> {
-    let changed: Changed = Arc::new(|_, _| {});
-    let registry = Registry::start(config, table, Arc::default(), admit, changed).await?;
-    Ok(registry.status.source())
-}
-
-/// Fills the table from the snapshot on disk, without asking redis.
-///
-/// # Errors
-/// There is no usable snapshot.
-pub async fn load_snapshot(
-    config: &config::Registry,
-    table: &Table,
-    admit: &Admit,
-) -> Result<Source, RegistryError> {
-    let path = config.snapshot.display();
-    let why_not = match read_snapshot(&config.snapshot).await {
-        Ok(Some(snapshot)) => {
-            for tool in &snapshot.tools {
-                table.set(&tool.name, tool.entry(&**admit));
-            }
-            return Ok(Source::Snapshot(snapshot.written));
-        }
-        Ok(None) => format!("there is no snapshot of the routes at {path}"),
-        Err(error) => format!("the snapshot of the routes at {path} cannot be used: {error}"),
-    };
-    Err(RegistryError::Snapshot(why_not))
-}
-
-/// Writes the snapshot whenever it is woken, but not too often, and again after a failure.
-async fn save_for_ever(
-    path: PathBuf,
-    table: Arc<Table>,
-    status: Arc<RegistryStatus>,
-    wake: Arc<Notify>,
-) {
-    let mut failures = Repeats::default();
-    loop {
-        wake.notified().await;
-        let (target, source) = (path.clone(), Arc::clone(&table));
-        // On a thread of its own: nothing else of the control thread may wait for a disk.
-        let write = move || disk::write(&target, &source, SystemTime::now());
-        let written = match tokio::task::spawn_blocking(write).await {
-            Ok(written) => written.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        match written {
-            Ok(tools) => {
-                failures.clear();
-                debug!(path = %path.display(), tools, "the snapshot of the routes was written");
-            }
-            Err(error) => {
-                status.count_snapshot_failure();
-                if let Some(unsaid) = failures.occur(now()) {
-                    error!(
-                        path = %path.display(),
-                        unsaid,
-                        "the snapshot of the routes cannot be written: {error}; routing goes on, but a restart while \
-                         redis is down would have old routes or none; check the path, its rights and the disk"
-                    );
-                }
-                wake.notify_one();
-            }
-        }
-        sleep(SAVE_INTERVAL).await;
-    }
-}
-
-async fn read_snapshot(path: &Path) -> Result<Option<Snapshot>, SnapshotError> {
-    let path = path.to_owned();
-    match tokio::task::spawn_blocking(move || disk::read(&path)).await {
-        Ok(read) => read,
-        Err(error) => Err(SnapshotError::Io(std::io::Error::other(error))),
-    }
 }
 
 /// The clock of tokio, which tests may stop, as the pure parts want it.
@@ -549,40 +349,4 @@ fn now() -> std::time::Instant {
 /// Random enough to keep proxies out of step.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
-}
-
-/// How long ago, in words.
-fn age_of(time: SystemTime) -> String {
-    let Ok(age) = time.elapsed() else {
-        return "from the future: a clock is wrong".to_owned();
-    };
-    let seconds = age.as_secs();
-    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, minutes) => format!("{minutes} min"),
-        (0, hours, minutes) => format!("{hours} h {minutes} min"),
-        (days, hours, _) => format!("{days} d {hours} h"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check_age(seconds: u64, words: &str) {
-        let time = SystemTime::now() - Duration::from_millis(seconds * 1000 + 200);
-        assert_eq!(age_of(time), words);
-    }
-
-    #[test]
-    fn ages_are_readable() {
-        check_age(0, "0 s");
-        check_age(59, "59 s");
-        check_age(60, "1 min");
-        check_age(3 * 3600 + 12 * 60, "3 h 12 min");
-        check_age(50 * 3600, "2 d 2 h");
-        let future = SystemTime::now() + Duration::from_secs(60);
-        assert!(age_of(future).contains("clock"));
-    }
 }

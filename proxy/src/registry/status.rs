@@ -3,7 +3,12 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::held::HeldTool;
+use super::journal::Journal;
+use super::mode::Mode;
 
 /// Where the table came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +46,20 @@ pub struct RegistryStatus {
     drift: AtomicU64,
     disconnects: AtomicU64,
     snapshot_failures: AtomicU64,
+    mode: Mutex<Option<(Mode, Box<str>)>>,
+    held: Mutex<Vec<HeldTool>>,
+    kept: AtomicU64,
+    bad_key_list: Mutex<Vec<BadKey>>,
+    journal: Journal,
+}
+
+/// A key of redis that names no possible tool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadKey {
+    /// The key, lossily as UTF-8, cut to a bounded length.
+    pub key: Box<str>,
+    /// What is wrong with it.
+    pub reason: Box<str>,
 }
 
 #[cfg(test)]
@@ -116,6 +135,32 @@ impl RegistryStatus {
         self.snapshot_failures.load(Relaxed)
     }
 
+    /// How changes become known, and in a sentence why not in a better way (empty: it is the best).
+    /// `None`: redis was not reached since the start.
+    pub fn mode(&self) -> Option<(Mode, Box<str>)> {
+        lock(&self.mode).clone()
+    }
+
+    /// The tools that are held back.
+    pub fn held_tools(&self) -> Vec<HeldTool> {
+        lock(&self.held).clone()
+    }
+
+    /// Of the tools that are held back, those that are kept by hand.
+    pub fn kept(&self) -> u64 {
+        self.kept.load(Relaxed)
+    }
+
+    /// The first of the keys that [`RegistryStatus::bad_keys`] counts.
+    pub fn bad_key_list(&self) -> Vec<BadKey> {
+        lock(&self.bad_key_list).clone()
+    }
+
+    /// The last changes.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
     pub(super) fn set_connected(&self, connected: bool) {
         if self.connected.swap(connected, Relaxed) && !connected {
             self.disconnects.fetch_add(1, Relaxed);
@@ -155,6 +200,11 @@ impl RegistryStatus {
     pub(super) fn count_snapshot_failure(&self) {
         self.snapshot_failures.fetch_add(1, Relaxed);
     }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Whole at every moment, so a panic elsewhere harms nothing.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn since_epoch(time: SystemTime) -> Duration {

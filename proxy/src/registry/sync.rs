@@ -18,9 +18,11 @@ use portico_routing::table::Table;
 use super::compare::{Comparison, Job, Outcome, Rescan, Stage, Why};
 use super::disk::Snapshot;
 use super::entry::entry_of;
+use super::link::SCAN_COUNT;
+use super::news::News;
 use super::removal::Removals;
 use super::status::RegistryStatus;
-use super::tracking::{Keys, News, SCAN_COUNT, Stored};
+use super::stored::{Keys, Stored};
 use super::{Admit, Changed};
 
 /// What the driver has to do next.
@@ -409,7 +411,7 @@ impl TableSync {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tracking::Hash;
+    use super::super::stored::Hash;
     use super::*;
     use portico_routing::table::Entry;
     use proptest::prelude::*;

@@ -1,0 +1,166 @@
+//! What the registry says in the log.
+
+use std::time::SystemTime;
+
+use tracing::{debug, error, info, warn};
+
+use super::compare::{Comparison, Why};
+use super::link_error::LinkError;
+use super::status::Source;
+use super::sync::Event;
+use super::{Registry, now};
+use crate::repeats::Repeats;
+
+impl Registry {
+    pub(super) fn log_failure(&self, error: &LinkError, failures: &mut Repeats) {
+        let Some(unsaid) = failures.occur(now()) else {
+            return;
+        };
+        let last_sync = self.status.last_sync();
+        error!(
+            redis = self.endpoint.address,
+            tools = self.sync.table_len(),
+            age = last_sync.map_or_else(|| "never in step since the start".to_owned(), age_of),
+            unsaid,
+            "redis cannot be used: {error}; routing goes on by the table as it was and portico keeps trying; \
+             check redis and the network"
+        );
+    }
+
+    pub(super) fn log_events(&mut self) {
+        if self.status.held_back() == 0 {
+            // The next disappearance is a new one.
+            self.vanishing.clear();
+        }
+        for event in self.sync.take_events() {
+            match event {
+                Event::Compared(comparison) => self.compared(&comparison),
+                Event::HeldBack { count, of } => {
+                    if let Some(unsaid) = self.vanishing.occur(now()) {
+                        error!(
+                            redis = self.endpoint.address,
+                            vanished = count,
+                            of,
+                            held_back = self.status.held_back(),
+                            unsaid,
+                            "a large part of the routes vanished from redis at once; they stay in use for the grace \
+                             time of registry.mass_removal; if that was not meant, restore redis now"
+                        );
+                    }
+                }
+                Event::Released(count) => warn!(
+                    redis = self.endpoint.address,
+                    removed = count,
+                    "routes that vanished from redis were removed: the grace time is over and they are still missing"
+                ),
+                Event::Bad { tool, reason } => {
+                    if let Some(unsaid) = self.bad_pushed.occur(now()) {
+                        warn!(%tool, %reason, unsaid, "a route in redis is skipped; its tool has to register it anew");
+                    }
+                }
+            }
+        }
+    }
+
+    fn compared(&mut self, comparison: &Comparison) {
+        self.status.set_source(Source::Redis);
+        self.status.set_connected(true);
+        self.status.set_synced(SystemTime::now());
+        let redis = &self.endpoint.address;
+        let tools = self.sync.table_len();
+        let Comparison {
+            set,
+            removed,
+            drift,
+            ..
+        } = *comparison;
+        match comparison.why {
+            Why::Start => info!(redis, tools, "the routes were loaded from redis"),
+            Why::Reconnected => {
+                let held_back = self.status.held_back();
+                info!(
+                    redis,
+                    tools,
+                    set,
+                    removed,
+                    held_back,
+                    "redis is back; the routes were compared with it"
+                );
+            }
+            Why::Pushed => info!(
+                redis,
+                tools,
+                set,
+                removed,
+                held_back = self.status.held_back(),
+                "redis was flushed or replaced; the routes were compared with it"
+            ),
+            Why::Rechecked => info!(
+                redis,
+                tools, set, removed, "the configuration changed; the routes were judged anew"
+            ),
+            Why::Periodic if drift > 0 => warn!(
+                redis,
+                tools,
+                drift,
+                "routes had changed in redis and it had not said so (SWAPDB does that); they are in step again"
+            ),
+            Why::Periodic => debug!(redis, tools, "the routes are in step with redis"),
+        }
+        let news = comparison.why != Why::Periodic;
+        if news && let Some((tool, reason)) = &comparison.bad_example {
+            warn!(
+                redis,
+                tools = comparison.bad,
+                example = %tool,
+                %reason,
+                "some routes in redis are bad and were skipped; portico routes shows them"
+            );
+        }
+        if news && comparison.bad_keys > 0 {
+            warn!(
+                redis,
+                keys = comparison.bad_keys,
+                "some prefix: and redirect: keys in redis name no possible tool and were skipped; find out who writes them"
+            );
+        }
+    }
+}
+
+/// How long ago, in words.
+pub(super) fn age_of(time: SystemTime) -> String {
+    let Ok(age) = time.elapsed() else {
+        return "from the future: a clock is wrong".to_owned();
+    };
+    let seconds = age.as_secs();
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[track_caller]
+    fn check_age(seconds: u64, words: &str) {
+        let time = SystemTime::now() - Duration::from_millis(seconds * 1000 + 200);
+        assert_eq!(age_of(time), words);
+    }
+
+    #[test]
+    fn ages_are_readable() {
+        check_age(0, "0 s");
+        check_age(59, "59 s");
+        check_age(60, "1 min");
+        check_age(3 * 3600 + 12 * 60, "3 h 12 min");
+        check_age(50 * 3600, "2 d 2 h");
+        let future = SystemTime::now() + Duration::from_secs(60);
+        assert!(age_of(future).contains("clock"));
+    }
+}
