@@ -74,6 +74,8 @@ pub(super) struct TableSync {
     pushed: HashSet<Box<str>>,
     reading: Job,
     rescan: Option<Rescan>,
+    /// Comparisons begun; the mark of the last one.
+    comparisons: u32,
     /// Another comparison after the one under way.
     again: Option<Why>,
     /// Pushes and the comparison take turns, so that neither starves the other.
@@ -99,6 +101,7 @@ impl TableSync {
             pushed: HashSet::new(),
             reading: Job::default(),
             rescan: None,
+            comparisons: 0,
             again: None,
             rescan_next: false,
             events: Vec::new(),
@@ -112,7 +115,9 @@ impl TableSync {
         if self.rescan.is_some() {
             self.again = Some(why);
         } else {
-            self.rescan = Some(Rescan::new(why));
+            // 0 is no mark.
+            self.comparisons = self.comparisons.checked_add(1).unwrap_or(1);
+            self.rescan = Some(Rescan::new(why, self.comparisons));
         }
     }
 
@@ -195,7 +200,7 @@ impl TableSync {
                             cursor: 0,
                         },
                         (Keys::Redirect, None) => {
-                            let todo = rescan.leftovers(&self.table);
+                            let todo = self.table.without_mark(rescan.mark);
                             Stage::Leftovers(Job {
                                 todo,
                                 ..Job::default()
@@ -221,7 +226,7 @@ impl TableSync {
             && let Stage::Scan { keys, .. } = rescan.stage
         {
             rescan.stage = Stage::Read {
-                found: rescan.note(found),
+                found: rescan.note(found, &self.table),
                 keys,
                 cursor: (next != 0).then_some(next),
             };
@@ -301,11 +306,16 @@ impl TableSync {
                 _ => {}
             }
         }
+        if differs {
+            (self.changed)(tool, &entry);
+            self.table.set(tool, entry);
+        }
+        if let Some(rescan) = &self.rescan {
+            self.table.mark(tool, rescan.mark);
+        }
         if !differs {
             return Outcome::Same;
         }
-        (self.changed)(tool, &entry);
-        self.table.set(tool, entry);
         self.status.count_changes(1);
         self.unsaved = true;
         Outcome::Set
