@@ -281,7 +281,7 @@ impl TableSync {
                             cursor: 0,
                         },
                         (Keys::Redirect, None) => {
-                            let todo = rescan.leftovers(&self.table);
+                            let todo = self.table.without_mark(rescan.mark);
                             Stage::Leftovers(Job {
                                 todo,
                                 ..Job::default()
@@ -307,7 +307,7 @@ impl TableSync {
             && let Stage::Scan { keys, .. } = rescan.stage
         {
             rescan.stage = Stage::Read {
-                found: rescan.note(found),
+                found: rescan.note(found, &self.table),
                 keys,
                 cursor: (next != 0).then_some(next),
             };
@@ -388,10 +388,15 @@ impl TableSync {
                 _ => {}
             }
         }
+        if differs {
+            self.put(tool, entry, self.cause(purpose), now);
+        }
+        if let Some(rescan) = &self.rescan {
+            self.table.mark(tool, rescan.mark);
+        }
         if !differs {
             return Outcome::Same;
         }
-        self.put(tool, entry, self.cause(purpose), now);
         self.status.count_changes(1);
         self.unsaved = true;
         if let (Purpose::Applied, Some((_, done))) = (purpose, &mut self.applying) {
