@@ -24,6 +24,8 @@ pub(super) enum Why {
     Rechecked,
     /// It is time again; nothing should come of it.
     Periodic,
+    /// It is time again, and there is no other way to learn of changes.
+    Polled,
 }
 
 /// The outcome of a comparison.

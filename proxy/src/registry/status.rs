@@ -67,6 +67,7 @@ impl RegistryStatus {
     /// One whose counts all differ, for tests of what shows them.
     pub(crate) fn sample() -> Self {
         let status = Self::default();
+        status.set_mode(Mode::Keyspace, "it refuses CLIENT TRACKING");
         status.set_held_back(101);
         status.set_bad_keys(102);
         status.count_changes(103);
@@ -179,6 +180,10 @@ impl RegistryStatus {
     pub(super) fn set_synced(&self, now: SystemTime) {
         let millis = u64::try_from(since_epoch(now).as_millis()).unwrap_or(u64::MAX);
         self.last_sync.store(millis, Relaxed);
+    }
+
+    pub(super) fn set_mode(&self, mode: Mode, why: &str) {
+        *lock(&self.mode) = Some((mode, why.into()));
     }
 
     pub(super) fn set_held_back(&self, count: usize) {
