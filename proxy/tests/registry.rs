@@ -21,7 +21,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use portico::registry::{
-    Admit, Changed, Command, CommandReport, CommandRequest, Registry, RegistryError,
+    Admit, Changed, Command, CommandReport, CommandRequest, Mode, Registry, RegistryError,
     RegistryStatus, Source, load_once,
 };
 use portico_config::{MassRemoval, SecretUrl};
@@ -772,7 +772,24 @@ fn passwords_and_rights_are_told_apart_and_never_shown() {
         .exec(&mut connection)
         .unwrap();
     let limited = format!("redis://limited:{PASSWORD}@{address}/0");
-    check_no_start(&limited, None, &["CLIENT TRACKING", "NOPERM"]);
+    let directory = tempfile::tempdir().unwrap();
+    let running = Running::start(&config(&limited, directory.path())).unwrap();
+    eventually("the mode is known", || running.status.mode().is_some());
+    let (mode, why) = running.status.mode().unwrap();
+    assert_eq!(mode, Mode::Polling, "{why}");
+    drop(running);
+    for command in ["hgetall", "hlen", "exists", "scan"] {
+        redis::cmd("HSET")
+            .arg(&["prefix:t0", ".*", "http://192.0.2.1:80"])
+            .exec(&mut connection)
+            .unwrap();
+        redis::cmd("ACL")
+            .arg(&["SETUSER", "limited", "+@all", &format!("-{command}")])
+            .exec(&mut connection)
+            .unwrap();
+        let right = format!("+{command}");
+        check_no_start(&limited, None, &["NOPERM", "lacks a right", &right]);
+    }
     let directory = tempfile::tempdir().unwrap();
     let running = Running::start(&config(&url, directory.path())).unwrap();
     assert!(running.status.connected());

@@ -16,6 +16,8 @@ use super::stored::{Keys, tool_of};
 pub(super) enum Why {
     /// It is time again; nothing should come of it.
     Periodic,
+    /// It is time again, and there is no other way to learn of changes.
+    Polled,
     /// Somebody asked for it.
     Asked,
     /// What routes may point at has changed.

@@ -18,12 +18,15 @@ mod disk;
 mod endpoint;
 mod entry;
 mod held;
+mod hint;
 mod journal;
 mod link;
 mod link_error;
 mod load;
 mod mode;
 mod news;
+mod pace;
+mod probe;
 mod removal;
 mod report;
 mod saver;
@@ -59,6 +62,7 @@ use endpoint::Endpoint;
 use held::Moment;
 use link::Link;
 use link_error::LinkError;
+use pace::Pace;
 use removal::Removals;
 use report::age_of;
 use saver::{read_snapshot, save_for_ever};
@@ -70,8 +74,8 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often an idle connection is tried, so that one that died silently is noticed.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 
-/// How often the whole table is compared with redis, for what no push tells (SWAPDB).
-const COMPARE_INTERVAL: Duration = Duration::from_secs(300);
+/// How often a server that does not tell of changes in the best way is asked whether it does so now.
+const PROBE_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Says whether routes may point at a backend; the error is the reason that is
 /// shown with the bad entry.
@@ -116,6 +120,9 @@ pub struct Registry {
     /// Asks for a comparison: what routes may point at has changed.
     recheck: Arc<Notify>,
     commands: Commands,
+    pace: Pace,
+    /// The way in which changes become known that was logged last.
+    said_mode: Option<Mode>,
     /// Keeps bad entries that are pushed again and again from filling the log.
     bad_pushed: Repeats,
     /// The same for entries that vanish one by one.
@@ -154,6 +161,8 @@ impl Registry {
             save: Arc::new(Notify::new()),
             recheck: Arc::new(Notify::new()),
             commands: Commands::none(),
+            pace: Pace::new(now()),
+            said_mode: None,
             bad_pushed: Repeats::default(),
             vanishing: Repeats::default(),
         };
@@ -252,6 +261,7 @@ impl Registry {
                     let since = Instant::now();
                     let error = self.follow(link, &mut failures).await;
                     self.sync.disconnected();
+                    self.pace.disconnected();
                     self.status.set_connected(false);
                     self.commands.away(SystemTime::now());
                     self.log_events();
@@ -283,7 +293,9 @@ impl Registry {
 
     /// Follows one connection until it is of no use any more.
     async fn follow(&mut self, mut link: Link, failures: &mut Repeats) -> LinkError {
-        let mut next_compare = Instant::now() + COMPARE_INTERVAL;
+        self.set_mode(&link);
+        let mut next_ping = Instant::now() + PING_INTERVAL;
+        let mut next_probe = Instant::now() + PROBE_INTERVAL;
         loop {
             match self.turn(&mut link).await {
                 Ok(Turn::Worked) => continue,
@@ -292,25 +304,51 @@ impl Registry {
             }
             // Idle means that the comparison after connecting is through.
             failures.clear();
-            let far = Instant::now() + COMPARE_INTERVAL;
-            let due = self.sync.next_due().map_or(far, Instant::from_std);
+            let compare = self.pace.due();
+            let due = self.sync.next_due().unwrap_or(compare);
             tokio::select! {
                 () = link.pending.arrived() => {}
-                () = sleep_until(due) => {}
+                () = sleep_until(due.into()) => {}
                 () = self.recheck.notified() => {
                     self.sync.compare(Why::Rechecked);
                 }
                 request = self.commands.next() => self.commands.begin(request, &mut self.sync),
-                () = sleep_until(next_compare) => {
-                    next_compare = Instant::now() + COMPARE_INTERVAL;
-                    self.sync.compare(Why::Periodic);
+                () = sleep_until(compare.into()) => {
+                    link.sizes.compared();
+                    self.sync.compare(self.pace.why());
                 }
-                () = sleep(PING_INTERVAL) => match self.while_waiting(link.alive()).await {
-                    Ok(()) => self.status.set_synced(SystemTime::now()),
-                    Err(error) => return error,
-                },
+                () = sleep_until(next_ping) => {
+                    if let Err(error) = self.while_waiting(link.alive()).await {
+                        return error;
+                    }
+                    self.in_step(link.mode);
+                    next_ping = Instant::now() + PING_INTERVAL;
+                    let took = self.pace.took();
+                    if link.sizes.due(&mut self.pace.hints, took, now()) {
+                        self.sync.compare(self.pace.why());
+                    }
+                }
+                () = sleep_until(next_probe), if link.mode != Mode::Tracking => {
+                    let mode = link.mode;
+                    if let Err(error) = self.while_waiting(link.probe()).await {
+                        return error;
+                    }
+                    next_probe = Instant::now() + PROBE_INTERVAL;
+                    if link.mode != mode {
+                        // What changed until now was not told in the new way.
+                        self.sync.compare(Why::Polled);
+                        self.set_mode(&link);
+                    }
+                }
             }
         }
+    }
+
+    /// Changes become known in the way of `link` from now on.
+    fn set_mode(&mut self, link: &Link) {
+        self.pace.set_mode(link.mode, now(), random());
+        self.status.set_mode(link.mode, &link.why);
+        self.log_mode(link.mode, &link.why);
     }
 
     /// Takes in news, does one piece of work and logs what came of it.
@@ -336,10 +374,12 @@ impl Registry {
             Action::Wait => {
                 self.save_changes();
                 self.log_events();
-                self.status.set_synced(SystemTime::now());
+                self.in_step(link.mode);
+                self.pace.note(self.sync.comparing(), now(), random());
                 return Ok(Turn::Idle);
             }
         }
+        self.pace.note(self.sync.comparing(), now(), random());
         self.save_changes();
         self.log_events();
         Ok(Turn::Worked)
@@ -351,6 +391,13 @@ impl Registry {
         commands
             .while_waiting(&mut self.sync, &self.save, work)
             .await
+    }
+
+    /// Redis answers and has told of nothing else. Where it does not tell, only a comparison knows.
+    fn in_step(&self, mode: Mode) {
+        if mode != Mode::Polling {
+            self.status.set_synced(SystemTime::now());
+        }
     }
 
     fn save_changes(&mut self) {

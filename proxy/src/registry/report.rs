@@ -6,6 +6,7 @@ use tracing::{debug, error, info, warn};
 
 use super::compare::{Comparison, Why};
 use super::link_error::LinkError;
+use super::mode::Mode;
 use super::status::Source;
 use super::sync::Event;
 use super::{Registry, now};
@@ -25,6 +26,25 @@ impl Registry {
             "redis cannot be used: {error}; routing goes on by the table as it was and portico keeps trying; \
              check redis and the network"
         );
+    }
+
+    /// How changes become known; said when that changes.
+    pub(super) fn log_mode(&mut self, mode: Mode, why: &str) {
+        if self.said_mode.replace(mode) == Some(mode) {
+            return;
+        }
+        let redis = &self.endpoint.address;
+        match mode {
+            Mode::Tracking => info!(redis, "redis tells of changed routes at once"),
+            Mode::Keyspace => warn!(
+                redis,
+                "redis tells of changed routes by keyspace notifications, and a flush is noticed some seconds late: {why}"
+            ),
+            Mode::Polling => warn!(
+                redis,
+                "redis does not tell of changed routes, so the whole table is read again every few seconds: {why}"
+            ),
+        }
     }
 
     pub(super) fn log_events(&mut self) {
@@ -121,9 +141,14 @@ impl Registry {
                 drift,
                 "routes had changed in redis and it had not said so (SWAPDB does that); they are in step again"
             ),
-            Why::Periodic => debug!(redis, tools, "the routes are in step with redis"),
+            Why::Periodic | Why::Polled => {
+                debug!(
+                    redis,
+                    tools, set, removed, "the routes are in step with redis"
+                );
+            }
         }
-        let news = comparison.why != Why::Periodic;
+        let news = !matches!(comparison.why, Why::Periodic | Why::Polled);
         if news && let Some((tool, reason)) = &comparison.bad_example {
             warn!(
                 redis,

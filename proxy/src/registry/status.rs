@@ -78,6 +78,7 @@ impl RegistryStatus {
         status.set_removals(Removals::new(0, Duration::from_secs(60)));
         status.removals().hold_kept(held(0..37), now);
         status.removals().decide(held(37..101).collect(), 101, now);
+        status.set_mode(Mode::Keyspace, "it refuses CLIENT TRACKING");
         status.set_bad_keys(102);
         status.count_changes(103);
         status.count_drift(104);
@@ -199,6 +200,10 @@ impl RegistryStatus {
     pub(super) fn set_synced(&self, now: SystemTime) {
         let millis = u64::try_from(since_epoch(now).as_millis()).unwrap_or(u64::MAX);
         self.last_sync.store(millis, Relaxed);
+    }
+
+    pub(super) fn set_mode(&self, mode: Mode, why: &str) {
+        *lock(&self.mode) = Some((mode, why.into()));
     }
 
     /// What is held back, and what of it may go. Never lock it across anything that takes time.

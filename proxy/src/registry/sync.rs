@@ -384,7 +384,13 @@ impl TableSync {
                     let tool = tool.into();
                     self.events.push(Event::Bad { tool, reason });
                 }
-                (Purpose::Found, Some(rescan)) => rescan.note_bad(tool, reason),
+                (Purpose::Found, Some(rescan)) => {
+                    if differs && rescan.outcome.why == Why::Polled {
+                        let (tool, reason) = (tool.into(), reason.clone());
+                        self.events.push(Event::Bad { tool, reason });
+                    }
+                    rescan.note_bad(tool, reason);
+                }
                 _ => {}
             }
         }
