@@ -24,6 +24,7 @@ mod link_error;
 mod load;
 mod mode;
 mod news;
+mod outage;
 mod removal;
 mod report;
 mod saver;
@@ -57,6 +58,7 @@ use compare::Why;
 use endpoint::Endpoint;
 use link::Link;
 use link_error::LinkError;
+use outage::Outage;
 use removal::Removals;
 use report::age_of;
 use saver::{read_snapshot, save_for_ever};
@@ -113,6 +115,8 @@ pub struct Registry {
     save: Arc<Notify>,
     /// Asks for a comparison: what routes may point at has changed.
     recheck: Arc<Notify>,
+    /// Keeps a redis that comes and goes from filling the log.
+    outage: Outage,
     /// Keeps bad entries that are pushed again and again from filling the log.
     bad_pushed: Repeats,
     /// The same for entries that vanish one by one.
@@ -155,6 +159,7 @@ impl Registry {
             link: None,
             save: Arc::new(Notify::new()),
             recheck: Arc::new(Notify::new()),
+            outage: Outage::default(),
             bad_pushed: Repeats::default(),
             vanishing: Repeats::default(),
         };
@@ -221,6 +226,8 @@ impl Registry {
             Ok(Some(snapshot)) => {
                 self.sync.restore(&snapshot);
                 self.status.set_source(Source::Snapshot(snapshot.written));
+                // So that the next attempt, which is soon, does not say it again.
+                self.outage.occur(&failure.to_string(), now());
                 error!(
                     redis = self.endpoint.address,
                     tools = self.sync.table_len(),
@@ -243,13 +250,12 @@ impl Registry {
 
     async fn follow_for_ever(mut self) {
         let mut backoff = Backoff::default();
-        let mut failures = Repeats::default();
         let mut link = self.link.take();
         loop {
             let error = match link.take() {
                 Some(link) => {
                     let since = Instant::now();
-                    let error = self.follow(link, &mut failures).await;
+                    let error = self.follow(link).await;
                     self.sync.disconnected();
                     self.status.set_connected(false);
                     // A connection that breaks soon again is no reason to come back faster.
@@ -267,13 +273,13 @@ impl Registry {
                     Err(error) => error,
                 },
             };
-            self.log_failure(&error, &mut failures);
+            self.log_failure(&error);
             sleep(backoff.next_wait(random())).await;
         }
     }
 
     /// Follows one connection until it is of no use any more.
-    async fn follow(&mut self, mut link: Link, failures: &mut Repeats) -> LinkError {
+    async fn follow(&mut self, mut link: Link) -> LinkError {
         let mut next_compare = Instant::now() + COMPARE_INTERVAL;
         loop {
             match self.turn(&mut link).await {
@@ -281,8 +287,6 @@ impl Registry {
                 Ok(Turn::Idle) => {}
                 Err(error) => return error,
             }
-            // Idle means that the comparison after connecting is through.
-            failures.clear();
             let far = Instant::now() + COMPARE_INTERVAL;
             let due = self.sync.next_due().map_or(far, Instant::from_std);
             tokio::select! {
