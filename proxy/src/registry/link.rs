@@ -13,7 +13,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, PushInfo, Value};
 
 use super::endpoint::Endpoint;
-use super::link_error::{LinkError, link_error, refused, server_sentence};
+use super::link_error::{LinkError, connect_error, link_error, refused, server_sentence};
 use super::news::Pending;
 use super::stored::{
     Hash, Keys, PREFIX, REDIRECT, Size, Stored, hash_fields, hash_size, key, scan_answer,
@@ -60,7 +60,9 @@ impl Link {
             .client
             .get_multiplexed_async_connection_with_config(&config)
             .await
-            .map_err(|error| link_error(&error, endpoint.password.as_deref(), CONNECT_TIMEOUT))?;
+            .map_err(|error| {
+                connect_error(&error, endpoint.password.as_deref(), CONNECT_TIMEOUT)
+            })?;
         let mut link = Self {
             connection,
             pending,
