@@ -163,6 +163,10 @@ pub fn served(portico: &Portico) -> Table {
         let page: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         for listed in page["tools"].as_array().expect("a list") {
             let entry = &listed["entries"][0];
+            if entry.is_null() {
+                // It left while the page was made.
+                continue;
+            }
             let text = |value: &serde_json::Value| value.as_str().expect("a text").to_owned();
             let lines = |name: &str| entry[name].as_array().expect("a list").clone();
             let tool = Tool {
