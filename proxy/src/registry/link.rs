@@ -17,7 +17,7 @@ use redis::{
 
 use super::endpoint::Endpoint;
 use super::hint::Sizes;
-use super::link_error::{LinkError, link_error, refused};
+use super::link_error::{LinkError, connect_error, link_error, refused};
 use super::mode::Mode;
 use super::news::Pending;
 use super::probe::{Answers, events_of, granted, refusal_of_resp3};
@@ -310,7 +310,7 @@ async fn connect(
         sink.note(push);
         Ok::<(), std::convert::Infallible>(())
     });
-    let failed = |error: &RedisError| link_error(error, password, CONNECT_TIMEOUT);
+    let failed = |error: &RedisError| connect_error(error, password, CONNECT_TIMEOUT);
     let connected = client.get_multiplexed_async_connection_with_config(&pushing);
     let error = match connected.await {
         Ok(connection) => return Ok((connection, Ok(()))),

@@ -25,6 +25,7 @@ mod link_error;
 mod load;
 mod mode;
 mod news;
+mod outage;
 mod pace;
 mod probe;
 mod removal;
@@ -62,6 +63,7 @@ use endpoint::Endpoint;
 use held::Moment;
 use link::Link;
 use link_error::LinkError;
+use outage::Outage;
 use pace::Pace;
 use removal::Removals;
 use report::age_of;
@@ -123,6 +125,8 @@ pub struct Registry {
     pace: Pace,
     /// The way in which changes become known that was logged last.
     said_mode: Option<Mode>,
+    /// Keeps a redis that comes and goes from filling the log.
+    outage: Outage,
     /// Keeps bad entries that are pushed again and again from filling the log.
     bad_pushed: Repeats,
     /// The same for entries that vanish one by one.
@@ -163,6 +167,7 @@ impl Registry {
             commands: Commands::none(),
             pace: Pace::new(now()),
             said_mode: None,
+            outage: Outage::default(),
             bad_pushed: Repeats::default(),
             vanishing: Repeats::default(),
         };
@@ -231,6 +236,8 @@ impl Registry {
             Ok(Some(snapshot)) => {
                 self.sync.restore(&snapshot, moment());
                 self.status.set_source(Source::Snapshot(snapshot.written));
+                // So that the next attempt, which is soon, does not say it again.
+                self.outage.occur(&failure.to_string(), now());
                 error!(
                     redis = self.endpoint.address,
                     tools = self.sync.table_len(),
@@ -253,13 +260,12 @@ impl Registry {
 
     async fn follow_for_ever(mut self) {
         let mut backoff = Backoff::default();
-        let mut failures = Repeats::default();
         let mut link = self.link.take();
         loop {
             let error = match link.take() {
                 Some(link) => {
                     let since = Instant::now();
-                    let error = self.follow(link, &mut failures).await;
+                    let error = self.follow(link).await;
                     self.sync.disconnected();
                     self.pace.disconnected();
                     self.status.set_connected(false);
@@ -285,14 +291,14 @@ impl Registry {
                     Err(error) => error,
                 },
             };
-            self.log_failure(&error, &mut failures);
+            self.log_failure(&error);
             let wait = sleep(backoff.next_wait(random()));
             self.while_waiting(wait).await;
         }
     }
 
     /// Follows one connection until it is of no use any more.
-    async fn follow(&mut self, mut link: Link, failures: &mut Repeats) -> LinkError {
+    async fn follow(&mut self, mut link: Link) -> LinkError {
         self.set_mode(&link);
         let mut next_ping = Instant::now() + PING_INTERVAL;
         let mut next_probe = Instant::now() + PROBE_INTERVAL;
@@ -302,8 +308,6 @@ impl Registry {
                 Ok(Turn::Idle) => {}
                 Err(error) => return error,
             }
-            // Idle means that the comparison after connecting is through.
-            failures.clear();
             let compare = self.pace.due();
             let due = self.sync.next_due().unwrap_or(compare);
             tokio::select! {

@@ -10,21 +10,23 @@ use super::mode::Mode;
 use super::status::Source;
 use super::sync::Event;
 use super::{Registry, now};
-use crate::repeats::Repeats;
 
 impl Registry {
-    pub(super) fn log_failure(&self, error: &LinkError, failures: &mut Repeats) {
-        let Some(unsaid) = failures.occur(now()) else {
+    pub(super) fn log_failure(&mut self, error: &LinkError) {
+        let Some(unsaid) = self.outage.occur(&error.to_string(), now()) else {
             return;
         };
-        let last_sync = self.status.last_sync();
+        let in_step = match self.status.source() {
+            Source::Redis => self.status.last_sync(),
+            Source::Snapshot(written) => Some(written),
+        };
         error!(
             redis = self.endpoint.address,
             tools = self.sync.table_len(),
-            age = last_sync.map_or_else(|| "never in step since the start".to_owned(), age_of),
+            age = in_step.map_or_else(|| "unknown".to_owned(), age_of),
             unsaid,
             "redis cannot be used: {error}; routing goes on by the table as it was and portico keeps trying; \
-             check redis and the network"
+             check redis, the network and registry.url"
         );
     }
 
@@ -104,6 +106,12 @@ impl Registry {
         } = *comparison;
         match comparison.why {
             Why::Start => info!(redis, tools, "the routes were loaded from redis"),
+            Why::Reconnected if !self.outage.over() => {
+                debug!(
+                    redis,
+                    tools, set, removed, "redis is back after another short outage"
+                );
+            }
             Why::Reconnected => {
                 let held_back = self.status.held_back();
                 info!(
