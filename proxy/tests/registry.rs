@@ -875,7 +875,8 @@ fn applying_asks_redis_again() {
     redis.run_in(1, &["HSET", "prefix:t3", ".*", "http://192.0.2.9:80"]);
     redis.run(&["SWAPDB", "0", "1"]);
     let report = running.command(Command::Apply).unwrap();
-    assert_eq!((report.removed, report.set, report.tools), (11, 1, 1));
+    // The write to the other database was pushed, and may have been looked at after the swap.
+    assert_eq!((report.removed, report.tools), (11, 1));
     assert_eq!(running.backend("t3", "/").unwrap(), "http://192.0.2.9:80");
 }
 
