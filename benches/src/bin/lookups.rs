@@ -59,6 +59,7 @@ fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let before = resident_kb()?;
     let table = Table::new();
+    table.reserve(arguments.tools);
     let started = cpu_time();
     for tool in 0..arguments.tools {
         table.set(&name(tool), entry(tool, 0, arguments.patterns));

@@ -65,6 +65,12 @@ impl Sizes {
         self.before = told;
     }
 
+    /// The number of keys at the last look; 0: not known.
+    pub(super) fn keys(&self) -> usize {
+        let keys = self.last.unwrap_or_default();
+        usize::try_from(keys).unwrap_or(usize::MAX)
+    }
+
     /// A comparison begins, for whatever reason.
     pub(super) fn compared(&mut self) {
         self.owed = false;

@@ -79,6 +79,10 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// How often a server that does not tell of changes in the best way is asked whether it does so now.
 const PROBE_INTERVAL: Duration = Duration::from_secs(300);
 
+/// For so many tools the table has room from the start, if redis has as many keys. Room that nobody
+/// uses costs a byte for each: redis may hold other people's keys too.
+const MAX_RESERVED: usize = 2_000_000;
+
 /// Says whether routes may point at a backend; the error is the reason that is
 /// shown with the bad entry.
 pub type Admit = Arc<dyn Fn(&Backend) -> Result<(), String> + Send + Sync>;
@@ -206,6 +210,7 @@ impl Registry {
     /// Connects and compares the table with redis once.
     async fn load(&mut self) -> Result<Link, LinkError> {
         let mut link = Link::open(&self.endpoint).await?;
+        self.table.reserve(link.sizes.keys().min(MAX_RESERVED));
         self.sync.compare(Why::Start);
         while self.sync.comparing() {
             self.turn(&mut link).await?;
