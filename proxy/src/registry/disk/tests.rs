@@ -174,6 +174,49 @@ fn a_writer_that_died_leaves_the_old_file_and_its_litter_goes() {
     child.wait().unwrap();
 }
 
+/// A small file system of its own, unmounted on drop.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    /// `None`: this process may not mount.
+    fn mount(path: PathBuf) -> Option<Tmpfs> {
+        fs::create_dir(&path).unwrap();
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=64k", "none"]);
+        let done = mount.arg(&path).stderr(std::process::Stdio::null());
+        let mounted = done.status().is_ok_and(|status| status.success());
+        mounted.then(|| Tmpfs(path))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let mut unmount = std::process::Command::new("umount");
+        let _ = unmount.arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(disk) = Tmpfs::mount(directory.path().join("disk")) else {
+        eprintln!("may not mount a tmpfs: a full disk is not tested");
+        return;
+    };
+    let path = disk.0.join("routes.snapshot");
+    write_table(&path, &three()).unwrap();
+    let route = [(".*", "http://192.0.2.1:8000")];
+    let many: Vec<_> = (0..3000)
+        .map(|n| saved(&format!("t{n}"), false, &route))
+        .collect();
+    let error = write_table(&path, &many).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    assert_eq!(read(&path).unwrap().unwrap().tools.len(), 3);
+    assert_eq!(fs::read_dir(&disk.0).unwrap().count(), 1, "no litter");
+    write_table(&path, &many[..100]).unwrap();
+    assert_eq!(read(&path).unwrap().unwrap().tools.len(), 100);
+}
+
 #[test]
 fn bad_entries_are_left_out() {
     let table = Table::new();
