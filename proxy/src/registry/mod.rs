@@ -52,6 +52,7 @@ pub use held::HeldTool;
 pub use journal::{Cause, Change, Journal};
 pub use load::{load_into, load_once, load_snapshot, server_address};
 pub use mode::Mode;
+pub use saver::Saver;
 pub use status::{BadKey, RegistryStatus, Source};
 
 use crate::repeats::Repeats;
@@ -67,7 +68,7 @@ use outage::Outage;
 use pace::Pace;
 use removal::Removals;
 use report::age_of;
-use saver::{read_snapshot, save_for_ever};
+use saver::read_snapshot;
 use sync::{Action, TableSync};
 
 /// The whole first load; a redis that is slower is treated as unreachable.
@@ -112,13 +113,11 @@ pub enum RegistryError {
 pub struct Registry {
     endpoint: Endpoint,
     snapshot: PathBuf,
-    table: Arc<Table>,
     status: Arc<RegistryStatus>,
     sync: TableSync,
     /// Open after a start from redis.
     link: Option<Link>,
-    /// Wakes the writer of the snapshot.
-    save: Arc<Notify>,
+    saver: Arc<Saver>,
     /// Asks for a comparison: what routes may point at has changed.
     recheck: Arc<Notify>,
     commands: Commands,
@@ -157,12 +156,11 @@ impl Registry {
         let sync = TableSync::new(Arc::clone(&table), admit, changed, Arc::clone(&status));
         let mut registry = Registry {
             endpoint,
+            saver: Saver::new(config.snapshot.clone(), table, Arc::clone(&status)),
             snapshot: config.snapshot.clone(),
-            table,
             status,
             sync,
             link: None,
-            save: Arc::new(Notify::new()),
             recheck: Arc::new(Notify::new()),
             commands: Commands::none(),
             pace: Pace::new(now()),
@@ -183,18 +181,18 @@ impl Registry {
     /// step with the table, and does what `commands` ask for. Never returns; drop it to stop.
     pub async fn run(mut self, commands: mpsc::Receiver<CommandRequest>) {
         self.commands.listen(commands);
-        let saver = save_for_ever(
-            self.snapshot.clone(),
-            Arc::clone(&self.table),
-            Arc::clone(&self.status),
-            Arc::clone(&self.save),
-        );
-        tokio::join!(self.follow_for_ever(), saver);
+        let saver = Arc::clone(&self.saver);
+        tokio::join!(self.follow_for_ever(), saver.run());
     }
 
     /// The state, also after `run` has taken the registry.
     pub fn status(&self) -> Arc<RegistryStatus> {
         Arc::clone(&self.status)
+    }
+
+    /// What writes the snapshot, for a last time when the process ends.
+    pub fn saver(&self) -> Arc<Saver> {
+        Arc::clone(&self.saver)
     }
 
     /// Has every route judged anew, by what it may point at now. Until that is done, and while redis
@@ -225,7 +223,7 @@ impl Registry {
             ),
         }
         self.log_events();
-        self.save.notify_one();
+        self.saver.note_change();
     }
 
     async fn started_without_redis(&mut self, failure: LinkError) -> Result<(), RegistryError> {
@@ -279,7 +277,7 @@ impl Registry {
                 }
                 None => match self
                     .commands
-                    .while_waiting(&mut self.sync, &self.save, Link::open(&self.endpoint))
+                    .while_waiting(&mut self.sync, &self.saver, Link::open(&self.endpoint))
                     .await
                 {
                     Ok(opened) => {
@@ -393,7 +391,7 @@ impl Registry {
     async fn while_waiting<T>(&mut self, work: impl Future<Output = T>) -> T {
         let commands = &mut self.commands;
         commands
-            .while_waiting(&mut self.sync, &self.save, work)
+            .while_waiting(&mut self.sync, &self.saver, work)
             .await
     }
 
@@ -406,7 +404,7 @@ impl Registry {
 
     fn save_changes(&mut self) {
         if self.sync.take_unsaved() {
-            self.save.notify_one();
+            self.saver.note_change();
         }
     }
 }
