@@ -58,6 +58,7 @@ use crate::repeats::Repeats;
 use backoff::{Backoff, MAX_WAIT};
 use compare::Why;
 use endpoint::Endpoint;
+use hint::Sizes;
 use link::Link;
 use link_error::LinkError;
 use pace::Pace;
@@ -285,6 +286,7 @@ impl Registry {
     /// Follows one connection until it is of no use any more.
     async fn follow(&mut self, mut link: Link, failures: &mut Repeats) -> LinkError {
         self.set_mode(&link);
+        let mut sizes = Sizes::new(self.status.changes());
         let mut next_ping = Instant::now() + PING_INTERVAL;
         let mut next_probe = Instant::now() + PROBE_INTERVAL;
         loop {
@@ -295,6 +297,15 @@ impl Registry {
             }
             // Idle means that the comparison after connecting is through.
             failures.clear();
+            if let Some(size) = link.size.take() {
+                let told = link.pending.take_told();
+                sizes.look(size, link.mode, told, self.status.changes());
+                let took = self.pace.took();
+                if sizes.due(&mut self.pace.hints, took, now()) {
+                    self.sync.compare(self.pace.why());
+                    continue;
+                }
+            }
             let compare = self.pace.due();
             let due = self.sync.next_due().unwrap_or(compare);
             tokio::select! {
@@ -302,19 +313,15 @@ impl Registry {
                 () = sleep_until(due.into()) => {}
                 () = self.recheck.notified() => self.sync.compare(Why::Rechecked),
                 () = sleep_until(compare.into()) => {
-                    link.sizes.compared();
+                    sizes.compared();
                     self.sync.compare(self.pace.why());
                 }
                 () = sleep_until(next_ping) => {
                     if let Err(error) = link.alive().await {
                         return error;
                     }
-                    self.status.set_synced(SystemTime::now());
+                    self.in_step(&link);
                     next_ping = Instant::now() + PING_INTERVAL;
-                    let took = self.pace.took();
-                    if link.sizes.due(&mut self.pace.hints, took, now()) {
-                        self.sync.compare(self.pace.why());
-                    }
                 }
                 () = sleep_until(next_probe), if link.mode != Mode::Tracking => {
                     let mode = link.mode;
@@ -339,6 +346,14 @@ impl Registry {
         self.log_mode(link.mode, &link.why);
     }
 
+    /// Redis was just heard, and had nothing to tell that is not in the table.
+    fn in_step(&self, link: &Link) {
+        // Under polling only a comparison can tell.
+        if link.mode != Mode::Polling {
+            self.status.set_synced(SystemTime::now());
+        }
+    }
+
     /// Takes in news, does one piece of work and logs what came of it.
     async fn turn(&mut self, link: &mut Link) -> Result<Turn, LinkError> {
         let news = link.pending.take();
@@ -361,7 +376,7 @@ impl Registry {
             }
             Action::Wait => {
                 self.log_events();
-                self.status.set_synced(SystemTime::now());
+                self.in_step(link);
                 self.pace.note(self.sync.comparing(), now(), random());
                 return Ok(Turn::Idle);
             }
