@@ -16,7 +16,6 @@ use redis::{
 };
 
 use super::endpoint::Endpoint;
-use super::hint::Sizes;
 use super::link_error::{LinkError, connect_error, link_error, refused};
 use super::mode::Mode;
 use super::news::Pending;
@@ -52,7 +51,8 @@ pub(super) struct Link {
     /// How it tells of changes, and in a sentence why not in a better way.
     pub(super) mode: Mode,
     pub(super) why: String,
-    pub(super) sizes: Sizes,
+    /// The number of keys in the database at the last look; to be taken.
+    pub(super) size: Option<u64>,
     /// DBSIZE was refused.
     no_size: bool,
 }
@@ -77,14 +77,13 @@ impl Link {
             resp3,
             mode: Mode::Polling,
             why: String::new(),
-            sizes: Sizes::default(),
+            size: None,
             no_size: false,
         };
         let mut set_name = redis::cmd("CLIENT");
         // For people who look at CLIENT LIST; it may be refused.
         let _ = granted(&link.ask(set_name.arg("SETNAME").arg("portico")).await?)?;
         link.probe().await?;
-        // From here on every difference must be told, or be found by the comparison that follows.
         link.look().await?;
         Ok(link)
     }
@@ -245,17 +244,12 @@ impl Link {
     }
 
     async fn look(&mut self) -> Result<(), LinkError> {
-        let size = self.size().await?;
-        // Tracking pushes only after the number what the number counts, but before this answer.
-        self.ping().await?;
-        if let Some(size) = size {
-            self.sizes.look(size, self.pending.take_told());
-        }
-        Ok(())
+        self.size = self.ask_size().await?;
+        // Tracking pushes what the number counts only after the number, but before this answer.
+        self.ping().await
     }
 
-    /// The number of keys in the database, if the server tells it.
-    async fn size(&mut self) -> Result<Option<u64>, LinkError> {
+    async fn ask_size(&mut self) -> Result<Option<u64>, LinkError> {
         if self.no_size {
             return Ok(None);
         }

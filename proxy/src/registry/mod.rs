@@ -62,6 +62,7 @@ use commands::Commands;
 use compare::Why;
 use endpoint::Endpoint;
 use held::Moment;
+use hint::Sizes;
 use link::Link;
 use link_error::LinkError;
 use outage::Outage;
@@ -298,6 +299,7 @@ impl Registry {
     /// Follows one connection until it is of no use any more.
     async fn follow(&mut self, mut link: Link) -> LinkError {
         self.set_mode(&link);
+        let mut sizes = Sizes::new(self.status.changes());
         let mut next_ping = Instant::now() + PING_INTERVAL;
         let mut next_probe = Instant::now() + PROBE_INTERVAL;
         loop {
@@ -305,6 +307,16 @@ impl Registry {
                 Ok(Turn::Worked) => continue,
                 Ok(Turn::Idle) => {}
                 Err(error) => return error,
+            }
+            // Idle means that the comparison after connecting is through.
+            if let Some(size) = link.size.take() {
+                let told = link.pending.take_told();
+                sizes.look(size, link.mode, told, self.status.changes());
+                let took = self.pace.took();
+                if sizes.due(&mut self.pace.hints, took, now()) {
+                    self.sync.compare(self.pace.why());
+                    continue;
+                }
             }
             let compare = self.pace.due();
             let due = self.sync.next_due().unwrap_or(compare);
@@ -316,19 +328,15 @@ impl Registry {
                 }
                 request = self.commands.next() => self.commands.begin(request, &mut self.sync),
                 () = sleep_until(compare.into()) => {
-                    link.sizes.compared();
+                    sizes.compared();
                     self.sync.compare(self.pace.why());
                 }
                 () = sleep_until(next_ping) => {
                     if let Err(error) = self.while_waiting(link.alive()).await {
                         return error;
                     }
-                    self.in_step(link.mode);
+                    self.in_step(&link);
                     next_ping = Instant::now() + PING_INTERVAL;
-                    let took = self.pace.took();
-                    if link.sizes.due(&mut self.pace.hints, took, now()) {
-                        self.sync.compare(self.pace.why());
-                    }
                 }
                 () = sleep_until(next_probe), if link.mode != Mode::Tracking => {
                     let mode = link.mode;
@@ -351,6 +359,14 @@ impl Registry {
         self.pace.set_mode(link.mode, now(), random());
         self.status.set_mode(link.mode, &link.why);
         self.log_mode(link.mode, &link.why);
+    }
+
+    /// Redis was just heard, and had nothing to tell that is not in the table.
+    fn in_step(&self, link: &Link) {
+        // Under polling only a comparison can tell.
+        if link.mode != Mode::Polling {
+            self.status.set_synced(SystemTime::now());
+        }
     }
 
     /// Takes in news, does one piece of work and logs what came of it.
@@ -376,7 +392,7 @@ impl Registry {
             Action::Wait => {
                 self.save_changes();
                 self.log_events();
-                self.in_step(link.mode);
+                self.in_step(link);
                 self.pace.note(self.sync.comparing(), now(), random());
                 return Ok(Turn::Idle);
             }
@@ -393,13 +409,6 @@ impl Registry {
         commands
             .while_waiting(&mut self.sync, &self.saver, work)
             .await
-    }
-
-    /// Redis answers and has told of nothing else. Where it does not tell, only a comparison knows.
-    fn in_step(&self, mode: Mode) {
-        if mode != Mode::Polling {
-            self.status.set_synced(SystemTime::now());
-        }
     }
 
     fn save_changes(&mut self) {
