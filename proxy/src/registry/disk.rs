@@ -152,7 +152,7 @@ fn directory(path: &Path) -> &Path {
 
 /// Writes the whole snapshot to `out`; returns the number of tools. The table may change meanwhile:
 /// each entry is whole, and a change that was missed marks the table as changed again.
-fn encode(table: &Table, now: SystemTime, out: &mut impl Write) -> io::Result<u64> {
+pub(super) fn encode(table: &Table, now: SystemTime, out: &mut impl Write) -> io::Result<u64> {
     let mut out = Checked {
         inner: out,
         crc: crc32fast::Hasher::new(),
@@ -219,7 +219,7 @@ impl<W: Write> Write for Checked<W> {
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
+pub(super) fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
     if !bytes.starts_with(MAGIC) {
         return Err(if bytes.is_empty() {
             SnapshotError::Damaged("it is empty")
