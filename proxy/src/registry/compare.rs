@@ -11,25 +11,29 @@ use portico_routing::table::Table;
 use super::link::SCAN_COUNT;
 use super::stored::{Keys, tool_of};
 
-/// Why the whole table is compared with redis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why the whole table is compared with redis, the weightier reason later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Why {
-    /// The first load.
-    Start,
-    /// The connection was lost, and with it pushes.
-    Reconnected,
-    /// Redis said that everything may have changed.
-    Pushed,
-    /// What routes may point at has changed.
-    Rechecked,
     /// It is time again; nothing should come of it.
     Periodic,
+    /// Somebody asked for it.
+    Asked,
+    /// What routes may point at has changed.
+    Rechecked,
+    /// Redis said that everything may have changed.
+    Pushed,
+    /// The connection was lost, and with it pushes.
+    Reconnected,
+    /// The first load.
+    Start,
 }
 
 /// The outcome of a comparison.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Comparison {
     pub(super) why: Why,
+    /// Comparisons are numbered.
+    pub(super) number: u64,
     /// Entries set.
     pub(super) set: usize,
     /// Entries removed.
@@ -109,7 +113,7 @@ impl Job {
 }
 
 impl Rescan {
-    pub(super) fn new(why: Why) -> Self {
+    pub(super) fn new(why: Why, number: u64) -> Self {
         Self {
             stage: Stage::Scan {
                 keys: Keys::Prefix,
@@ -119,6 +123,7 @@ impl Rescan {
             suspects: HashSet::new(),
             outcome: Comparison {
                 why,
+                number,
                 set: 0,
                 removed: 0,
                 bad: 0,

@@ -51,6 +51,8 @@ pub(super) struct Snapshot {
 pub(super) struct SavedTool {
     pub(super) name: Box<str>,
     pub(super) redirect: bool,
+    /// Redis did not hold it, and somebody asked to keep it.
+    pub(super) kept: bool,
     /// Pattern and backend.
     pub(super) routes: Vec<(Box<str>, Box<str>)>,
 }
@@ -275,6 +277,7 @@ fn decode_tool(reader: &mut Reader<'_>) -> Result<SavedTool, SnapshotError> {
     Ok(SavedTool {
         name,
         redirect,
+        kept: false,
         routes,
     })
 }
@@ -353,6 +356,7 @@ mod tests {
         SavedTool {
             name: name.into(),
             redirect,
+            kept: false,
             routes: routes
                 .iter()
                 .map(|(p, b)| ((*p).into(), (*b).into()))
@@ -470,7 +474,7 @@ mod tests {
             // Entries that hold nothing are not saved.
             let redirect = redirect || patterns.is_empty();
             let routes = patterns.into_iter().map(|p| (p.into(), format!("http://192.0.2.1:{port}").into())).collect();
-            SavedTool { name: name.into(), redirect, routes }
+            SavedTool { name: name.into(), redirect, kept: false, routes }
         }
     }
 

@@ -56,8 +56,10 @@ pub use status::{BadKey, RegistryStatus, Source};
 use crate::repeats::Repeats;
 
 use backoff::{Backoff, MAX_WAIT};
+use commands::Commands;
 use compare::Why;
 use endpoint::Endpoint;
+use held::Moment;
 use link::Link;
 use link_error::LinkError;
 use removal::Removals;
@@ -116,6 +118,7 @@ pub struct Registry {
     save: Arc<Notify>,
     /// Asks for a comparison: what routes may point at has changed.
     recheck: Arc<Notify>,
+    commands: Commands,
     /// Keeps bad entries that are pushed again and again from filling the log.
     bad_pushed: Repeats,
     /// The same for entries that vanish one by one.
@@ -141,14 +144,9 @@ impl Registry {
     ) -> Result<Registry, RegistryError> {
         let endpoint =
             Endpoint::new(&config.url).map_err(|error| RegistryError::Url(error.to_string()))?;
-        let removals = Removals::new(config.mass_removal.percent, config.mass_removal.grace);
-        let sync = TableSync::new(
-            Arc::clone(&table),
-            admit,
-            changed,
-            Arc::clone(&status),
-            removals,
-        );
+        let removal = &config.mass_removal;
+        status.set_removals(Removals::new(removal.percent, removal.grace));
+        let sync = TableSync::new(Arc::clone(&table), admit, changed, Arc::clone(&status));
         let mut registry = Registry {
             endpoint,
             snapshot: config.snapshot.clone(),
@@ -158,6 +156,7 @@ impl Registry {
             link: None,
             save: Arc::new(Notify::new()),
             recheck: Arc::new(Notify::new()),
+            commands: Commands::none(),
             bad_pushed: Repeats::default(),
             vanishing: Repeats::default(),
         };
@@ -170,9 +169,9 @@ impl Registry {
     }
 
     /// Keeps the table in step with redis, reconnecting as often as it takes, and the snapshot in
-    /// step with the table. Never returns; drop it to stop.
-    pub async fn run(self, commands: mpsc::Receiver<CommandRequest>) {
-        let _commands = commands;
+    /// step with the table, and does what `commands` ask for. Never returns; drop it to stop.
+    pub async fn run(mut self, commands: mpsc::Receiver<CommandRequest>) {
+        self.commands.listen(commands);
         let saver = save_for_ever(
             self.snapshot.clone(),
             Arc::clone(&self.table),
@@ -205,9 +204,10 @@ impl Registry {
 
     async fn started_from_redis(&mut self, link: Link) {
         self.link = Some(link);
+        self.commands.connected();
         match read_snapshot(&self.snapshot).await {
             Ok(None) => {}
-            Ok(Some(snapshot)) => self.sync.hold_vanished(snapshot, now()),
+            Ok(Some(snapshot)) => self.sync.hold_vanished(snapshot, moment()),
             Err(error) => warn!(
                 path = %self.snapshot.display(),
                 "the snapshot of the routes is not used and will be replaced: {error}"
@@ -219,10 +219,11 @@ impl Registry {
 
     async fn started_without_redis(&mut self, failure: LinkError) -> Result<(), RegistryError> {
         self.sync.disconnected();
+        self.commands.away(SystemTime::now());
         let path = self.snapshot.display();
         let why_not = match read_snapshot(&self.snapshot).await {
             Ok(Some(snapshot)) => {
-                self.sync.restore(&snapshot);
+                self.sync.restore(&snapshot, moment());
                 self.status.set_source(Source::Snapshot(snapshot.written));
                 error!(
                     redis = self.endpoint.address,
@@ -255,14 +256,21 @@ impl Registry {
                     let error = self.follow(link, &mut failures).await;
                     self.sync.disconnected();
                     self.status.set_connected(false);
+                    self.commands.away(SystemTime::now());
+                    self.log_events();
                     // A connection that breaks soon again is no reason to come back faster.
                     if since.elapsed() > MAX_WAIT {
                         backoff.reset();
                     }
                     error
                 }
-                None => match Link::open(&self.endpoint).await {
+                None => match self
+                    .commands
+                    .while_waiting(&mut self.sync, &self.save, Link::open(&self.endpoint))
+                    .await
+                {
                     Ok(opened) => {
+                        self.commands.connected();
                         self.sync.compare(Why::Reconnected);
                         link = Some(opened);
                         continue;
@@ -271,7 +279,8 @@ impl Registry {
                 },
             };
             self.log_failure(&error, &mut failures);
-            sleep(backoff.next_wait(random())).await;
+            let wait = sleep(backoff.next_wait(random()));
+            self.while_waiting(wait).await;
         }
     }
 
@@ -291,12 +300,15 @@ impl Registry {
             tokio::select! {
                 () = link.pending.arrived() => {}
                 () = sleep_until(due) => {}
-                () = self.recheck.notified() => self.sync.compare(Why::Rechecked),
+                () = self.recheck.notified() => {
+                    self.sync.compare(Why::Rechecked);
+                }
+                request = self.commands.next() => self.commands.begin(request, &mut self.sync),
                 () = sleep_until(next_compare) => {
                     next_compare = Instant::now() + COMPARE_INTERVAL;
                     self.sync.compare(Why::Periodic);
                 }
-                () = sleep(PING_INTERVAL) => match link.alive().await {
+                () = sleep(PING_INTERVAL) => match self.while_waiting(link.alive()).await {
                     Ok(()) => self.status.set_synced(SystemTime::now()),
                     Err(error) => return error,
                 },
@@ -313,28 +325,41 @@ impl Registry {
         self.sync.news(news);
         match self.sync.next(now()) {
             Action::Read(purpose, tools) => {
-                let stored = link.read(&tools).await?;
-                self.sync.read(purpose, tools, &stored, now());
+                let stored = self.while_waiting(link.read(&tools)).await?;
+                self.sync.read(purpose, tools, &stored, moment());
             }
             Action::Scan(keys, cursor) => {
-                let (next, found) = link.scan(keys, cursor).await?;
+                let (next, found) = self.while_waiting(link.scan(keys, cursor)).await?;
                 self.sync.scanned(next, &found);
             }
             Action::Ping => {
-                link.ping().await?;
+                self.while_waiting(link.ping()).await?;
                 self.sync.ponged();
             }
             Action::Wait => {
+                self.save_changes();
                 self.log_events();
                 self.status.set_synced(SystemTime::now());
                 return Ok(Turn::Idle);
             }
         }
+        self.save_changes();
+        self.log_events();
+        Ok(Turn::Worked)
+    }
+
+    /// What `work` comes to; commands are taken in meanwhile.
+    async fn while_waiting<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let commands = &mut self.commands;
+        commands
+            .while_waiting(&mut self.sync, &self.save, work)
+            .await
+    }
+
+    fn save_changes(&mut self) {
         if self.sync.take_unsaved() {
             self.save.notify_one();
         }
-        self.log_events();
-        Ok(Turn::Worked)
     }
 }
 
@@ -347,6 +372,14 @@ enum Turn {
 /// The clock of tokio, which tests may stop, as the pure parts want it.
 fn now() -> std::time::Instant {
     Instant::now().into_std()
+}
+
+/// The same with the time of day.
+fn moment() -> Moment {
+    Moment {
+        instant: now(),
+        time: SystemTime::now(),
+    }
 }
 
 /// Random enough to keep proxies out of step.

@@ -1,0 +1,542 @@
+//! The state machine against a pretended redis.
+
+use super::super::removal::Removals;
+use super::super::stored::Hash;
+use super::*;
+use portico_routing::table::Entry;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+const GRACE: Duration = Duration::from_secs(60);
+const TOOLS: u8 = 30;
+/// Never touched, whatever else is: it must be in the table from the first load on.
+const ALWAYS: &str = "always";
+
+fn fields(pairs: &[(&[u8], &[u8])]) -> Stored {
+    let pairs = pairs.iter().map(|(f, v)| (f.to_vec(), v.to_vec()));
+    Stored {
+        hash: Hash::Fields(pairs.collect()),
+        redirect: false,
+    }
+}
+
+fn admit_all() -> Admit {
+    Arc::new(|_| Ok(()))
+}
+
+/// A redis that never was, driven through the same calls as the real one.
+struct World {
+    redis: BTreeMap<Box<str>, Stored>,
+    /// Pushed by redis, not yet here.
+    on_its_way: News,
+    arrived: News,
+    connected: bool,
+    asked: Option<Action>,
+    table: Arc<Table>,
+    sync: TableSync,
+    start: Instant,
+    now: Instant,
+    told: Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+impl World {
+    fn new(percent: u8) -> Self {
+        let now = Instant::now();
+        let table = Arc::new(Table::new());
+        let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let sink = Arc::clone(&told);
+        let status = Arc::new(RegistryStatus::default());
+        status.set_removals(Removals::new(percent, GRACE));
+        let sync = TableSync::new(
+            Arc::clone(&table),
+            admit_all(),
+            Arc::new(move |tool, _| sink.lock().unwrap().push(tool.to_owned())),
+            Arc::clone(&status),
+        );
+        let always = fields(&[(b".*", b"http://192.0.2.1:80")]);
+        let mut world = Self {
+            redis: BTreeMap::from([(ALWAYS.into(), always)]),
+            on_its_way: News::default(),
+            arrived: News::default(),
+            connected: true,
+            asked: None,
+            table,
+            sync,
+            start: now,
+            now,
+            told,
+        };
+        world.sync.compare(Why::Start);
+        world.run_until_idle();
+        world
+    }
+
+    fn moment(&self) -> Moment {
+        let time = SystemTime::UNIX_EPOCH + self.now.duration_since(self.start);
+        Moment {
+            instant: self.now,
+            time,
+        }
+    }
+
+    fn write(&mut self, tool: &str, stored: Stored) {
+        if stored.is_absent() {
+            self.redis.remove(tool);
+        } else {
+            self.redis.insert(tool.into(), stored);
+        }
+        self.on_its_way.tools.insert(tool.into());
+    }
+
+    fn deliver(&mut self) {
+        let news = std::mem::take(&mut self.on_its_way);
+        if self.connected {
+            self.arrived.tools.extend(news.tools);
+            self.arrived.everything |= news.everything;
+        }
+    }
+
+    fn stored(&self, tool: &str) -> Stored {
+        let absent = Stored {
+            hash: Hash::Absent,
+            redirect: false,
+        };
+        self.redis.get(tool).cloned().unwrap_or(absent)
+    }
+
+    fn scan(&self, keys: Keys, cursor: u64) -> (u64, Vec<Vec<u8>>) {
+        const PAGE: usize = 4;
+        let matching = |stored: &Stored| match keys {
+            Keys::Prefix => stored.hash != Hash::Absent,
+            Keys::Redirect => stored.redirect,
+        };
+        let prefix = if keys == Keys::Prefix {
+            "prefix:"
+        } else {
+            "redirect:"
+        };
+        // The cursor is a place in a fixed order of all possible tools, as redis' is
+        // one in its hash table.
+        let order: Vec<String> = std::iter::once(ALWAYS.to_owned())
+            .chain((0..TOOLS).map(|n| format!("t{n}")))
+            .collect();
+        let start = cursor as usize;
+        let mut found = Vec::new();
+        // One place back: redis may give a key twice.
+        for tool in order.iter().skip(start.saturating_sub(1)).take(PAGE + 1) {
+            if self.redis.get(tool.as_str()).is_some_and(matching) {
+                found.push(format!("{prefix}{tool}").into_bytes());
+            }
+        }
+        found.push([prefix.as_bytes(), b"\xff"].concat());
+        let next = start + PAGE;
+        (if next >= order.len() { 0 } else { next as u64 }, found)
+    }
+
+    /// Sends the next request, if none is under way.
+    fn ask(&mut self) {
+        if !self.connected || self.asked.is_some() {
+            return;
+        }
+        self.sync.news(std::mem::take(&mut self.arrived));
+        self.asked = match self.sync.next(self.now) {
+            Action::Wait => None,
+            action => Some(action),
+        };
+    }
+
+    /// Redis answers the request under way by what it holds now.
+    fn answer(&mut self) {
+        match self.asked.take() {
+            None | Some(Action::Wait) => {}
+            Some(Action::Ping) => {
+                self.deliver();
+                self.sync.ponged();
+            }
+            Some(Action::Scan(keys, cursor)) => {
+                let (next, found) = self.scan(keys, cursor);
+                self.sync.scanned(next, &found);
+            }
+            Some(Action::Read(purpose, tools)) => {
+                let stored: Vec<_> = tools.iter().map(|tool| self.stored(tool)).collect();
+                self.sync.read(purpose, tools, &stored, self.moment());
+            }
+        }
+    }
+
+    fn disconnect(&mut self) {
+        self.connected = false;
+        self.asked = None;
+        self.arrived = News::default();
+        self.on_its_way = News::default();
+        self.sync.disconnected();
+    }
+
+    fn connect(&mut self) {
+        if !self.connected {
+            self.connected = true;
+            self.on_its_way = News::default();
+            self.sync.compare(Why::Reconnected);
+        }
+    }
+
+    fn run_until_idle(&mut self) {
+        for _ in 0..10_000 {
+            self.deliver();
+            self.ask();
+            if self.asked.is_none() {
+                return;
+            }
+            self.answer();
+        }
+        panic!("it never comes to rest");
+    }
+
+    fn expected(&self) -> BTreeMap<String, Entry> {
+        let entries = self.redis.iter();
+        entries
+            .map(|(tool, stored)| (tool.to_string(), entry_of(stored, &admit_all())))
+            .collect()
+    }
+
+    fn in_table(&self) -> BTreeMap<String, Entry> {
+        let mut entries = BTreeMap::new();
+        self.table.for_each(|tool, entry| {
+            entries.insert(tool.to_owned(), (**entry).clone());
+        });
+        entries
+    }
+
+    fn comparison(&mut self) -> Comparison {
+        let events = self.sync.take_events();
+        let mut comparisons = events.into_iter().filter_map(|event| match event {
+            Event::Compared(comparison) => Some(comparison),
+            _ => None,
+        });
+        comparisons.next_back().unwrap()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(u8, Stored),
+    Delete(u8),
+    /// All but `ALWAYS`, with the null push.
+    Flush,
+    /// The null push of another database's FLUSHDB.
+    FlushElsewhere,
+    /// SWAPDB: all of these at once, and no push.
+    Swap(Vec<(u8, Stored)>),
+    Deliver,
+    Ask,
+    Answer,
+    Disconnect,
+    Connect,
+    Compare,
+    Wait(u64),
+}
+
+fn any_stored() -> impl Strategy<Value = Stored> {
+    let hash = prop_oneof![
+        1 => Just(Hash::Absent),
+        1 => Just(Hash::Unusable("another type".into())),
+        6 => proptest::collection::vec(
+            prop_oneof![
+                Just((b".*".to_vec(), b"http://192.0.2.1:80".to_vec())),
+                Just((b"/api/.*".to_vec(), b"http://192.0.2.2:80".to_vec())),
+                Just((b"(".to_vec(), b"http://192.0.2.3:80".to_vec())),
+                Just((b"/x".to_vec(), b"\xff".to_vec())),
+            ],
+            1..4,
+        ).prop_map(Hash::Fields),
+    ];
+    (hash, any::<bool>()).prop_map(|(hash, redirect)| Stored { hash, redirect })
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..TOOLS, any_stored()).prop_map(|(tool, stored)| Step::Write(tool, stored)),
+        3 => (0..TOOLS).prop_map(Step::Delete),
+        1 => Just(Step::Flush),
+        1 => Just(Step::FlushElsewhere),
+        1 => proptest::collection::vec((0..TOOLS, any_stored()), 0..20).prop_map(Step::Swap),
+        3 => Just(Step::Deliver),
+        8 => Just(Step::Ask),
+        8 => Just(Step::Answer),
+        1 => Just(Step::Disconnect),
+        2 => Just(Step::Connect),
+        1 => Just(Step::Compare),
+        2 => (0u64..40).prop_map(Step::Wait),
+    ]
+}
+
+fn perform(world: &mut World, step: Step) {
+    match step {
+        Step::Write(tool, stored) => world.write(&format!("t{tool}"), stored),
+        Step::Delete(tool) => {
+            world.write(
+                &format!("t{tool}"),
+                Stored {
+                    hash: Hash::Absent,
+                    redirect: false,
+                },
+            );
+        }
+        Step::Flush => {
+            world.redis.retain(|tool, _| &**tool == ALWAYS);
+            world.on_its_way.everything = true;
+        }
+        Step::FlushElsewhere => world.on_its_way.everything = true,
+        Step::Swap(tools) => {
+            world.redis.retain(|tool, _| &**tool == ALWAYS);
+            for (tool, stored) in tools.into_iter().filter(|(_, stored)| !stored.is_absent()) {
+                world.redis.insert(format!("t{tool}").into(), stored);
+            }
+        }
+        Step::Deliver => world.deliver(),
+        Step::Ask => world.ask(),
+        Step::Answer => world.answer(),
+        Step::Disconnect => world.disconnect(),
+        Step::Connect => world.connect(),
+        Step::Compare => {
+            if world.connected {
+                world.sync.compare(Why::Periodic);
+            }
+        }
+        Step::Wait(seconds) => world.now += Duration::from_secs(seconds),
+    }
+}
+
+proptest! {
+    /// Any interleaving of writes, pushes, answers, lost connections and flushes ends in the
+    /// table that redis holds.
+    #[test]
+    fn the_table_becomes_what_redis_holds(
+        percent in prop_oneof![Just(50u8), Just(0), Just(100)],
+        steps in proptest::collection::vec(any_step(), 0..200),
+    ) {
+        let mut world = World::new(percent);
+        let swapped = steps.iter().any(|step| matches!(step, Step::Swap(_)));
+        for step in steps {
+            perform(&mut world, step);
+            prop_assert!(world.table.get(ALWAYS).is_some(), "a tool that redis always had was lost");
+        }
+        world.connect();
+        world.answer();
+        world.run_until_idle();
+        if swapped {
+            // SWAPDB says nothing: that takes another look.
+            world.sync.compare(Why::Periodic);
+            world.run_until_idle();
+        }
+        for (tool, entry) in world.expected() {
+            let got = world.table.get(&tool);
+            prop_assert_eq!(got.as_deref(), Some(&entry), "additions and changes wait for nothing");
+        }
+        world.now += GRACE;
+        world.run_until_idle();
+        prop_assert_eq!(world.in_table(), world.expected());
+        prop_assert_eq!(world.sync.next_due(), None);
+        // In step means that another look finds nothing and tells nobody.
+        world.told.lock().unwrap().clear();
+        world.sync.compare(Why::Periodic);
+        world.run_until_idle();
+        let comparison = world.comparison();
+        prop_assert_eq!((comparison.set, comparison.removed, comparison.drift), (0, 0, 0));
+        prop_assert!(world.told.lock().unwrap().is_empty());
+    }
+}
+
+fn grid() -> Stored {
+    fields(&[(b".*", b"http://192.0.2.1:80")])
+}
+
+fn filled(count: u8) -> World {
+    let mut world = World::new(50);
+    for n in 0..count {
+        world.write(&format!("t{n}"), grid());
+    }
+    world.run_until_idle();
+    assert_eq!(world.table.len(), usize::from(count) + 1);
+    world.sync.take_events();
+    world
+}
+
+#[test]
+fn a_change_costs_one_read_and_an_unchanged_value_tells_nobody() {
+    let mut world = filled(20);
+    world.told.lock().unwrap().clear();
+    world.write("t3", grid());
+    world.deliver();
+    world.ask();
+    assert_eq!(
+        world.asked,
+        Some(Action::Read(Purpose::Pushed, vec!["t3".into()]))
+    );
+    world.answer();
+    world.ask();
+    assert_eq!(world.asked, None);
+    assert!(world.told.lock().unwrap().is_empty());
+    assert!(world.sync.take_unsaved(), "the filling");
+    world.write("t3", fields(&[(b".*", b"http://192.0.2.9:80")]));
+    world.run_until_idle();
+    assert_eq!(*world.told.lock().unwrap(), ["t3"]);
+    assert!(world.sync.take_unsaved());
+    assert!(!world.sync.take_unsaved());
+}
+
+#[test]
+fn a_flush_is_held_back_and_what_returns_stays() {
+    let mut world = filled(20);
+    perform(&mut world, Step::Flush);
+    world.run_until_idle();
+    assert_eq!(world.table.len(), 21);
+    let held = Event::HeldBack { count: 20, of: 21 };
+    assert!(world.sync.take_events().contains(&held));
+    world.write("t5", fields(&[(b".*", b"http://192.0.2.9:80")]));
+    world.now += GRACE / 2;
+    world.run_until_idle();
+    let port = |world: &World| world.table.get("t5").unwrap().routes[0].backend.to_string();
+    assert_eq!(port(&world), "http://192.0.2.9:80", "changes act at once");
+    world.now += GRACE / 2;
+    world.run_until_idle();
+    assert_eq!(world.in_table(), world.expected());
+    assert_eq!(world.table.len(), 2);
+    assert!(world.sync.take_events().contains(&Event::Released(19)));
+}
+
+#[test]
+fn a_push_of_something_bad_is_told_once() {
+    let mut world = filled(3);
+    let bad = fields(&[(b"(", b"http://192.0.2.1:80")]);
+    for expected in [1, 0] {
+        world.write("t1", bad.clone());
+        world.run_until_idle();
+        let events = world.sync.take_events();
+        let told = events
+            .iter()
+            .filter(|e| matches!(e, Event::Bad { tool, .. } if &**tool == "t1"));
+        assert_eq!(told.count(), expected);
+    }
+}
+
+#[test]
+fn a_flush_that_was_told_is_no_drift() {
+    let mut world = filled(5);
+    perform(&mut world, Step::Flush);
+    world.run_until_idle();
+    let comparison = world.comparison();
+    assert_eq!((comparison.removed, comparison.drift), (5, 0));
+}
+
+#[test]
+fn nothing_is_released_while_redis_is_away() {
+    let mut world = filled(20);
+    perform(&mut world, Step::Flush);
+    world.run_until_idle();
+    world.disconnect();
+    world.now += GRACE * 10;
+    assert_eq!(world.table.len(), 21);
+    for n in 0..20 {
+        world.redis.insert(format!("t{n}").into(), grid());
+    }
+    world.connect();
+    world.run_until_idle();
+    assert_eq!(world.table.len(), 21);
+    assert_eq!(world.sync.next_due(), None);
+}
+
+#[test]
+fn drift_is_what_no_push_explains() {
+    let mut world = filled(20);
+    perform(
+        &mut world,
+        Step::Swap(vec![(0, fields(&[(b"/x", b"http://192.0.2.9:80")]))]),
+    );
+    for n in 1..19 {
+        world.redis.insert(format!("t{n}").into(), grid());
+    }
+    world.sync.compare(Why::Periodic);
+    world.run_until_idle();
+    // t0 differs and t19 is gone.
+    assert_eq!(world.comparison().drift, 2);
+    assert_eq!(world.in_table(), world.expected());
+
+    // A write whose push arrives only after the comparison has read the key is no drift.
+    world.write("t0", grid());
+    world.sync.compare(Why::Periodic);
+    for _ in 0..1000 {
+        world.ask();
+        if world.asked.is_none() {
+            break;
+        }
+        world.answer();
+    }
+    let comparison = world.comparison();
+    assert_eq!((comparison.set, comparison.drift), (1, 0));
+}
+
+#[test]
+fn a_flush_during_a_comparison_is_followed_by_another() {
+    let mut world = filled(8);
+    world.sync.compare(Why::Periodic);
+    while !matches!(world.asked, Some(Action::Ping)) {
+        world.answer();
+        world.ask();
+    }
+    perform(&mut world, Step::Flush);
+    world.run_until_idle();
+    assert_eq!(world.in_table(), world.expected());
+}
+
+#[test]
+fn what_is_gone_between_scan_and_read_is_gone() {
+    let mut world = filled(8);
+    world.sync.compare(Why::Periodic);
+    let reads_t0 = |world: &World| matches!(&world.asked, Some(Action::Read(_, tools)) if tools.iter().any(|t| &**t == "t0"));
+    while !reads_t0(&world) {
+        world.answer();
+        world.ask();
+    }
+    world.redis.remove("t0");
+    world.run_until_idle();
+    assert_eq!(world.in_table(), world.expected());
+}
+
+#[test]
+fn pushes_do_not_starve_a_comparison() {
+    let mut world = filled(20);
+    world.sync.compare(Why::Periodic);
+    for turn in 0..200u8 {
+        world.write(&format!("t{}", turn % 20), grid());
+        world.deliver();
+        world.ask();
+        world.answer();
+    }
+    assert!(!world.sync.comparing());
+}
+
+#[test]
+fn a_snapshot_fills_gaps_and_its_vanished_tools_are_held() {
+    let saved = |n: usize| super::super::disk::SavedTool {
+        name: format!("s{n}").into(),
+        redirect: false,
+        kept: false,
+        routes: vec![(".*".into(), "http://192.0.2.1:80".into())],
+    };
+    let written = std::time::SystemTime::UNIX_EPOCH;
+    let snapshot = |range: std::ops::Range<usize>| Snapshot {
+        written,
+        tools: range.map(saved).collect(),
+    };
+    let mut world = World::new(50);
+    world.sync.hold_vanished(snapshot(0..9), world.moment());
+    assert_eq!(world.table.len(), 1, "few are simply gone");
+    let mut world = World::new(50);
+    world.sync.hold_vanished(snapshot(0..20), world.moment());
+    assert_eq!(world.table.len(), 21);
+    world.now += GRACE;
+    world.run_until_idle();
+    assert_eq!(world.in_table(), world.expected());
+}
