@@ -3,7 +3,7 @@
 //! A page looks at every name of the table once, beside the control thread, and keeps the first few:
 //! its cost does not depend on which page it is, and its size has a bound in tools and in bytes.
 
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -14,7 +14,7 @@ use super::State;
 use super::answer::{Body, bad_request, json_bytes};
 use super::query::Query;
 use crate::percent::encode;
-use crate::registry::HeldTool;
+use crate::registry::RegistryStatus;
 use crate::routes::{Head, bad_keys, tool};
 
 /// Tools on a page unless told otherwise.
@@ -106,13 +106,10 @@ impl Found {
     }
 }
 
-/// What is held back, by name.
-type HeldTools<'a> = HashMap<&'a str, &'a HeldTool>;
-
 impl Wanted {
-    fn matches(&self, tool: &str, entries: [Option<&Entry>; 2], held: &HeldTools<'_>) -> bool {
+    fn matches(&self, tool: &str, entries: [Option<&Entry>; 2], status: &RegistryStatus) -> bool {
         tool.starts_with(&self.prefix)
-            && (!self.held || held.contains_key(tool))
+            && (!self.held || status.held_tool(tool).is_some())
             && tool.contains(&self.contains)
             && (!self.bad
                 || entries
@@ -127,21 +124,16 @@ fn made(state: &State, wanted: &Wanted) -> Vec<u8> {
     let rules = &*snapshot.config.rules;
     let table = &state.process.table;
     let status = &state.process.registry_status;
-    let held = match status.held_back() {
-        0 => Vec::new(),
-        _ => status.held_tools(),
-    };
-    let held: HeldTools<'_> = held.iter().map(|held| (&*held.tool, held)).collect();
     let mut found = Found::default();
     for (tool, entry) in &rules.routes {
         let other = table.get(tool);
-        if wanted.matches(tool, [Some(entry), other.as_deref()], &held) {
+        if wanted.matches(tool, [Some(entry), other.as_deref()], status) {
             found.offer(wanted, tool);
         }
     }
     table.for_each(|tool, entry| {
         // The others were looked at above.
-        if wanted.matches(tool, [Some(entry), None], &held) && !rules.routes.contains_key(tool) {
+        if wanted.matches(tool, [Some(entry), None], status) && !rules.routes.contains_key(tool) {
             found.offer(wanted, tool);
         }
     });
@@ -160,7 +152,8 @@ fn made(state: &State, wanted: &Wanted) -> Vec<u8> {
         }
         let registry = table.get(&name);
         bytes.extend_from_slice(if last.is_some() { b",\n" } else { b"\n" });
-        let listed = tool(rules, &name, registry.as_deref(), held.get(&*name).copied());
+        let held = status.held_tool(&name);
+        let listed = tool(rules, &name, registry.as_deref(), held.as_ref());
         // Into memory, and strings, lists and booleans only: it cannot fail.
         let _ = serde_json::to_writer(&mut bytes, &listed);
         last = Some(name);

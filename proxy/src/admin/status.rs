@@ -74,8 +74,9 @@ struct Registry {
     held_back: u64,
     /// Of those held back, the ones kept by hand.
     kept: u64,
-    /// When the last of the others leaves, unless it comes back.
+    /// When the first of the others leaves, unless it comes back.
     held_until: Option<String>,
+    bad_tools: u64,
     bad_routes: usize,
     bad_keys: u64,
     changes: u64,
@@ -350,8 +351,8 @@ impl Registry {
         let mut said = Vec::new();
         if waiting > 0 {
             let until = match &self.held_until {
-                Some(until) => format!("stay until {until}"),
-                None => "stay for the grace time".to_owned(),
+                Some(until) => format!("stay in use until {until}"),
+                None => "stay in use for the grace time".to_owned(),
             };
             said.push(format!(
                 "{waiting} TOOLS VANISHED FROM REDIS and {until}: restore redis, or decide: \
@@ -368,11 +369,13 @@ impl Registry {
     }
 
     fn bad_in_words(&self) -> Option<String> {
-        let what = match (self.bad_routes, self.bad_keys) {
+        let (routes, tools, keys) = (self.bad_routes, self.bad_tools, self.bad_keys);
+        let routes_of = format!("{routes} bad routes of {tools} tools");
+        let what = match (routes, keys) {
             (0, 0) => return None,
-            (routes, 0) => format!("{routes} bad routes"),
-            (0, keys) => format!("{keys} bad keys"),
-            (routes, keys) => format!("{routes} bad routes, {keys} bad keys"),
+            (_, 0) => routes_of,
+            (0, keys) => format!("{keys} keys that name no tool"),
+            (_, keys) => format!("{routes_of}, {keys} keys that name no tool"),
         };
         Some(format!("{what}: portico routes --bad"))
     }
@@ -425,11 +428,6 @@ fn registry(process: &Process, snapshot: &Path, now: SystemTime) -> Registry {
         Source::Snapshot(written) => Some(written),
     };
     let (mode, reason) = status.mode().unzip();
-    let held_back = status.held_back();
-    let held = match held_back {
-        0 => Vec::new(),
-        _ => status.held_tools(),
-    };
     Registry {
         connected: status.connected(),
         source: if written.is_some() {
@@ -442,9 +440,10 @@ fn registry(process: &Process, snapshot: &Path, now: SystemTime) -> Registry {
         age_seconds: last_sync.map(|sync| now.duration_since(sync).unwrap_or_default().as_secs()),
         mode: mode.map(Mode::as_str),
         mode_reason: reason.filter(|why| !why.is_empty()).map(String::from),
-        held_back,
+        held_back: status.held_back(),
         kept: status.kept(),
-        held_until: held.iter().filter_map(|held| held.until).max().map(rfc3339),
+        held_until: status.first_release().map(rfc3339),
+        bad_tools: status.bad_tools(),
         bad_routes: process.table.bad_routes(),
         bad_keys: status.bad_keys(),
         changes: status.changes(),
@@ -513,8 +512,9 @@ mod tests {
             "mode": null,
             "mode_reason": null,
             "held_back": 101,
-            "kept": 0,
-            "held_until": null,
+            "kept": 37,
+            "held_until": shown["held_until"],
+            "bad_tools": 0,
             "bad_routes": 0,
             "bad_keys": 102,
             "changes": 103,
@@ -524,5 +524,6 @@ mod tests {
             "snapshot_failures": 2,
         });
         assert_eq!(shown, expected);
+        assert!(shown["held_until"].is_string());
     }
 }

@@ -4,7 +4,7 @@
 //! The one in use is asked for page by page. Both are printed by the same code.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::{BadKey, Head, Routes, RoutesError, Tool, bad_keys, runtime, tool, vi
 use crate::admin::time::in_words;
 use crate::ask::{Page, ask};
 use crate::percent::encode;
-use crate::registry::{self, HeldTool, RegistryStatus, Source};
+use crate::registry::{self, RegistryStatus, Source};
 use crate::start::{self, Prepared};
 
 /// Tools that are asked for at once.
@@ -92,8 +92,6 @@ fn of_a_start(config: &Path, how: How<'_>, out: &mut dyn Write) -> Result<(), Ro
             entries.iter().flatten().any(|entry| !entry.bad.is_empty())
         })
     });
-    let held: Vec<HeldTool> = status.held_tools();
-    let held: HashMap<&str, &HeldTool> = held.iter().map(|held| (&*held.tool, held)).collect();
     head.matching = names.len();
     head.bad_keys = how.bad.then(|| bad_keys(&status));
     let mut printer = Printer::new(out, how);
@@ -104,7 +102,7 @@ fn of_a_start(config: &Path, how: How<'_>, out: &mut dyn Write) -> Result<(), Ro
             rules,
             name,
             entry.as_deref(),
-            held.get(&**name).copied(),
+            status.held_tool(name).as_ref(),
         ))?;
     }
     printer.end()?;
