@@ -86,11 +86,15 @@ pub async fn ask(address: &str, page: Page<'_>) -> Result<Bytes, AskError> {
     };
     let asking = async {
         match address.strip_prefix("unix:") {
-            Some(path) => exchange(UnixStream::connect(path).await?, page).await,
+            Some(path) => {
+                let stream = UnixStream::connect(path).await.map_err(nobody)?;
+                exchange(stream, page).await
+            }
             None => {
                 let address = address.strip_prefix("http://").unwrap_or(address);
                 let address = address.trim_end_matches('/');
-                exchange(TcpStream::connect(address).await?, page).await
+                let stream = TcpStream::connect(address).await.map_err(nobody)?;
+                exchange(stream, page).await
             }
         }
     };
@@ -107,6 +111,11 @@ pub async fn ask(address: &str, page: Page<'_>) -> Result<Bytes, AskError> {
             Err(failed(format!("no answer within {seconds} s")))
         }
     }
+}
+
+fn nobody(error: io::Error) -> io::Error {
+    let text = format!("{error}; does it run, and is that its listen.admin?");
+    io::Error::new(error.kind(), text)
 }
 
 async fn exchange<S>(stream: S, page: Page<'_>) -> io::Result<(StatusCode, Bytes)>

@@ -225,7 +225,7 @@ mod tests {
         assert!(text.lines().all(|line| line.chars().count() <= COLUMNS));
         let joined: String = text.lines().map(str::trim_start).collect();
         assert!(joined.contains(&long), "{text}");
-        let many: Vec<String> = (0..MAX_LINES + 5).map(|n| format!("/{n}")).collect();
+        let many: Vec<String> = (0..MAX_LINES + 5).map(|n| format!("^/{n}/.*")).collect();
         let many: Vec<_> = many
             .iter()
             .map(|p| (p.as_str(), "http://192.0.2.1"))

@@ -103,23 +103,48 @@ fn in_words(command: Command, report: CommandReport) -> String {
         kept,
         tools,
     } = report;
-    let did = match command {
-        Command::Apply => "applied",
-        Command::Keep => "kept",
-        Command::Refresh => "compared with redis",
-    };
-    let mut said = format!("{did}: {removed} tools removed, {set} set; {tools} are in the table\n");
-    said.push_str(&match (held_back, kept) {
-        (0, _) => "nothing is held back\n".to_owned(),
-        (held, 0) => format!("{held} are held back for the grace time, none is kept by hand\n"),
-        (held, kept) if held == kept => {
-            format!("{kept} that redis does not hold are kept until it does, or until they are applied\n")
-        }
-        (held, kept) => format!(
-            "{held} are held back; {kept} of them are kept by hand until redis holds them, or until they are applied\n"
+    let table = format!("{} in the table", of_tools(tools));
+    let left = held_back.saturating_sub(kept);
+    let mut said = match command {
+        Command::Apply if set == 0 => format!("removed {}; {table}\n", of_tools(removed)),
+        Command::Apply => format!(
+            "removed {}; {set} were in redis again and stay; {table}\n",
+            of_tools(removed)
         ),
-    });
+        Command::Keep if kept == 0 => format!("nothing to keep; {table}\n"),
+        Command::Keep => {
+            return format!(
+                "{} that redis does not hold: kept until it holds them again, or until portico routes apply; {table}\n",
+                of_tools(kept)
+            );
+        }
+        Command::Refresh => {
+            format!("compared with redis: {set} set, {removed} removed; {table}\n")
+        }
+    };
+    if held_back == 0 {
+        said.push_str("nothing is held back\n");
+    }
+    if left > 0 {
+        said.push_str(&format!(
+            "{} held back for the grace time: portico routes keep | apply decides earlier\n",
+            of_tools(left)
+        ));
+    }
+    if kept > 0 {
+        said.push_str(&format!(
+            "{} kept by hand: portico routes apply removes them\n",
+            of_tools(kept)
+        ));
+    }
     said
+}
+
+fn of_tools(count: usize) -> String {
+    match count {
+        1 => "1 tool".to_owned(),
+        count => format!("{count} tools"),
+    }
 }
 
 fn refused(form: Form, command: Command, status: StatusCode, why: &str) -> Response<Body> {
@@ -129,5 +154,56 @@ fn refused(form: Form, command: Command, status: StatusCode, why: &str) -> Respo
             let said = json!({ "done": null, "asked": name(command), "reason": why });
             answer::json(status, &said)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(command: Command, counts: [usize; 5], expected: &str) {
+        let [set, removed, held_back, kept, tools] = counts;
+        let report = CommandReport {
+            set,
+            removed,
+            held_back,
+            kept,
+            tools,
+        };
+        assert_eq!(in_words(command, report), expected);
+    }
+
+    #[test]
+    fn what_was_done_in_words() {
+        check(
+            Command::Apply,
+            [0, 31, 0, 0, 9],
+            "removed 31 tools; 9 tools in the table\nnothing is held back\n",
+        );
+        check(
+            Command::Apply,
+            [2, 1, 3, 1, 1],
+            "removed 1 tool; 2 were in redis again and stay; 1 tool in the table\n\
+             2 tools held back for the grace time: portico routes keep | apply decides earlier\n\
+             1 tool kept by hand: portico routes apply removes them\n",
+        );
+        check(
+            Command::Keep,
+            [0, 0, 31, 31, 40],
+            "31 tools that redis does not hold: kept until it holds them again, or until portico routes apply; \
+             40 tools in the table\n",
+        );
+        check(
+            Command::Keep,
+            [0, 0, 0, 0, 40],
+            "nothing to keep; 40 tools in the table\nnothing is held back\n",
+        );
+        check(
+            Command::Refresh,
+            [3, 2, 5, 0, 40],
+            "compared with redis: 3 set, 2 removed; 40 tools in the table\n\
+             5 tools held back for the grace time: portico routes keep | apply decides earlier\n",
+        );
     }
 }

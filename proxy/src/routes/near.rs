@@ -44,7 +44,7 @@ mod tests {
     #[test]
     fn near_misses() {
         check("gird", &["grid", "grids"]);
-        check("grid-", &["grid", "grids"]);
+        check("grid-", &["grid", "grids", "the-grid-again"]);
         check("wikibug", &["wikibugs"]);
         check("again", &["the-grid-again"]);
         check("zzzzz", &[]);
