@@ -543,6 +543,27 @@ fn a_refresh_finds_what_redis_did_not_tell() {
     assert_eq!(counts, [&json!(1), &json!(1), &json!(12)]);
 }
 
+/// As docs/operating.md has it, for when the grace time is over.
+#[test]
+fn a_copy_of_the_table_brings_routes_back() {
+    let site = Site::new(30);
+    let copy = std::fs::read(site.copy("copy")).unwrap();
+    let Site { redis, mut portico } = site;
+    redis.command(&["FLUSHALL"]);
+    portico.terminate();
+    assert!(portico.wait(SOON).success());
+    let builder = Builder::new();
+    std::fs::write(builder.snapshot(), &copy).unwrap();
+    let portico = builder.registry(&redis).start();
+    let site = Site { redis, portico };
+    let kept = site.routes(&["keep"]);
+    assert!(said(&kept).starts_with("30 tools that redis does not hold: kept"));
+    let old = site.folder().join("old");
+    std::fs::write(&old, &copy).unwrap();
+    let same = site.routes(&["diff", old.to_str().unwrap(), "live"]);
+    same.expect(0, &[]);
+}
+
 #[test]
 fn without_redis_only_keeping_is_possible() {
     let mut site = Site::new(30);

@@ -20,7 +20,7 @@ use crate::routes::{Head, bad_keys, tool};
 /// Tools on a page unless told otherwise.
 const PAGE_SIZE: usize = 100;
 /// Tools on a page at the most.
-const MAX_PAGE_SIZE: usize = 1000;
+const MAX_PAGE_SIZE: usize = 10_000;
 /// A page ends at the tool that fills it to this.
 const MAX_PAGE_BYTES: usize = 4 << 20;
 

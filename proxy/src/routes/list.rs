@@ -23,7 +23,7 @@ use crate::registry::{self, RegistryStatus, Source};
 use crate::start::{self, Prepared};
 
 /// Tools that are asked for at once.
-const PAGE_SIZE: usize = 1000;
+const PAGE_SIZE: usize = 10_000;
 /// A list of names that is longer is not searched for near misses: three million tools.
 const MAX_NAMES: usize = 100 << 20;
 /// How long the names may take.
