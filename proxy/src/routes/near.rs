@@ -4,6 +4,8 @@
 const MOST: usize = 3;
 /// How alike two names must be, of 1.
 const ENOUGH: f64 = 0.6;
+/// How alike a name is at least that holds the other: more so than one with many slips.
+const CONTAINED: f64 = 0.7;
 /// A longer one is no name of a tool, and comparing costs its square.
 const MAX_BYTES: usize = 64;
 
@@ -16,7 +18,7 @@ pub(super) fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) ->
     for name in names {
         let contained = name.contains(wanted) || wanted.contains(name);
         let score = match strsim::normalized_damerau_levenshtein(wanted, name) {
-            score if contained => score.max(ENOUGH),
+            score if contained => score.max(CONTAINED),
             score => score,
         };
         if score < ENOUGH {
@@ -46,7 +48,7 @@ mod tests {
         check("gird", &["grid", "grids"]);
         check("grid-", &["grid", "grids", "the-grid-again"]);
         check("wikibug", &["wikibugs"]);
-        check("again", &["the-grid-again"]);
+        check("again", &["the-grid-again", "admin"]);
         check("zzzzz", &[]);
         check("", &[]);
         check(&"g".repeat(65), &[]);
