@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::header::{CONTENT_DISPOSITION, HeaderValue};
@@ -73,12 +73,12 @@ pub(super) fn page<B>(request: &Request<B>, state: &Arc<State>) -> Response<Body
 /// Begins to write; `place` is given back when the writer has ended.
 fn write(state: &Arc<State>, place: OwnedSemaphorePermit) -> Pieces {
     let (sender, pieces) = mpsc::channel(PIECES_WAITING);
-    let table = Arc::clone(&state.process.table);
+    let process = Arc::clone(&state.process);
     tokio::task::spawn_blocking(move || {
         let _place = place;
         let mut out = BufWriter::with_capacity(PIECE, Sender(sender));
         // It fails when nobody reads any more, who then has noticed.
-        if write_snapshot(&table, SystemTime::now(), &mut out).is_ok()
+        if write_snapshot(&process.table, &process.registry_status, &mut out).is_ok()
             && let Ok(Sender(sender)) = out.into_inner()
         {
             let _ = sender.blocking_send(Piece::End);

@@ -83,6 +83,8 @@ struct Registry {
     drift: u64,
     disconnects: u64,
     snapshot_path: String,
+    /// When this process last wrote it; `null`: never.
+    snapshot_saved: Option<String>,
     snapshot_failures: u64,
 }
 
@@ -255,6 +257,11 @@ impl Status {
             if let Some(bad) = registry.bad_in_words() {
                 line("  skipped", bad);
             }
+            let saved = match &registry.snapshot_saved {
+                Some(saved) => format!("written {saved}"),
+                None => "not written since the start".to_owned(),
+            };
+            line("  snapshot", format!("{saved}, {}", registry.snapshot_path));
         }
         for certificate in &self.certificates {
             let Certificate {
@@ -450,6 +457,7 @@ fn registry(process: &Process, snapshot: &Path, now: SystemTime) -> Registry {
         drift: status.drift(),
         disconnects: status.disconnects(),
         snapshot_path: snapshot.display().to_string(),
+        snapshot_saved: (status.snapshot_saved()).map(|(time, _)| rfc3339(time)),
         snapshot_failures: status.snapshot_failures(),
     }
 }
@@ -521,6 +529,7 @@ mod tests {
             "drift": 104,
             "disconnects": 3,
             "snapshot_path": "/nonexistent/routes",
+            "snapshot_saved": shown["snapshot_saved"],
             "snapshot_failures": 2,
         });
         assert_eq!(shown, expected);

@@ -33,7 +33,7 @@ pub(super) enum Why {
 pub(super) struct Comparison {
     pub(super) why: Why,
     /// Comparisons are numbered.
-    pub(super) number: u64,
+    pub(super) number: u32,
     /// Entries set.
     pub(super) set: usize,
     /// Entries removed.
@@ -113,7 +113,7 @@ impl Job {
 }
 
 impl Rescan {
-    pub(super) fn new(why: Why, number: u64) -> Self {
+    pub(super) fn new(why: Why, number: u32) -> Self {
         Self {
             stage: Stage::Scan {
                 keys: Keys::Prefix,

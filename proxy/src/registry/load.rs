@@ -1,7 +1,8 @@
 //! The table for commands that print or compare it, loaded once; and snapshots outside of their
 //! place on disk.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,14 +10,14 @@ use std::time::SystemTime;
 use portico_config as config;
 use portico_routing::table::Table;
 
-use super::disk::{self, Snapshot};
+use super::disk::{MAX_FILE_BYTES, Snapshot, SnapshotError, layout};
 use super::saver::read_snapshot;
 use super::{Admit, Changed, Registry, RegistryError, RegistryStatus, Source, endpoint};
 
 /// What a snapshot holds: the good routes of the registry.
 #[derive(Debug)]
 pub struct SavedTable {
-    /// When it was written, in whole seconds.
+    /// When its routes were last known to be what redis held, in whole seconds.
     pub written: SystemTime,
     /// Its tools, in no order.
     pub tools: Vec<SavedTool>,
@@ -102,18 +103,30 @@ pub async fn load_snapshot(
     Err(RegistryError::Snapshot(why_not))
 }
 
-/// Reads the snapshot at `path`. Blocks on the disk.
+/// Reads the snapshot at `path`, which may be a link or a pipe. Blocks on the disk.
 ///
 /// # Errors
 /// There is none, or it cannot be used.
 pub fn read_snapshot_file(path: &Path) -> Result<SavedTable, RegistryError> {
-    let shown = path.display();
-    let why_not = match disk::read(path) {
-        Ok(Some(snapshot)) => return Ok(snapshot.into()),
-        Ok(None) => format!("there is no snapshot of the routes at {shown}"),
-        Err(error) => format!("the snapshot of the routes at {shown} cannot be used: {error}"),
+    let read = || -> Result<SavedTable, SnapshotError> {
+        let mut bytes = Vec::new();
+        File::open(path)?
+            .take(MAX_FILE_BYTES + 1)
+            .read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            return Err(SnapshotError::TooLarge);
+        }
+        Ok(layout::decode(&bytes)?.into())
     };
-    Err(RegistryError::Snapshot(why_not))
+    read().map_err(|error| {
+        let shown = path.display();
+        RegistryError::Snapshot(match error {
+            SnapshotError::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                format!("there is no snapshot of the routes at {shown}")
+            }
+            error => format!("the snapshot of the routes at {shown} cannot be used: {error}"),
+        })
+    })
 }
 
 /// Reads a snapshot that came from elsewhere.
@@ -121,7 +134,7 @@ pub fn read_snapshot_file(path: &Path) -> Result<SavedTable, RegistryError> {
 /// # Errors
 /// It cannot be used.
 pub fn decode_snapshot(bytes: &[u8]) -> Result<SavedTable, RegistryError> {
-    let decoded = disk::decode(bytes).map(SavedTable::from);
+    let decoded = layout::decode(bytes).map(SavedTable::from);
     decoded.map_err(|error| {
         RegistryError::Snapshot(format!("the snapshot that came cannot be used: {error}"))
     })
@@ -133,8 +146,13 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<SavedTable, RegistryError> {
 ///
 /// # Errors
 /// `out` takes no more.
-pub fn write_snapshot(table: &Table, now: SystemTime, out: &mut impl Write) -> io::Result<u64> {
-    disk::encode(table, now, out)
+pub fn write_snapshot(
+    table: &Table,
+    status: &RegistryStatus,
+    out: &mut impl Write,
+) -> io::Result<u64> {
+    let kept = |tool: &str| status.removals().is_kept(tool);
+    layout::encode(table, &kept, status.table_time(), out)
 }
 
 impl From<Snapshot> for SavedTable {

@@ -51,6 +51,7 @@ pub use load::{
     read_snapshot_file, server_address, write_snapshot,
 };
 pub use mode::Mode;
+pub use saver::Saver;
 pub use status::{BadKey, RegistryStatus, Source};
 
 use crate::repeats::Repeats;
@@ -64,7 +65,7 @@ use link::Link;
 use link_error::LinkError;
 use removal::Removals;
 use report::age_of;
-use saver::{read_snapshot, save_for_ever};
+use saver::read_snapshot;
 use sync::{Action, TableSync};
 
 /// The whole first load; a redis that is slower is treated as unreachable.
@@ -109,13 +110,11 @@ pub enum RegistryError {
 pub struct Registry {
     endpoint: Endpoint,
     snapshot: PathBuf,
-    table: Arc<Table>,
     status: Arc<RegistryStatus>,
     sync: TableSync,
     /// Open after a start from redis.
     link: Option<Link>,
-    /// Wakes the writer of the snapshot.
-    save: Arc<Notify>,
+    saver: Arc<Saver>,
     /// Asks for a comparison: what routes may point at has changed.
     recheck: Arc<Notify>,
     commands: Commands,
@@ -149,12 +148,11 @@ impl Registry {
         let sync = TableSync::new(Arc::clone(&table), admit, changed, Arc::clone(&status));
         let mut registry = Registry {
             endpoint,
+            saver: Saver::new(config.snapshot.clone(), table, Arc::clone(&status)),
             snapshot: config.snapshot.clone(),
-            table,
             status,
             sync,
             link: None,
-            save: Arc::new(Notify::new()),
             recheck: Arc::new(Notify::new()),
             commands: Commands::none(),
             bad_pushed: Repeats::default(),
@@ -172,18 +170,18 @@ impl Registry {
     /// step with the table, and does what `commands` ask for. Never returns; drop it to stop.
     pub async fn run(mut self, commands: mpsc::Receiver<CommandRequest>) {
         self.commands.listen(commands);
-        let saver = save_for_ever(
-            self.snapshot.clone(),
-            Arc::clone(&self.table),
-            Arc::clone(&self.status),
-            Arc::clone(&self.save),
-        );
-        tokio::join!(self.follow_for_ever(), saver);
+        let saver = Arc::clone(&self.saver);
+        tokio::join!(self.follow_for_ever(), saver.run());
     }
 
     /// The state, also after `run` has taken the registry.
     pub fn status(&self) -> Arc<RegistryStatus> {
         Arc::clone(&self.status)
+    }
+
+    /// What writes the snapshot, for a last time when the process ends.
+    pub fn saver(&self) -> Arc<Saver> {
+        Arc::clone(&self.saver)
     }
 
     /// Has every route judged anew, by what it may point at now. Until that is done, and while redis
@@ -214,7 +212,7 @@ impl Registry {
             ),
         }
         self.log_events();
-        self.save.notify_one();
+        self.saver.note_change();
     }
 
     async fn started_without_redis(&mut self, failure: LinkError) -> Result<(), RegistryError> {
@@ -266,7 +264,7 @@ impl Registry {
                 }
                 None => match self
                     .commands
-                    .while_waiting(&mut self.sync, &self.save, Link::open(&self.endpoint))
+                    .while_waiting(&mut self.sync, &self.saver, Link::open(&self.endpoint))
                     .await
                 {
                     Ok(opened) => {
@@ -352,13 +350,13 @@ impl Registry {
     async fn while_waiting<T>(&mut self, work: impl Future<Output = T>) -> T {
         let commands = &mut self.commands;
         commands
-            .while_waiting(&mut self.sync, &self.save, work)
+            .while_waiting(&mut self.sync, &self.saver, work)
             .await
     }
 
     fn save_changes(&mut self) {
         if self.sync.take_unsaved() {
-            self.save.notify_one();
+            self.saver.note_change();
         }
     }
 }

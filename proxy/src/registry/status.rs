@@ -49,6 +49,10 @@ pub struct RegistryStatus {
     drift: AtomicU64,
     disconnects: AtomicU64,
     snapshot_failures: AtomicU64,
+    /// Milliseconds since 1970; 0: never.
+    snapshot_saved: AtomicU64,
+    /// Microseconds.
+    snapshot_took: AtomicU64,
     mode: Mutex<Option<(Mode, Box<str>)>>,
     /// Here so that a list of a million tools need not be copied to be looked at.
     removals: Mutex<Removals>,
@@ -86,6 +90,9 @@ impl RegistryStatus {
             status.set_connected(connected);
         }
         status.set_source(Source::Snapshot(UNIX_EPOCH + Duration::from_secs(105)));
+        let saved = UNIX_EPOCH + Duration::from_secs(106);
+        status.set_snapshot_saved(saved, Duration::from_millis(1500));
+        (0..38).for_each(|_| status.count_bad_tool(false, true));
         status
     }
 }
@@ -107,9 +114,14 @@ impl RegistryStatus {
     /// When the table was last known to be what redis holds, give or take the changes of that
     /// moment; `None`: never since the start. Its age is the age of the table.
     pub fn last_sync(&self) -> Option<SystemTime> {
-        match self.last_sync.load(Relaxed) {
-            0 => None,
-            millis => Some(UNIX_EPOCH + Duration::from_millis(millis)),
+        time(self.last_sync.load(Relaxed))
+    }
+
+    /// The same, and of a table from the snapshot the snapshot's time: 1970 while there is no table.
+    pub fn table_time(&self) -> SystemTime {
+        match (self.last_sync(), self.source()) {
+            (Some(time), _) | (None, Source::Snapshot(time)) => time,
+            (None, Source::Redis) => UNIX_EPOCH,
         }
     }
 
@@ -148,6 +160,12 @@ impl RegistryStatus {
     /// How often the snapshot could not be written.
     pub fn snapshot_failures(&self) -> u64 {
         self.snapshot_failures.load(Relaxed)
+    }
+
+    /// When the snapshot was last written by this process, and how long that took; `None`: never.
+    pub fn snapshot_saved(&self) -> Option<(SystemTime, Duration)> {
+        let took = Duration::from_micros(self.snapshot_took.load(Relaxed));
+        time(self.snapshot_saved.load(Relaxed)).map(|time| (time, took))
     }
 
     /// How changes become known, and in a sentence why not in a better way (empty: it is the best).
@@ -204,8 +222,7 @@ impl RegistryStatus {
     }
 
     pub(super) fn set_synced(&self, now: SystemTime) {
-        let millis = u64::try_from(since_epoch(now).as_millis()).unwrap_or(u64::MAX);
-        self.last_sync.store(millis, Relaxed);
+        self.last_sync.store(millis(now), Relaxed);
     }
 
     /// What is held back, and what of it may go. Never lock it across anything that takes time.
@@ -238,6 +255,12 @@ impl RegistryStatus {
         self.drift.fetch_add(count, Relaxed);
     }
 
+    pub(super) fn set_snapshot_saved(&self, now: SystemTime, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.snapshot_took.store(took, Relaxed);
+        self.snapshot_saved.store(millis(now), Relaxed);
+    }
+
     pub(super) fn count_snapshot_failure(&self) {
         self.snapshot_failures.fetch_add(1, Relaxed);
     }
@@ -246,6 +269,14 @@ impl RegistryStatus {
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     // Whole at every moment, so a panic elsewhere harms nothing.
     shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn millis(time: SystemTime) -> u64 {
+    u64::try_from(since_epoch(time).as_millis()).unwrap_or(u64::MAX)
+}
+
+fn time(millis: u64) -> Option<SystemTime> {
+    (millis > 0).then(|| UNIX_EPOCH + Duration::from_millis(millis))
 }
 
 fn since_epoch(time: SystemTime) -> Duration {

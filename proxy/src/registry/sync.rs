@@ -107,7 +107,7 @@ pub(super) struct TableSync {
     applying: Option<(Job, Applied)>,
     rescan: Option<Rescan>,
     /// The number of the last comparison that began.
-    comparisons: u64,
+    comparisons: u32,
     /// Another comparison after the one under way.
     again: Option<Why>,
     /// Whose turn it is.
@@ -142,9 +142,9 @@ impl TableSync {
 
     /// Begins to compare the whole table with redis, after the comparison under
     /// way if there is one. The number of the comparison that will answer this, or a later one.
-    pub(super) fn compare(&mut self, why: Why) -> u64 {
+    pub(super) fn compare(&mut self, why: Why) -> u32 {
         if self.rescan.is_none() {
-            self.comparisons += 1;
+            self.comparisons = self.comparisons.wrapping_add(1);
             self.rescan = Some(Rescan::new(why, self.comparisons));
             return self.comparisons;
         }
@@ -152,7 +152,7 @@ impl TableSync {
         if self.again.is_none_or(|again| again < why) {
             self.again = Some(why);
         }
-        self.comparisons + 1
+        self.comparisons.wrapping_add(1)
     }
 
     /// Begins to ask redis again for all that is held back, to remove what it still does not hold:
