@@ -50,7 +50,10 @@ use tracing::{error, warn};
 pub use commands::{Command, CommandReport, CommandRequest};
 pub use held::HeldTool;
 pub use journal::{Cause, Change, Journal};
-pub use load::{load_into, load_once, load_snapshot, server_address};
+pub use load::{
+    SavedTable, SavedTool, decode_snapshot, load_into, load_once, load_snapshot, load_with,
+    read_snapshot_file, server_address, write_snapshot,
+};
 pub use mode::Mode;
 pub use saver::Saver;
 pub use status::{BadKey, RegistryStatus, Source};

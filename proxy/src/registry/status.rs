@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::held::HeldTool;
 #[cfg(test)]
@@ -183,6 +183,13 @@ impl RegistryStatus {
     /// One of them.
     pub fn held_tool(&self, tool: &str) -> Option<HeldTool> {
         self.removals().tool(tool)
+    }
+
+    /// When the first of them leaves the table, unless redis holds it again; `None`: none does, as
+    /// nothing is held back, or all is kept by hand.
+    pub fn first_release(&self) -> Option<SystemTime> {
+        let due = self.removals().next_due()?;
+        Some(SystemTime::now() + due.saturating_duration_since(Instant::now()))
     }
 
     /// Of the tools that are held back, those that are kept by hand.
