@@ -8,6 +8,7 @@
 //! - [`portico`] the proxy under test: configuration, process, stderr, signals
 //! - [`origin`] web servers behind it: an echo, and scripts that misbehave on purpose
 //! - [`redis`] a redis process with the registry in it
+//! - [`sentinel`] redis servers with replicas, and sentinels
 //! - [`client`] a raw HTTP/1 client that sends exact bytes and reads exactly one answer
 //! - [`http2`] a raw HTTP/2 client that sends any frame and checks what comes back
 //! - [`websocket`] WebSocket frames by hand
@@ -20,6 +21,7 @@ pub mod http2;
 pub mod origin;
 pub mod portico;
 pub mod redis;
+pub mod sentinel;
 pub mod stream;
 pub mod tls;
 pub mod vectors;

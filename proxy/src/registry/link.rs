@@ -46,7 +46,7 @@ impl Link {
     ///
     /// Needs a tokio runtime: the redis crate spawns the task that drives the socket; it
     /// ends with the `Link`.
-    pub(super) async fn open(endpoint: &Endpoint) -> Result<Self, LinkError> {
+    pub(super) async fn open(endpoint: &mut Endpoint) -> Result<Self, LinkError> {
         let pending = Arc::new(Pending::default());
         let sink = Arc::clone(&pending);
         let config = AsyncConnectionConfig::new()
@@ -56,8 +56,8 @@ impl Link {
                 sink.note(push);
                 Ok::<(), std::convert::Infallible>(())
             });
-        let connection = endpoint
-            .client
+        let client = endpoint.find().await?;
+        let connection = client
             .get_multiplexed_async_connection_with_config(&config)
             .await
             .map_err(|error| link_error(&error, endpoint.password.as_deref(), CONNECT_TIMEOUT))?;
@@ -180,6 +180,13 @@ impl Link {
         }
     }
 
+    /// Whether the server may be a master: it does not say that it is something else. By HELLO, as
+    /// no access list takes that away, unlike ROLE and INFO.
+    pub(super) async fn may_be_master(&mut self) -> Result<bool, LinkError> {
+        let answer = self.ask(&redis::cmd("HELLO")).await?;
+        Ok(role(&answer).is_none_or(|role| role == "master"))
+    }
+
     async fn ask(&mut self, command: &Cmd) -> Result<Value, LinkError> {
         let answer = self.connection.send_packed_command(command).await;
         answer.map_err(|error| link_error(&error, self.password.as_deref(), COMMAND_TIMEOUT))
@@ -203,5 +210,22 @@ impl Link {
         } else {
             Err(LinkError::Answer("a pipeline"))
         }
+    }
+}
+
+/// The role of a server, by its answer to HELLO: "master" or "replica".
+pub(super) fn role(answer: &Value) -> Option<&str> {
+    let Value::Map(pairs) = answer else {
+        return None;
+    };
+    let (_, role) = pairs.iter().find(|(key, _)| text(key) == Some("role"))?;
+    text(role)
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
     }
 }

@@ -8,10 +8,10 @@ use portico_routing::table::Table;
 use super::saver::read_snapshot;
 use super::{Admit, Changed, Registry, RegistryError, Source, endpoint};
 
-/// Host (name or address) and port of the redis of `config`, which routes must not point at;
-/// `None` for a unix socket.
-pub fn server_address(config: &config::Registry) -> Option<(String, u16)> {
-    endpoint::server_address(&config.url)
+/// Hosts (names or addresses) and ports of the redis of `config`, or of its sentinels, which routes
+/// must not point at; none for a unix socket.
+pub fn server_addresses(config: &config::Registry) -> Vec<(String, u16)> {
+    endpoint::server_addresses(&config.url)
 }
 
 /// The table as `portico run` would start with it, for `portico routes`.

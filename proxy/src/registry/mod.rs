@@ -27,6 +27,7 @@ mod news;
 mod removal;
 mod report;
 mod saver;
+mod sentinel;
 mod status;
 mod stored;
 mod sync;
@@ -46,10 +47,11 @@ use tracing::{error, warn};
 pub use commands::{Command, CommandReport, CommandRequest};
 pub use held::HeldTool;
 pub use journal::{Cause, Change, Journal};
-pub use load::{load_into, load_once, load_snapshot, server_address};
+pub use load::{load_into, load_once, load_snapshot, server_addresses};
 pub use mode::Mode;
 pub use status::{BadKey, RegistryStatus, Source};
 
+use crate::policy::backends::RegistryServers;
 use crate::repeats::Repeats;
 
 use backoff::{Backoff, MAX_WAIT};
@@ -136,8 +138,9 @@ impl Registry {
         admit: Admit,
         changed: Changed,
     ) -> Result<Registry, RegistryError> {
-        let endpoint =
-            Endpoint::new(&config.url).map_err(|error| RegistryError::Url(error.to_string()))?;
+        let endpoint = Endpoint::new(&config.url, status.servers())
+            .map_err(|error| RegistryError::Url(error.to_string()))?;
+        let admit = not_itself(admit, status.servers().clone());
         let removals = Removals::new(config.mass_removal.percent, config.mass_removal.grace);
         let sync = TableSync::new(
             Arc::clone(&table),
@@ -192,7 +195,7 @@ impl Registry {
 
     /// Connects and compares the table with redis once.
     async fn load(&mut self) -> Result<Link, LinkError> {
-        let mut link = Link::open(&self.endpoint).await?;
+        let mut link = Link::open(&mut self.endpoint).await?;
         self.sync.compare(Why::Start);
         while self.sync.comparing() {
             self.turn(&mut link).await?;
@@ -258,7 +261,7 @@ impl Registry {
                     }
                     error
                 }
-                None => match Link::open(&self.endpoint).await {
+                None => match Link::open(&mut self.endpoint).await {
                     Ok(opened) => {
                         self.sync.compare(Why::Reconnected);
                         link = Some(opened);
@@ -303,6 +306,7 @@ impl Registry {
 
     /// Takes in news, does one piece of work and logs what came of it.
     async fn turn(&mut self, link: &mut Link) -> Result<Turn, LinkError> {
+        self.endpoint.still_right(link).await?;
         let news = link.pending.take();
         if news.lost {
             return Err(LinkError::Closed);
@@ -339,6 +343,14 @@ impl Registry {
 enum Turn {
     Worked,
     Idle,
+}
+
+/// Routes must not point at the registry either, wherever it was found by now.
+fn not_itself(admit: Admit, servers: RegistryServers) -> Admit {
+    Arc::new(move |backend| {
+        servers.admit(backend)?;
+        admit(backend)
+    })
 }
 
 /// The clock of tokio, which tests may stop, as the pure parts want it.
