@@ -237,6 +237,24 @@ fn a_manual_failover_is_followed() {
 }
 
 #[test]
+fn a_master_that_hangs_is_left() {
+    let site = Site::new(1);
+    let portico = start(&site.url());
+    let load = Load::on(&portico, "tool0");
+    site.master.freeze();
+    site.wait_for_failover(&portico, "the master was frozen");
+    load.end();
+    // Awake again it believes to be master, until it is told.
+    site.master.thaw();
+    eventually("the old master is a replica", FAILOVER, || {
+        (site.master.role() == "slave").then_some(())
+    });
+    site.replica.route("tool1", &site.b.url());
+    soon_goes(&portico, "tool1", "b");
+    assert_eq!(goes(&portico, "new"), "b");
+}
+
+#[test]
 fn after_a_failover_to_a_lagging_replica_the_table_is_what_that_one_holds() {
     let mut site = Site::new(1);
     let portico = start(&site.url());

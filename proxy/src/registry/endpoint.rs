@@ -4,6 +4,7 @@
 //! found anew for each connection, and one that is no master any more is given up. Does not connect
 //! to redis; `link.rs` does.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ pub(super) struct Endpoint {
 }
 
 enum Server {
-    Fixed(Client),
+    Fixed(Box<Client>),
     Sentinel(Box<ByName>),
 }
 
@@ -68,7 +69,7 @@ impl Endpoint {
         let password = settings.password().map(str::to_owned);
         let address = format!("{}/{}", info.addr(), settings.db());
         Ok(Self {
-            server: Server::Fixed(client(info.addr().clone(), spoken(settings))?),
+            server: Server::Fixed(Box::new(client(info.addr().clone(), spoken(settings))?)),
             address,
             password,
         })
@@ -94,7 +95,7 @@ impl Endpoint {
     /// The server to connect to; with Sentinel found anew each time.
     pub(super) async fn find(&mut self) -> Result<Client, LinkError> {
         let by_name = match &mut self.server {
-            Server::Fixed(client) => return Ok(client.clone()),
+            Server::Fixed(client) => return Ok(Client::clone(client)),
             Server::Sentinel(by_name) => by_name,
         };
         // What was found earlier is not what fails now.
@@ -113,20 +114,28 @@ impl Endpoint {
         Ok(client)
     }
 
-    /// Whether the server of the open connection is still the right one. Costs a round trip every
-    /// few seconds with Sentinel and nothing without; sentinels are not waited for.
-    pub(super) async fn still_right(&mut self, link: &mut Link) -> Result<(), LinkError> {
+    /// Returns when sentinels name another server than that of the open connection, and why that is
+    /// of no use then; without Sentinel never.
+    pub(super) fn moved(&self) -> impl Future<Output = LinkError> + use<> {
+        let moved = match &self.server {
+            Server::Fixed(_) => None,
+            Server::Sentinel(by_name) => by_name.watch.as_ref().map(Watch::moved),
+        };
+        async move {
+            match moved {
+                Some(moved) => moved.await,
+                None => pending().await,
+            }
+        }
+    }
+
+    /// Whether the server of the open connection still is what it was taken for. Costs a round trip
+    /// every few seconds with Sentinel and nothing without.
+    pub(super) async fn check_role(&mut self, link: &mut Link) -> Result<(), LinkError> {
         let Server::Sentinel(by_name) = &mut self.server else {
             return Ok(());
         };
         let sentinels = &by_name.sentinels;
-        if let Some(moved) = by_name.watch.as_ref().and_then(Watch::moved) {
-            return Err(LinkError::Redis(format!(
-                "sentinel {} names another server as the master by now, {}, and portico goes there",
-                sentinels.namer(moved),
-                moved.address()
-            )));
-        }
         if Instant::now() < by_name.next_role {
             return Ok(());
         }

@@ -8,7 +8,7 @@ use redis::{ErrorKind, RedisError, ServerError};
 const MAX_ERROR_CHARS: usize = 200;
 
 /// Why the connection is of no use any more. Never holds the password.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub(super) enum LinkError {
     #[error("{0}")]
     Redis(String),
@@ -52,7 +52,9 @@ pub(super) fn sentence(error: &RedisError, password: Option<&str>) -> String {
         }
         (ErrorKind::Parse, _) => "it does not speak the protocol of redis".into(),
         (_, Some("NOAUTH")) => "it wants a password and registry.url has none".into(),
-        (_, Some("WRONGPASS")) => "it refuses the user or the password of registry.url".into(),
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS")) => {
+            "it refuses the user or the password of registry.url".into()
+        }
         (kind, _) => {
             // The client's own mistakes read "what - KindOfError".
             let text = error.to_string().replace(&format!(" - {kind:?}"), "");

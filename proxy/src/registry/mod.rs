@@ -252,7 +252,11 @@ impl Registry {
             let error = match link.take() {
                 Some(link) => {
                     let since = Instant::now();
-                    let error = self.follow(link, &mut failures).await;
+                    let moved = self.endpoint.moved();
+                    let error = tokio::select! {
+                        error = self.follow(link, &mut failures) => error,
+                        error = moved => error,
+                    };
                     self.sync.disconnected();
                     self.status.set_connected(false);
                     // A connection that breaks soon again is no reason to come back faster.
@@ -306,7 +310,7 @@ impl Registry {
 
     /// Takes in news, does one piece of work and logs what came of it.
     async fn turn(&mut self, link: &mut Link) -> Result<Turn, LinkError> {
-        self.endpoint.still_right(link).await?;
+        self.endpoint.check_role(link).await?;
         let news = link.pending.take();
         if news.lost {
             return Err(LinkError::Closed);

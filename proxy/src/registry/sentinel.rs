@@ -9,16 +9,18 @@
 //! Invariants: a sentinel that hangs costs [`ASK_TIMEOUT`]; sentinels that are all away harm
 //! nothing while redis itself works; no text from here holds a password.
 
+use std::future::pending;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use portico_config::{Credentials, SentinelUrl};
 use portico_routing::backend::Backend;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, RedisConnectionInfo, RedisError,
-    ServerError, Value,
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, ProtocolVersion, RedisConnectionInfo,
+    RedisError, ServerError, Value,
 };
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
@@ -190,7 +192,10 @@ impl Sentinels {
         let password = self.settings.password();
         let failed = |error: RedisError| link_error(&error, password, ROLE_TIMEOUT).to_string();
         let asked = async {
-            let client = self.client(named).map_err(|error| error.to_string())?;
+            // RESP2 will do to ask, also where redis speaks nothing else.
+            let settings = self.settings.clone().set_protocol(ProtocolVersion::RESP2);
+            let server = server(&named.host, named.port, self.tls);
+            let client = client(server, settings).map_err(|error| error.to_string())?;
             let config = unbounded();
             let connection = client.get_multiplexed_async_connection_with_config(&config);
             let mut connection = connection.await.map_err(failed)?;
@@ -232,7 +237,10 @@ impl Sentinels {
                 self.first.store(named.by, Relaxed);
             } else {
                 match self.is_master(&named).await {
-                    Ok(()) => return named,
+                    Ok(()) => {
+                        self.first.store(named.by, Relaxed);
+                        return named;
+                    }
                     Err(reason) => {
                         // Perhaps the next one knows better.
                         let next = (named.by + 1) % self.sentinels.len();
@@ -303,22 +311,33 @@ impl Sentinel {
 /// Asks in the background while a connection to `current` is open; ends when dropped.
 pub(super) struct Watch {
     task: JoinHandle<()>,
-    moved: Arc<OnceLock<Named>>,
+    moved: watch::Receiver<Option<LinkError>>,
 }
 
 impl Watch {
     pub(super) fn start(sentinels: Arc<Sentinels>, current: Named) -> Self {
-        let moved = Arc::new(OnceLock::new());
-        let tell = Arc::clone(&moved);
+        let (tell, moved) = watch::channel(None);
         let task = tokio::spawn(async move {
-            let _ = tell.set(sentinels.moved(&current).await);
+            let named = sentinels.moved(&current).await;
+            let (sentinel, server) = (sentinels.namer(&named), named.address());
+            let why = format!(
+                "sentinel {sentinel} names another server as the master by now, {server}, and portico goes there"
+            );
+            tell.send_replace(Some(LinkError::Redis(why)));
         });
         Self { task, moved }
     }
 
-    /// The server that is the master by now, if that is another one.
-    pub(super) fn moved(&self) -> Option<&Named> {
-        self.moved.get()
+    /// Returns when the master is another server, and why the connection is of no use then.
+    pub(super) fn moved(&self) -> impl Future<Output = LinkError> + use<> {
+        let mut moved = self.moved.clone();
+        async move {
+            let why = moved.wait_for(Option::is_some).await;
+            match why.ok().and_then(|why| why.clone()) {
+                Some(why) => why,
+                None => pending().await,
+            }
+        }
     }
 }
 
@@ -394,7 +413,10 @@ fn named(answer: Value) -> Result<(String, u16), String> {
             };
             let port: u16 = port.parse().map_err(|_| nonsense())?;
             // What a backend may be called a server may be called too.
-            Backend::parse(&format!("http://{}", shown(host, port))).map_err(|_| nonsense())?;
+            let server = Backend::parse(&format!("http://{}", shown(host, port)));
+            if server.is_err() || host.contains('/') {
+                return Err(nonsense());
+            }
             Ok((host.to_owned(), port))
         }
         _ => Err(nonsense()),
@@ -432,3 +454,62 @@ const NO_MASTER: &str =
 const NO_PASSWORD: &str = "it wants a password and registry.url has no sentinel_password";
 const NO_SENTINEL: &str =
     "it is no sentinel; with redis+sentinel:// registry.url names those, usually on port 26379";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_answer(resp: &str, expected: Result<&str, &str>) {
+        let answer = redis::parse_redis_value(resp.as_bytes()).unwrap();
+        match (named(answer), expected) {
+            (Ok((host, port)), expected) => assert_eq!(Ok(&*shown(&host, port)), expected),
+            (Err(reason), Err(words)) => assert!(reason.contains(words), "{reason}"),
+            (Err(reason), Ok(_)) => panic!("{reason}"),
+        }
+    }
+
+    #[test]
+    fn answers_of_sentinels_are_not_trusted() {
+        let nonsense = Err("makes no sense");
+        check_answer(
+            "*2\r\n$9\r\n192.0.2.1\r\n$4\r\n6379\r\n",
+            Ok("192.0.2.1:6379"),
+        );
+        check_answer("*2\r\n$3\r\n::1\r\n$1\r\n1\r\n", Ok("[::1]:1"));
+        check_answer("*2\r\n$7\r\nh.local\r\n$2\r\n80\r\n", Ok("h.local:80"));
+        check_answer("*-1\r\n", Err("no master of this name"));
+        check_answer("$-1\r\n", Err("no master of this name"));
+        check_answer("*2\r\n$0\r\n\r\n$1\r\n1\r\n", nonsense);
+        check_answer("*2\r\n$3\r\na/b\r\n$1\r\n1\r\n", nonsense);
+        check_answer("*2\r\n$3\r\na@b\r\n$1\r\n1\r\n", nonsense);
+        check_answer("*2\r\n$3\r\na\nb\r\n$1\r\n1\r\n", nonsense);
+        check_answer("*2\r\n$1\r\na\r\n$1\r\n0\r\n", nonsense);
+        check_answer("*2\r\n$1\r\na\r\n$5\r\n65536\r\n", nonsense);
+        check_answer("*1\r\n$1\r\na\r\n", nonsense);
+        check_answer("*2\r\n:1\r\n:1\r\n", nonsense);
+        check_answer("+OK\r\n", nonsense);
+        check_answer(
+            "-NOAUTH Authentication required.\r\n",
+            Err("no sentinel_password"),
+        );
+        check_answer(
+            "-NOPERM this user has no permissions\r\n",
+            Err("needs SENTINEL"),
+        );
+        check_answer(
+            "-ERR unknown command 'SENTINEL', with\r\n",
+            Err("no sentinel;"),
+        );
+        check_answer("-IDONTKNOW who\r\n", Err("IDONTKNOW who"));
+    }
+
+    #[test]
+    fn an_error_stays_short() {
+        let reasons = |count: usize| (1..=count).map(|n| format!("s{n}: why")).collect();
+        let text = no_answer("m", reasons(1));
+        assert_eq!(text, "no sentinel names a usable master m - s1: why");
+        let text = no_answer("m", reasons(16));
+        assert!(text.ends_with("s4: why; and 12 more sentinels"), "{text}");
+    }
+}
