@@ -229,6 +229,8 @@ fn a_manual_failover_is_followed() {
     site.sentinels[0].ask(&["SENTINEL", "FAILOVER", "mymaster"]);
     site.wait_for_failover(&portico, "SENTINEL FAILOVER");
     load.end();
+    says(&portico, "the master has moved");
+    assert!(!portico.stderr().contains("ERROR"), "{}", portico.stderr());
     eventually("the old master is a replica", FAILOVER, || {
         (site.master.role() == "slave").then_some(())
     });
@@ -532,7 +534,7 @@ fn only_a_master_is_followed() {
     // The master moved and the old one does not know.
     fake.name(other.address());
     soon_goes(&portico, "tool0", "b");
-    says(&portico, "names another server as the master by now");
+    says(&portico, "the master has moved");
     other.route("tool0", &site.a.url());
     soon_goes(&portico, "tool0", "a");
 }

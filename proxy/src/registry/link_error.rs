@@ -22,6 +22,8 @@ pub(super) enum LinkError {
     Answer(&'static str),
     #[error("it closed the connection")]
     Closed,
+    #[error("sentinels name another master by now: {0}")]
+    Moved(String),
 }
 
 pub(super) fn refused(error: &ServerError) -> LinkError {

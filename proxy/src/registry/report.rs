@@ -13,6 +13,14 @@ use crate::repeats::Repeats;
 
 impl Registry {
     pub(super) fn log_failure(&self, error: &LinkError, failures: &mut Repeats) {
+        if let LinkError::Moved(server) = error {
+            let redis = &self.endpoint.address;
+            info!(
+                redis,
+                server, "the master has moved, and portico goes there"
+            );
+            return;
+        }
         let Some(unsaid) = failures.occur(now()) else {
             return;
         };

@@ -319,11 +319,10 @@ impl Watch {
         let (tell, moved) = watch::channel(None);
         let task = tokio::spawn(async move {
             let named = sentinels.moved(&current).await;
-            let (sentinel, server) = (sentinels.namer(&named), named.address());
-            let why = format!(
-                "sentinel {sentinel} names another server as the master by now, {server}, and portico goes there"
-            );
-            tell.send_replace(Some(LinkError::Redis(why)));
+            let server = named.address();
+            let sentinel = sentinels.namer(&named);
+            let moved = LinkError::Moved(format!("{server} by sentinel {sentinel}"));
+            tell.send_replace(Some(moved));
         });
         Self { task, moved }
     }
