@@ -11,8 +11,10 @@ use portico_config as config;
 use portico_routing::table::Table;
 
 use super::disk::{MAX_FILE_BYTES, Snapshot, SnapshotError, layout};
+use super::endpoint::Endpoint;
 use super::saver::read_snapshot;
 use super::{Admit, Changed, Registry, RegistryError, RegistryStatus, Source, endpoint};
+use crate::policy::backends::RegistryServers;
 
 /// What a snapshot holds: the good routes of the registry.
 #[derive(Debug)]
@@ -34,10 +36,16 @@ pub struct SavedTool {
     pub routes: Vec<(Box<str>, Box<str>)>,
 }
 
-/// Host (name or address) and port of the redis of `config`, which routes must not point at;
-/// `None` for a unix socket.
-pub fn server_address(config: &config::Registry) -> Option<(String, u16)> {
-    endpoint::server_address(&config.url)
+/// Hosts (names or addresses) and ports of the redis of `config`, or of its sentinels, which routes
+/// must not point at; none for a unix socket.
+pub fn server_addresses(config: &config::Registry) -> Vec<(String, u16)> {
+    endpoint::server_addresses(&config.url)
+}
+
+/// Where the redis of `config` is, for people: never a password.
+pub fn described(config: &config::Registry) -> String {
+    let endpoint = Endpoint::new(&config.url, &RegistryServers::default());
+    endpoint.map_or_else(|error| error.to_string(), |endpoint| endpoint.address)
 }
 
 /// The table as `portico run` would start with it, for `portico routes`.

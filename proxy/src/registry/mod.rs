@@ -31,6 +31,7 @@ mod probe;
 mod removal;
 mod report;
 mod saver;
+mod sentinel;
 mod status;
 mod stored;
 mod sync;
@@ -51,13 +52,14 @@ pub use commands::{Command, CommandReport, CommandRequest};
 pub use held::HeldTool;
 pub use journal::{Cause, Change, Journal};
 pub use load::{
-    SavedTable, SavedTool, decode_snapshot, load_into, load_once, load_snapshot, load_with,
-    read_snapshot_file, server_address, write_snapshot,
+    SavedTable, SavedTool, decode_snapshot, described, load_into, load_once, load_snapshot,
+    load_with, read_snapshot_file, server_addresses, write_snapshot,
 };
 pub use mode::Mode;
 pub use saver::Saver;
 pub use status::{BadKey, RegistryStatus, Source};
 
+use crate::policy::backends::RegistryServers;
 use crate::repeats::Repeats;
 
 use backoff::{Backoff, MAX_WAIT};
@@ -153,8 +155,9 @@ impl Registry {
         admit: Admit,
         changed: Changed,
     ) -> Result<Registry, RegistryError> {
-        let endpoint =
-            Endpoint::new(&config.url).map_err(|error| RegistryError::Url(error.to_string()))?;
+        let endpoint = Endpoint::new(&config.url, status.servers())
+            .map_err(|error| RegistryError::Url(error.to_string()))?;
+        let admit = not_itself(admit, status.servers().clone());
         let removal = &config.mass_removal;
         status.set_removals(Removals::new(removal.percent, removal.grace));
         let sync = TableSync::new(Arc::clone(&table), admit, changed, Arc::clone(&status));
@@ -207,7 +210,7 @@ impl Registry {
 
     /// Connects and compares the table with redis once.
     async fn load(&mut self) -> Result<Link, LinkError> {
-        let mut link = Link::open(&self.endpoint).await?;
+        let mut link = Link::open(&mut self.endpoint).await?;
         self.sync.compare(Why::Start);
         while self.sync.comparing() {
             self.turn(&mut link).await?;
@@ -267,7 +270,11 @@ impl Registry {
             let error = match link.take() {
                 Some(link) => {
                     let since = Instant::now();
-                    let error = self.follow(link).await;
+                    let moved = self.endpoint.moved();
+                    let error = tokio::select! {
+                        error = self.follow(link) => error,
+                        error = moved => error,
+                    };
                     self.sync.disconnected();
                     self.pace.disconnected();
                     self.status.set_connected(false);
@@ -281,7 +288,7 @@ impl Registry {
                 }
                 None => match self
                     .commands
-                    .while_waiting(&mut self.sync, &self.saver, Link::open(&self.endpoint))
+                    .while_waiting(&mut self.sync, &self.saver, Link::open(&mut self.endpoint))
                     .await
                 {
                     Ok(opened) => {
@@ -374,6 +381,7 @@ impl Registry {
 
     /// Takes in news, does one piece of work and logs what came of it.
     async fn turn(&mut self, link: &mut Link) -> Result<Turn, LinkError> {
+        self.endpoint.check_role(link).await?;
         let news = link.pending.take();
         if news.lost {
             return Err(LinkError::Closed);
@@ -425,6 +433,14 @@ impl Registry {
 enum Turn {
     Worked,
     Idle,
+}
+
+/// Routes must not point at the registry either, wherever it was found by now.
+fn not_itself(admit: Admit, servers: RegistryServers) -> Admit {
+    Arc::new(move |backend| {
+        servers.admit(backend)?;
+        admit(backend)
+    })
 }
 
 /// The clock of tokio, which tests may stop, as the pure parts want it.

@@ -12,6 +12,7 @@ use super::held::Moment;
 use super::journal::Journal;
 use super::mode::Mode;
 use super::removal::Removals;
+use crate::policy::backends::RegistryServers;
 
 /// Where the table came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,7 @@ pub struct RegistryStatus {
     removals: Mutex<Removals>,
     bad_key_list: Mutex<Vec<BadKey>>,
     journal: Journal,
+    servers: RegistryServers,
 }
 
 /// A key of redis that names no possible tool.
@@ -99,6 +101,19 @@ impl RegistryStatus {
 }
 
 impl RegistryStatus {
+    /// With the set that is told where redis is found.
+    pub fn new(servers: RegistryServers) -> Self {
+        Self {
+            servers,
+            ..Self::default()
+        }
+    }
+
+    /// The servers that the registry was found at.
+    pub(super) fn servers(&self) -> &RegistryServers {
+        &self.servers
+    }
+
     /// Whether redis answers and the table is kept in step with it.
     pub fn connected(&self) -> bool {
         self.connected.load(Relaxed)

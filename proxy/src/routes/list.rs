@@ -126,10 +126,7 @@ fn load(
     from_snapshot: bool,
 ) -> Result<(Head, String), RoutesError> {
     let table = Arc::clone(&prepared.process.table);
-    let redis = match registry::server_address(config) {
-        Some((host, port)) => format!("redis at {host}:{port}"),
-        None => "redis".to_owned(),
-    };
+    let redis = format!("redis at {}", registry::described(config));
     let age = |written: SystemTime| {
         let age = SystemTime::now().duration_since(written);
         in_words(age.unwrap_or_default())
