@@ -171,6 +171,7 @@ async fn control(
     };
     let mut upkeep = spawn_upkeep(process);
     let recheck = registry.as_ref().map(Registry::recheck);
+    let saver = registry.as_ref().map(Registry::saver);
     if let Some(registry) = registry {
         upkeep.spawn_local(registry.run(registry_commands));
     }
@@ -228,6 +229,12 @@ async fn control(
     drop(reload_requests);
     process.enter(Stage::Draining);
     drain(process, &phase, &mut ended, workers, &mut stop).await;
+    if let Some(saver) = saver {
+        tokio::select! {
+            () = saver.finish() => {}
+            () = stop.next() => {}
+        }
+    }
     done
 }
 

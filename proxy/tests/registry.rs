@@ -18,11 +18,11 @@ use std::process::{self, Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use portico::registry::{
     Admit, Changed, Command, CommandReport, CommandRequest, Mode, Registry, RegistryError,
-    RegistryStatus, Source, load_once,
+    RegistryStatus, Source, load_once, load_snapshot,
 };
 use portico_config::{MassRemoval, SecretUrl};
 use portico_routing::table::{Entry, Table};
@@ -174,10 +174,12 @@ impl Running {
                     match Registry::start(&config, table, Arc::default(), admit(), changed).await {
                         Ok(registry) => {
                             started.send(Ok(registry.status())).unwrap();
+                            let saver = registry.saver();
                             tokio::select! {
                                 () = registry.run(requests) => {}
                                 _ = stopped => {}
                             }
+                            saver.finish().await;
                         }
                         Err(error) => started.send(Err(error)).unwrap(),
                     }
@@ -922,6 +924,153 @@ fn what_is_kept_by_hand_stays_until_redis_has_it_again_or_apply() {
     assert_eq!(running.status.kept(), 11);
     assert_eq!(running.command(Command::Apply).unwrap().removed, 11);
     assert_eq!(running.table.len(), 1);
+}
+
+/// The time of the snapshot on disk, and how many tools it has.
+fn saved(config: &portico_config::Registry) -> (SystemTime, usize) {
+    let table = Table::new();
+    let loaded = current_thread().block_on(load_snapshot(config, &table, &admit()));
+    match loaded.unwrap() {
+        Source::Snapshot(time) => (time, table.len()),
+        Source::Redis => panic!("not a snapshot"),
+    }
+}
+
+#[test]
+fn what_is_kept_by_hand_is_kept_over_restarts_with_and_without_redis() {
+    let mut redis = Redis::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&redis.url(), directory.path());
+    {
+        let running = holding_back(&redis, directory.path(), 12);
+        assert_eq!(running.command(Command::Keep).unwrap().kept, 12);
+        redis.seed(11);
+        eventually("eleven are back", || running.status.kept() == 1);
+    }
+    for _ in 0..2 {
+        let running = Running::start(&config).unwrap();
+        let status = &running.status;
+        assert_eq!(
+            (status.kept(), status.held_back()),
+            (1, 1),
+            "one alone is no mass removal"
+        );
+        assert_eq!(status.held_tool("t11").unwrap().until, None);
+        assert_eq!(running.table.len(), 12);
+    }
+    redis.kill();
+    let (before, tools) = saved(&config);
+    assert_eq!(tools, 12);
+    {
+        let running = Running::start(&config).unwrap();
+        assert_eq!((running.status.kept(), running.table.len()), (1, 12));
+    }
+    let running = Running::start(&config).unwrap();
+    redis.restart();
+    redis.seed(11);
+    eventually("redis takes over", || {
+        running.status.source() == Source::Redis
+    });
+    // Redis was empty for a moment; what came later is pushed.
+    eventually("it is in step", || running.status.held_back() == 1);
+    assert_eq!((running.status.kept(), running.table.len()), (1, 12));
+    assert!(saved(&config).0 >= before);
+    assert_eq!(running.command(Command::Apply).unwrap().removed, 1);
+    assert!(running.table.get("t11").is_none());
+}
+
+#[test]
+fn a_snapshot_written_without_redis_does_not_look_fresh() {
+    let mut redis = Redis::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&redis.url(), directory.path());
+    let running = holding_back(&redis, directory.path(), 12);
+    redis.kill();
+    eventually("the loss is noticed", || !running.status.connected());
+    let lost = SystemTime::now();
+    // Whole seconds are in the file.
+    thread::sleep(Duration::from_millis(1100));
+    assert_eq!(running.command(Command::Keep).unwrap().kept, 12);
+    drop(running);
+    let (time, _) = saved(&config);
+    assert!(time < lost, "{time:?} is after {lost:?}");
+    let running = Running::start(&config).unwrap();
+    assert_eq!(running.status.source(), Source::Snapshot(time));
+    assert_eq!(
+        running.status.kept(),
+        12,
+        "it was written after redis was lost"
+    );
+}
+
+#[test]
+fn the_last_change_is_saved_at_the_end() {
+    let redis = Redis::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&redis.url(), directory.path());
+    redis.seed(3);
+    let running = Running::start(&config).unwrap();
+    eventually("a snapshot", || config.snapshot.exists());
+    redis.run(&["HSET", "prefix:late", ".*", "http://192.0.2.1:80"]);
+    eventually("a late tool", || running.table.get("late").is_some());
+    drop(running);
+    assert_eq!(saved(&config).1, 4);
+}
+
+/// A start beside something that is no snapshot: redis makes it good, and without redis there is
+/// none. Neither hangs.
+#[track_caller]
+fn check_unusable(put: impl Fn(&Path), reason: &str) {
+    let redis = Redis::start(&[]);
+    redis.seed(3);
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config(&redis.url(), directory.path());
+    put(&config.snapshot);
+    config.url = SecretUrl::new(format!("redis://127.0.0.1:{}/0", free_port()));
+    let error = Running::start(&config).err().unwrap().to_string();
+    assert!(error.contains(reason), "{error:?} lacks {reason:?}");
+    config.url = SecretUrl::new(redis.url());
+    let running = Running::start(&config).unwrap();
+    assert_eq!(
+        (running.table.len(), running.status.source()),
+        (3, Source::Redis)
+    );
+    drop(running);
+    let log = String::from_utf8(collect_log().lock().unwrap().clone()).unwrap();
+    let path = config.snapshot.display().to_string();
+    let told = |line: &&str| line.contains("is not used") && line.contains(&path);
+    let line = log.lines().find(told).unwrap();
+    assert!(line.contains(reason), "{line:?} lacks {reason:?}");
+    if !config.snapshot.is_dir() {
+        assert_eq!(saved(&config).1, 3, "it was replaced");
+    }
+}
+
+#[test]
+fn what_is_no_usable_snapshot_is_refused_and_replaced() {
+    let write = |bytes: &'static [u8]| move |path: &Path| std::fs::write(path, bytes).unwrap();
+    check_unusable(write(b""), "torn or damaged: it is empty");
+    check_unusable(write(b"#!/bin/sh\n"), "not a snapshot of portico");
+    check_unusable(
+        write(b"portico routes\r\n\x01\0\0\0"),
+        "of an older portico",
+    );
+    check_unusable(write(b"portico routes\r\n\x03\0\0\0"), "of a newer portico");
+    check_unusable(
+        write(b"portico routes\r\n\x02\0\0\0 half"),
+        "its checksum is wrong",
+    );
+    check_unusable(
+        |path| std::fs::create_dir(path).unwrap(),
+        "a directory, not a file",
+    );
+    let pipe = |path: &Path| {
+        let status = process::Command::new("mkfifo").arg(path).status();
+        assert!(status.unwrap().success());
+    };
+    check_unusable(pipe, "a named pipe, not a file");
+    let link = |path: &Path| std::os::unix::fs::symlink("elsewhere", path).unwrap();
+    check_unusable(link, "a symbolic link, not a file");
 }
 
 /// Passes bytes to redis and back, until it is told to swallow the answers.

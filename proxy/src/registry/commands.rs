@@ -11,11 +11,12 @@ use std::fmt;
 use std::pin::pin;
 use std::time::SystemTime;
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use super::compare::{Comparison, Why};
 use super::report::age_of;
+use super::saver::Saver;
 use super::sync::{Applied, TableSync};
 
 /// Commands that may wait for redis at a time.
@@ -77,7 +78,7 @@ pub(super) struct Commands {
     requests: Option<mpsc::Receiver<CommandRequest>>,
     applies: Vec<Answer>,
     /// With the number of the comparison that answers.
-    refreshes: Vec<(u64, Answer)>,
+    refreshes: Vec<(u32, Answer)>,
     redis: Redis,
 }
 
@@ -121,7 +122,7 @@ impl Commands {
     pub(super) async fn while_waiting<T>(
         &mut self,
         sync: &mut TableSync,
-        save: &Notify,
+        saver: &Saver,
         work: impl Future<Output = T>,
     ) -> T {
         let mut work = pin!(work);
@@ -133,7 +134,7 @@ impl Commands {
                     self.begin(request, sync);
                     // Not only when redis is back: a restart must know what is kept.
                     if sync.take_unsaved() {
-                        save.notify_one();
+                        saver.note_change();
                     }
                 }
             }
@@ -219,7 +220,7 @@ impl Commands {
     pub(super) fn compared(&mut self, comparison: &Comparison, sync: &TableSync) {
         self.redis.away_since = None;
         let report = sync.report(comparison.set, comparison.removed);
-        let done = |(number, _): &mut (u64, Answer)| *number <= comparison.number;
+        let done = |(number, _): &mut (u32, Answer)| *number <= comparison.number;
         for (_, answer) in self.refreshes.extract_if(.., done) {
             tell(answer, Ok(report));
         }

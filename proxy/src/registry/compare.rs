@@ -35,7 +35,7 @@ pub(super) enum Why {
 pub(super) struct Comparison {
     pub(super) why: Why,
     /// Comparisons are numbered.
-    pub(super) number: u64,
+    pub(super) number: u32,
     /// Entries set.
     pub(super) set: usize,
     /// Entries removed.
@@ -115,14 +115,13 @@ impl Job {
 }
 
 impl Rescan {
-    pub(super) fn new(why: Why, number: u64) -> Self {
+    pub(super) fn new(why: Why, number: u32) -> Self {
         Self {
             stage: Stage::Scan {
                 keys: Keys::Prefix,
                 cursor: 0,
             },
-            // 0 is no mark; after 4 billion comparisons the first ones are forgotten.
-            mark: (number % u64::from(u32::MAX)) as u32 + 1,
+            mark: number,
             suspects: HashSet::new(),
             outcome: Comparison {
                 why,

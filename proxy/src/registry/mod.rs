@@ -31,6 +31,7 @@ mod probe;
 mod removal;
 mod report;
 mod saver;
+mod sentinel;
 mod status;
 mod stored;
 mod sync;
@@ -50,10 +51,15 @@ use tracing::{error, warn};
 pub use commands::{Command, CommandReport, CommandRequest};
 pub use held::HeldTool;
 pub use journal::{Cause, Change, Journal};
-pub use load::{load_into, load_once, load_snapshot, server_address};
+pub use load::{
+    SavedTable, SavedTool, decode_snapshot, described, load_into, load_once, load_snapshot,
+    load_with, read_snapshot_file, server_addresses, write_snapshot,
+};
 pub use mode::Mode;
+pub use saver::Saver;
 pub use status::{BadKey, RegistryStatus, Source};
 
+use crate::policy::backends::RegistryServers;
 use crate::repeats::Repeats;
 
 use backoff::{Backoff, MAX_WAIT};
@@ -61,13 +67,14 @@ use commands::Commands;
 use compare::Why;
 use endpoint::Endpoint;
 use held::Moment;
+use hint::Sizes;
 use link::Link;
 use link_error::LinkError;
 use outage::Outage;
 use pace::Pace;
 use removal::Removals;
 use report::age_of;
-use saver::{read_snapshot, save_for_ever};
+use saver::read_snapshot;
 use sync::{Action, TableSync};
 
 /// The whole first load; a redis that is slower is treated as unreachable.
@@ -78,10 +85,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 
 /// How often a server that does not tell of changes in the best way is asked whether it does so now.
 const PROBE_INTERVAL: Duration = Duration::from_secs(300);
-
-/// For so many tools the table has room from the start, if redis has as many keys. Room that nobody
-/// uses costs a byte for each: redis may hold other people's keys too.
-const MAX_RESERVED: usize = 2_000_000;
 
 /// Says whether routes may point at a backend; the error is the reason that is
 /// shown with the bad entry.
@@ -116,13 +119,11 @@ pub enum RegistryError {
 pub struct Registry {
     endpoint: Endpoint,
     snapshot: PathBuf,
-    table: Arc<Table>,
     status: Arc<RegistryStatus>,
     sync: TableSync,
     /// Open after a start from redis.
     link: Option<Link>,
-    /// Wakes the writer of the snapshot.
-    save: Arc<Notify>,
+    saver: Arc<Saver>,
     /// Asks for a comparison: what routes may point at has changed.
     recheck: Arc<Notify>,
     commands: Commands,
@@ -154,19 +155,19 @@ impl Registry {
         admit: Admit,
         changed: Changed,
     ) -> Result<Registry, RegistryError> {
-        let endpoint =
-            Endpoint::new(&config.url).map_err(|error| RegistryError::Url(error.to_string()))?;
+        let endpoint = Endpoint::new(&config.url, status.servers())
+            .map_err(|error| RegistryError::Url(error.to_string()))?;
+        let admit = not_itself(admit, status.servers().clone());
         let removal = &config.mass_removal;
         status.set_removals(Removals::new(removal.percent, removal.grace));
         let sync = TableSync::new(Arc::clone(&table), admit, changed, Arc::clone(&status));
         let mut registry = Registry {
             endpoint,
+            saver: Saver::new(config.snapshot.clone(), table, Arc::clone(&status)),
             snapshot: config.snapshot.clone(),
-            table,
             status,
             sync,
             link: None,
-            save: Arc::new(Notify::new()),
             recheck: Arc::new(Notify::new()),
             commands: Commands::none(),
             pace: Pace::new(now()),
@@ -187,18 +188,18 @@ impl Registry {
     /// step with the table, and does what `commands` ask for. Never returns; drop it to stop.
     pub async fn run(mut self, commands: mpsc::Receiver<CommandRequest>) {
         self.commands.listen(commands);
-        let saver = save_for_ever(
-            self.snapshot.clone(),
-            Arc::clone(&self.table),
-            Arc::clone(&self.status),
-            Arc::clone(&self.save),
-        );
-        tokio::join!(self.follow_for_ever(), saver);
+        let saver = Arc::clone(&self.saver);
+        tokio::join!(self.follow_for_ever(), saver.run());
     }
 
     /// The state, also after `run` has taken the registry.
     pub fn status(&self) -> Arc<RegistryStatus> {
         Arc::clone(&self.status)
+    }
+
+    /// What writes the snapshot, for a last time when the process ends.
+    pub fn saver(&self) -> Arc<Saver> {
+        Arc::clone(&self.saver)
     }
 
     /// Has every route judged anew, by what it may point at now. Until that is done, and while redis
@@ -209,8 +210,9 @@ impl Registry {
 
     /// Connects and compares the table with redis once.
     async fn load(&mut self) -> Result<Link, LinkError> {
-        let mut link = Link::open(&self.endpoint).await?;
-        self.table.reserve(link.sizes.keys().min(MAX_RESERVED));
+        let mut link = Link::open(&mut self.endpoint).await?;
+        let keys = usize::try_from(link.size.unwrap_or_default());
+        self.sync.reserve(keys.unwrap_or_default());
         self.sync.compare(Why::Start);
         while self.sync.comparing() {
             self.turn(&mut link).await?;
@@ -230,7 +232,7 @@ impl Registry {
             ),
         }
         self.log_events();
-        self.save.notify_one();
+        self.saver.note_change();
     }
 
     async fn started_without_redis(&mut self, failure: LinkError) -> Result<(), RegistryError> {
@@ -270,7 +272,11 @@ impl Registry {
             let error = match link.take() {
                 Some(link) => {
                     let since = Instant::now();
-                    let error = self.follow(link).await;
+                    let moved = self.endpoint.moved();
+                    let error = tokio::select! {
+                        error = self.follow(link) => error,
+                        error = moved => error,
+                    };
                     self.sync.disconnected();
                     self.pace.disconnected();
                     self.status.set_connected(false);
@@ -284,7 +290,7 @@ impl Registry {
                 }
                 None => match self
                     .commands
-                    .while_waiting(&mut self.sync, &self.save, Link::open(&self.endpoint))
+                    .while_waiting(&mut self.sync, &self.saver, Link::open(&mut self.endpoint))
                     .await
                 {
                     Ok(opened) => {
@@ -305,6 +311,7 @@ impl Registry {
     /// Follows one connection until it is of no use any more.
     async fn follow(&mut self, mut link: Link) -> LinkError {
         self.set_mode(&link);
+        let mut sizes = Sizes::new(self.status.changes());
         let mut next_ping = Instant::now() + PING_INTERVAL;
         let mut next_probe = Instant::now() + PROBE_INTERVAL;
         loop {
@@ -312,6 +319,16 @@ impl Registry {
                 Ok(Turn::Worked) => continue,
                 Ok(Turn::Idle) => {}
                 Err(error) => return error,
+            }
+            // Idle means that the comparison after connecting is through.
+            if let Some(size) = link.size.take() {
+                let told = link.pending.take_told();
+                sizes.look(size, link.mode, told, self.status.changes());
+                let took = self.pace.took();
+                if sizes.due(&mut self.pace.hints, took, now()) {
+                    self.sync.compare(self.pace.why());
+                    continue;
+                }
             }
             let compare = self.pace.due();
             let due = self.sync.next_due().unwrap_or(compare);
@@ -323,19 +340,15 @@ impl Registry {
                 }
                 request = self.commands.next() => self.commands.begin(request, &mut self.sync),
                 () = sleep_until(compare.into()) => {
-                    link.sizes.compared();
+                    sizes.compared();
                     self.sync.compare(self.pace.why());
                 }
                 () = sleep_until(next_ping) => {
                     if let Err(error) = self.while_waiting(link.alive()).await {
                         return error;
                     }
-                    self.in_step(link.mode);
+                    self.in_step(&link);
                     next_ping = Instant::now() + PING_INTERVAL;
-                    let took = self.pace.took();
-                    if link.sizes.due(&mut self.pace.hints, took, now()) {
-                        self.sync.compare(self.pace.why());
-                    }
                 }
                 () = sleep_until(next_probe), if link.mode != Mode::Tracking => {
                     let mode = link.mode;
@@ -360,8 +373,17 @@ impl Registry {
         self.log_mode(link.mode, &link.why);
     }
 
+    /// Redis was just heard, and had nothing to tell that is not in the table.
+    fn in_step(&self, link: &Link) {
+        // Under polling only a comparison can tell.
+        if link.mode != Mode::Polling {
+            self.status.set_synced(SystemTime::now());
+        }
+    }
+
     /// Takes in news, does one piece of work and logs what came of it.
     async fn turn(&mut self, link: &mut Link) -> Result<Turn, LinkError> {
+        self.endpoint.check_role(link).await?;
         let news = link.pending.take();
         if news.lost {
             return Err(LinkError::Closed);
@@ -383,7 +405,7 @@ impl Registry {
             Action::Wait => {
                 self.save_changes();
                 self.log_events();
-                self.in_step(link.mode);
+                self.in_step(link);
                 self.pace.note(self.sync.comparing(), now(), random());
                 return Ok(Turn::Idle);
             }
@@ -398,20 +420,13 @@ impl Registry {
     async fn while_waiting<T>(&mut self, work: impl Future<Output = T>) -> T {
         let commands = &mut self.commands;
         commands
-            .while_waiting(&mut self.sync, &self.save, work)
+            .while_waiting(&mut self.sync, &self.saver, work)
             .await
-    }
-
-    /// Redis answers and has told of nothing else. Where it does not tell, only a comparison knows.
-    fn in_step(&self, mode: Mode) {
-        if mode != Mode::Polling {
-            self.status.set_synced(SystemTime::now());
-        }
     }
 
     fn save_changes(&mut self) {
         if self.sync.take_unsaved() {
-            self.save.notify_one();
+            self.saver.note_change();
         }
     }
 }
@@ -420,6 +435,14 @@ impl Registry {
 enum Turn {
     Worked,
     Idle,
+}
+
+/// Routes must not point at the registry either, wherever it was found by now.
+fn not_itself(admit: Admit, servers: RegistryServers) -> Admit {
+    Arc::new(move |backend| {
+        servers.admit(backend)?;
+        admit(backend)
+    })
 }
 
 /// The clock of tokio, which tests may stop, as the pure parts want it.

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::held::HeldTool;
 #[cfg(test)]
@@ -12,6 +12,7 @@ use super::held::Moment;
 use super::journal::Journal;
 use super::mode::Mode;
 use super::removal::Removals;
+use crate::policy::backends::RegistryServers;
 
 /// Where the table came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +50,16 @@ pub struct RegistryStatus {
     drift: AtomicU64,
     disconnects: AtomicU64,
     snapshot_failures: AtomicU64,
+    /// Milliseconds since 1970; 0: never.
+    snapshot_saved: AtomicU64,
+    /// Microseconds.
+    snapshot_took: AtomicU64,
     mode: Mutex<Option<(Mode, Box<str>)>>,
     /// Here so that a list of a million tools need not be copied to be looked at.
     removals: Mutex<Removals>,
     bad_key_list: Mutex<Vec<BadKey>>,
     journal: Journal,
+    servers: RegistryServers,
 }
 
 /// A key of redis that names no possible tool.
@@ -87,11 +93,27 @@ impl RegistryStatus {
             status.set_connected(connected);
         }
         status.set_source(Source::Snapshot(UNIX_EPOCH + Duration::from_secs(105)));
+        let saved = UNIX_EPOCH + Duration::from_secs(106);
+        status.set_snapshot_saved(saved, Duration::from_millis(1500));
+        (0..38).for_each(|_| status.count_bad_tool(false, true));
         status
     }
 }
 
 impl RegistryStatus {
+    /// With the set that is told where redis is found.
+    pub fn new(servers: RegistryServers) -> Self {
+        Self {
+            servers,
+            ..Self::default()
+        }
+    }
+
+    /// The servers that the registry was found at.
+    pub(super) fn servers(&self) -> &RegistryServers {
+        &self.servers
+    }
+
     /// Whether redis answers and the table is kept in step with it.
     pub fn connected(&self) -> bool {
         self.connected.load(Relaxed)
@@ -108,9 +130,14 @@ impl RegistryStatus {
     /// When the table was last known to be what redis holds, give or take the changes of that
     /// moment; `None`: never since the start. Its age is the age of the table.
     pub fn last_sync(&self) -> Option<SystemTime> {
-        match self.last_sync.load(Relaxed) {
-            0 => None,
-            millis => Some(UNIX_EPOCH + Duration::from_millis(millis)),
+        time(self.last_sync.load(Relaxed))
+    }
+
+    /// The same, and of a table from the snapshot the snapshot's time: 1970 while there is no table.
+    pub fn table_time(&self) -> SystemTime {
+        match (self.last_sync(), self.source()) {
+            (Some(time), _) | (None, Source::Snapshot(time)) => time,
+            (None, Source::Redis) => UNIX_EPOCH,
         }
     }
 
@@ -151,6 +178,12 @@ impl RegistryStatus {
         self.snapshot_failures.load(Relaxed)
     }
 
+    /// When the snapshot was last written by this process, and how long that took; `None`: never.
+    pub fn snapshot_saved(&self) -> Option<(SystemTime, Duration)> {
+        let took = Duration::from_micros(self.snapshot_took.load(Relaxed));
+        time(self.snapshot_saved.load(Relaxed)).map(|time| (time, took))
+    }
+
     /// How changes become known, and in a sentence why not in a better way (empty: it is the best).
     /// `None`: redis was not reached since the start.
     pub fn mode(&self) -> Option<(Mode, Box<str>)> {
@@ -165,6 +198,13 @@ impl RegistryStatus {
     /// One of them.
     pub fn held_tool(&self, tool: &str) -> Option<HeldTool> {
         self.removals().tool(tool)
+    }
+
+    /// When the first of them leaves the table, unless redis holds it again; `None`: none does, as
+    /// nothing is held back, or all is kept by hand.
+    pub fn first_release(&self) -> Option<SystemTime> {
+        let due = self.removals().next_due()?;
+        Some(SystemTime::now() + due.saturating_duration_since(Instant::now()))
     }
 
     /// Of the tools that are held back, those that are kept by hand.
@@ -198,8 +238,7 @@ impl RegistryStatus {
     }
 
     pub(super) fn set_synced(&self, now: SystemTime) {
-        let millis = u64::try_from(since_epoch(now).as_millis()).unwrap_or(u64::MAX);
-        self.last_sync.store(millis, Relaxed);
+        self.last_sync.store(millis(now), Relaxed);
     }
 
     pub(super) fn set_mode(&self, mode: Mode, why: &str) {
@@ -236,6 +275,12 @@ impl RegistryStatus {
         self.drift.fetch_add(count, Relaxed);
     }
 
+    pub(super) fn set_snapshot_saved(&self, now: SystemTime, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.snapshot_took.store(took, Relaxed);
+        self.snapshot_saved.store(millis(now), Relaxed);
+    }
+
     pub(super) fn count_snapshot_failure(&self) {
         self.snapshot_failures.fetch_add(1, Relaxed);
     }
@@ -244,6 +289,14 @@ impl RegistryStatus {
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     // Whole at every moment, so a panic elsewhere harms nothing.
     shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn millis(time: SystemTime) -> u64 {
+    u64::try_from(since_epoch(time).as_millis()).unwrap_or(u64::MAX)
+}
+
+fn time(millis: u64) -> Option<SystemTime> {
+    (millis > 0).then(|| UNIX_EPOCH + Duration::from_millis(millis))
 }
 
 fn since_epoch(time: SystemTime) -> Duration {

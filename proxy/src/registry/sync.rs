@@ -28,6 +28,10 @@ use super::status::RegistryStatus;
 use super::stored::{Keys, Stored};
 use super::{Admit, Changed};
 
+/// For so many tools the table has room from the start, if redis has as many keys. Room that nobody
+/// uses costs a byte for each: redis may hold other people's keys too.
+const MAX_RESERVED: usize = 2_000_000;
+
 /// What the driver has to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
@@ -107,7 +111,7 @@ pub(super) struct TableSync {
     applying: Option<(Job, Applied)>,
     rescan: Option<Rescan>,
     /// The number of the last comparison that began.
-    comparisons: u64,
+    comparisons: u32,
     /// Another comparison after the one under way.
     again: Option<Why>,
     /// Whose turn it is.
@@ -142,9 +146,9 @@ impl TableSync {
 
     /// Begins to compare the whole table with redis, after the comparison under
     /// way if there is one. The number of the comparison that will answer this, or a later one.
-    pub(super) fn compare(&mut self, why: Why) -> u64 {
+    pub(super) fn compare(&mut self, why: Why) -> u32 {
         if self.rescan.is_none() {
-            self.comparisons += 1;
+            self.comparisons = self.comparisons.wrapping_add(1);
             self.rescan = Some(Rescan::new(why, self.comparisons));
             return self.comparisons;
         }
@@ -152,7 +156,7 @@ impl TableSync {
         if self.again.is_none_or(|again| again < why) {
             self.again = Some(why);
         }
-        self.comparisons + 1
+        self.comparisons.wrapping_add(1)
     }
 
     /// Begins to ask redis again for all that is held back, to remove what it still does not hold:
@@ -568,6 +572,11 @@ impl TableSync {
             kept: removals.kept(),
             tools: self.table.len(),
         }
+    }
+
+    /// Makes room in the table, for a redis that has so many keys.
+    pub(super) fn reserve(&self, keys: usize) {
+        self.table.reserve(keys.min(MAX_RESERVED));
     }
 
     /// How many tools the table has.

@@ -1,11 +1,13 @@
 //! The state machine against a pretended redis.
 
+use super::super::disk::layout;
+use super::super::journal::LAST_CHANGES;
 use super::super::removal::Removals;
 use super::super::stored::Hash;
 use super::*;
 use portico_routing::table::Entry;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 const GRACE: Duration = Duration::from_secs(60);
@@ -38,11 +40,61 @@ struct World {
     start: Instant,
     now: Instant,
     told: Arc<std::sync::Mutex<Vec<String>>>,
+    status: Arc<RegistryStatus>,
+    percent: u8,
+    /// The first load is through: from here on there is a journal.
+    started: bool,
+    /// The naive twin of what is kept by hand.
+    kept: BTreeSet<Box<str>>,
+    /// Removed on request and not yet told by an event.
+    applied: usize,
 }
 
 impl World {
     fn new(percent: u8) -> Self {
-        let now = Instant::now();
+        let always = fields(&[(b".*", b"http://192.0.2.1:80")]);
+        let redis = BTreeMap::from([(ALWAYS.into(), always)]);
+        let mut world = Self::before_start(percent, redis, Instant::now());
+        world.load();
+        world
+    }
+
+    /// The first load.
+    fn load(&mut self) {
+        self.sync.compare(Why::Start);
+        self.run_until_idle();
+        self.started = true;
+    }
+
+    /// Ends this portico and starts another with its snapshot; `away`: while redis is away.
+    fn restart(&mut self, away: bool) {
+        let mut bytes = Vec::new();
+        let kept = |tool: &str| self.status.removals().is_kept(tool);
+        let in_step = SystemTime::UNIX_EPOCH;
+        layout::encode(&self.table, &kept, in_step, &mut bytes).unwrap();
+        let snapshot = layout::decode(&bytes).unwrap();
+        let saved: BTreeSet<_> = snapshot
+            .tools
+            .iter()
+            .map(|tool| tool.name.clone())
+            .collect();
+        let redis = std::mem::take(&mut self.redis);
+        let mut kept = std::mem::take(&mut self.kept);
+        kept.retain(|tool| saved.contains(tool) && (away || !redis.contains_key(tool)));
+        *self = Self::before_start(self.percent, redis, self.now);
+        let now = self.moment();
+        if away {
+            self.disconnect();
+            self.sync.restore(&snapshot, now);
+            self.started = true;
+        } else {
+            self.load();
+            self.sync.hold_vanished(snapshot, now);
+        }
+        self.kept = kept;
+    }
+
+    fn before_start(percent: u8, redis: BTreeMap<Box<str>, Stored>, now: Instant) -> Self {
         let table = Arc::new(Table::new());
         let told = Arc::new(std::sync::Mutex::new(Vec::new()));
         let sink = Arc::clone(&told);
@@ -54,9 +106,8 @@ impl World {
             Arc::new(move |tool, _| sink.lock().unwrap().push(tool.to_owned())),
             Arc::clone(&status),
         );
-        let always = fields(&[(b".*", b"http://192.0.2.1:80")]);
-        let mut world = Self {
-            redis: BTreeMap::from([(ALWAYS.into(), always)]),
+        Self {
+            redis,
             on_its_way: News::default(),
             arrived: News::default(),
             connected: true,
@@ -66,10 +117,12 @@ impl World {
             start: now,
             now,
             told,
-        };
-        world.sync.compare(Why::Start);
-        world.run_until_idle();
-        world
+            status,
+            percent,
+            started: false,
+            kept: BTreeSet::new(),
+            applied: 0,
+        }
     }
 
     fn moment(&self) -> Moment {
@@ -160,7 +213,97 @@ impl World {
             }
             Some(Action::Read(purpose, tools)) => {
                 let stored: Vec<_> = tools.iter().map(|tool| self.stored(tool)).collect();
+                let before = self.in_table();
+                let journal = self.status.journal().last();
+                let held = self.held();
+                for (tool, stored) in tools.iter().zip(&stored) {
+                    let applied = purpose == Purpose::Applied && self.sync.applying.is_some();
+                    if applied || !stored.is_absent() {
+                        self.kept.remove(tool);
+                    }
+                }
                 self.sync.read(purpose, tools, &stored, self.moment());
+                self.check_journal(&before, &journal, &held, purpose);
+            }
+        }
+        self.check_held();
+    }
+
+    fn held(&self) -> BTreeSet<Box<str>> {
+        let held = self.status.held_tools().into_iter();
+        held.map(|tool| tool.tool).collect()
+    }
+
+    /// What a naive look at the table before and after says must be what the journal says.
+    fn check_journal(
+        &mut self,
+        before: &BTreeMap<String, Entry>,
+        journal: &[Change],
+        held: &BTreeSet<Box<str>>,
+        purpose: Purpose,
+    ) {
+        let after = self.in_table();
+        let tools: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+        let differ = tools
+            .into_iter()
+            .filter(|t| before.get(*t) != after.get(*t));
+        let expected: BTreeMap<_, _> = differ
+            .map(|tool| (tool.as_str(), (before.get(tool), after.get(tool))))
+            .collect();
+        let removed = expected.values().filter(|(_, new)| new.is_none()).count();
+        if purpose == Purpose::Applied {
+            self.applied += removed;
+        }
+        let now = self.status.journal().last();
+        if !self.started {
+            assert!(now.is_empty(), "the first load is in the journal");
+            return;
+        }
+        let older = (journal.len() + expected.len()).min(LAST_CHANGES) - expected.len();
+        assert_eq!(now.len(), older + expected.len());
+        assert_eq!(now[..older], journal[journal.len() - older..]);
+        for change in &now[older..] {
+            let (old, new) = expected[&*change.tool];
+            assert_eq!((change.old.as_deref(), change.new.as_deref()), (old, new));
+            assert_eq!(change.time, self.moment().time);
+            let cause = match purpose {
+                Purpose::Applied => Cause::Applied,
+                _ if new.is_none() && held.contains(&change.tool) => Cause::GraceOver,
+                Purpose::Pushed => Cause::Pushed,
+                Purpose::Found | Purpose::Leftover => Cause::Compared,
+            };
+            assert_eq!(change.cause, cause);
+        }
+    }
+
+    /// What is held back is what people see, and what is kept by hand is what the twin says.
+    fn check_held(&self) {
+        let tools = self.status.held_tools();
+        assert_eq!(self.status.held_back(), tools.len() as u64);
+        assert_eq!(self.status.kept(), self.kept.len() as u64);
+        for tool in tools {
+            assert!(self.table.get(&tool.tool).is_some(), "held back and gone");
+            let until = Some(tool.since + GRACE).filter(|_| !self.kept.contains(&tool.tool));
+            assert_eq!(tool.until, until);
+            assert_eq!(self.status.held_tool(&tool.tool).unwrap(), tool);
+        }
+        let mut bad = 0;
+        self.table
+            .for_each(|_, entry| bad += u64::from(!entry.bad.is_empty()));
+        assert_eq!(self.status.bad_tools(), bad);
+    }
+
+    fn keep(&mut self) {
+        self.kept.extend(self.held());
+        self.sync.keep_held();
+        self.check_held();
+    }
+
+    /// What was told of applied removals is what happened.
+    fn check_applied(&mut self) {
+        for event in self.sync.take_events() {
+            if let Event::Applied(done) | Event::ApplyBroken(done) = event {
+                assert_eq!(done.removed, std::mem::take(&mut self.applied));
             }
         }
     }
@@ -234,6 +377,11 @@ enum Step {
     Disconnect,
     Connect,
     Compare,
+    Apply,
+    Keep,
+    Restart {
+        away: bool,
+    },
     Wait(u64),
 }
 
@@ -267,6 +415,9 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Disconnect),
         2 => Just(Step::Connect),
         1 => Just(Step::Compare),
+        1 => Just(Step::Apply),
+        1 => Just(Step::Keep),
+        1 => any::<bool>().prop_map(|away| Step::Restart { away }),
         2 => (0u64..40).prop_map(Step::Wait),
     ]
 }
@@ -304,13 +455,21 @@ fn perform(world: &mut World, step: Step) {
                 world.sync.compare(Why::Periodic);
             }
         }
+        Step::Apply => {
+            if world.connected {
+                world.sync.apply_held();
+            }
+        }
+        Step::Keep => world.keep(),
+        Step::Restart { away } => world.restart(away),
         Step::Wait(seconds) => world.now += Duration::from_secs(seconds),
     }
 }
 
 proptest! {
-    /// Any interleaving of writes, pushes, answers, lost connections and flushes ends in the
-    /// table that redis holds.
+    /// Any interleaving of writes, pushes, answers, lost connections, flushes, commands and
+    /// restarts ends in the table that redis holds, and what is kept by hand. The journal and the
+    /// list of what is held back are at each moment what a naive twin says.
     #[test]
     fn the_table_becomes_what_redis_holds(
         percent in prop_oneof![Just(50u8), Just(0), Just(100)],
@@ -320,6 +479,7 @@ proptest! {
         let swapped = steps.iter().any(|step| matches!(step, Step::Swap(_)));
         for step in steps {
             perform(&mut world, step);
+            world.check_applied();
             prop_assert!(world.table.get(ALWAYS).is_some(), "a tool that redis always had was lost");
         }
         world.connect();
@@ -336,8 +496,16 @@ proptest! {
         }
         world.now += GRACE;
         world.run_until_idle();
-        prop_assert_eq!(world.in_table(), world.expected());
         prop_assert_eq!(world.sync.next_due(), None);
+        let mut table = world.in_table();
+        table.retain(|tool, _| !world.kept.contains(tool.as_str()));
+        prop_assert_eq!(table, world.expected());
+        world.check_applied();
+        world.sync.apply_held();
+        world.run_until_idle();
+        world.check_applied();
+        prop_assert_eq!(world.in_table(), world.expected());
+        prop_assert_eq!(world.status.held_back(), 0);
         // In step means that another look finds nothing and tells nobody.
         world.told.lock().unwrap().clear();
         world.sync.compare(Why::Periodic);
