@@ -48,6 +48,8 @@ pub(super) struct Link {
     database: i64,
     /// Whether the server speaks RESP3, without which it pushes nothing; or how it refused.
     resp3: Result<(), String>,
+    /// To keyspace notifications.
+    subscribed: bool,
     /// How it tells of changes, and in a sentence why not in a better way.
     pub(super) mode: Mode,
     pub(super) why: String,
@@ -75,6 +77,7 @@ impl Link {
             user: settings.username().unwrap_or("default").to_owned(),
             database: settings.db(),
             resp3,
+            subscribed: false,
             mode: Mode::Polling,
             why: String::new(),
             size: None,
@@ -100,7 +103,11 @@ impl Link {
         if answers.resp3.is_ok() {
             answers.tracking = self.track().await?;
             if answers.tracking.is_err() {
-                answers.subscribed = self.subscribe().await?;
+                answers.subscribed = self.for_both_prefixes("PSUBSCRIBE").await?;
+                self.subscribed |= answers.subscribed.is_ok();
+            } else if std::mem::take(&mut self.subscribed) {
+                // Each change would be told twice.
+                let _ = self.for_both_prefixes("PUNSUBSCRIBE").await?;
             }
             if answers.subscribed.is_ok() {
                 let mut get = redis::cmd("CONFIG");
@@ -128,11 +135,11 @@ impl Link {
         }
     }
 
-    /// Subscribes to keyspace notifications. What they tell is a reason to look in any case, also
-    /// where they are not complete.
-    async fn subscribe(&mut self) -> Result<Result<(), String>, LinkError> {
+    /// Subscribes to keyspace notifications, or ends that. What they tell is a reason to look in any
+    /// case, also where they are not complete.
+    async fn for_both_prefixes(&mut self, command: &str) -> Result<Result<(), String>, LinkError> {
         for prefix in [PREFIX, REDIRECT] {
-            let mut subscribe = redis::cmd("PSUBSCRIBE");
+            let mut subscribe = redis::cmd(command);
             subscribe.arg(format!("__keyspace@{}__:{prefix}*", self.database));
             let granted = granted(&self.ask(&subscribe).await?)?;
             if granted.is_err() {

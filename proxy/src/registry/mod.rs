@@ -2,8 +2,8 @@
 //!
 //! [`Registry::start`] subscribes and loads, or falls back to the snapshot; [`Registry::run`] keeps
 //! the table in step for ever. This file does the input and output; what to read and what follows
-//! from it is decided in `sync.rs`, `removal.rs` and `backoff.rs`, which are pure. Requests never
-//! wait for anything here: they read the [`Table`].
+//! from it is decided in `sync.rs`, `removal.rs`, `backoff.rs`, `pace.rs`, `hint.rs` and `probe.rs`,
+//! which are pure. Requests never wait for anything here: they read the [`Table`].
 //!
 //! Does not resolve names, does not know static routes, and never writes to redis.
 //!

@@ -123,7 +123,7 @@ impl Registry {
                 redis,
                 tools,
                 drift,
-                "routes had changed in redis and it had not said so (SWAPDB does that); they are in step again"
+                "routes had changed in redis and it had not said so (SWAPDB does that, and a flush where keyspace notifications are used); they are in step again"
             ),
             Why::Periodic | Why::Polled => {
                 debug!(
