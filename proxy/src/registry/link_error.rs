@@ -10,7 +10,7 @@ const MAX_ERROR_CHARS: usize = 200;
 const NO_PASSWORD: &str = "it wants a password and registry.url has none";
 
 /// Why the connection is of no use any more. Never holds the password.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub(super) enum LinkError {
     #[error("{0}")]
     Redis(String),
@@ -25,6 +25,13 @@ pub(super) enum LinkError {
     Answer(&'static str),
     #[error("it closed the connection")]
     Closed,
+    #[error(
+        "it closed the connection before its first answer: it has no room for more clients (maxclients), is in \
+         protected mode, or is no redis"
+    )]
+    Unwelcome,
+    #[error("sentinels name another master by now: {0}")]
+    Moved(String),
 }
 
 /// For an answer without which nothing works.
@@ -47,9 +54,29 @@ pub(super) fn server_sentence(error: &ServerError) -> String {
 pub(super) fn link_error(error: &RedisError, password: Option<&str>, limit: Duration) -> LinkError {
     if error.is_timeout() {
         LinkError::Timeout(limit)
+    } else if closed(error) {
+        LinkError::Closed
     } else {
         LinkError::Redis(sentence(error, password))
     }
+}
+
+/// As [`link_error`] of an attempt to connect: redis says why it closes, and the client does not
+/// pass it on.
+pub(super) fn connect_error(
+    error: &RedisError,
+    password: Option<&str>,
+    limit: Duration,
+) -> LinkError {
+    match link_error(error, password, limit) {
+        LinkError::Closed => LinkError::Unwelcome,
+        other => other,
+    }
+}
+
+/// The same event has many names, by what the client was about.
+fn closed(error: &RedisError) -> bool {
+    error.is_connection_dropped() && !error.is_connection_refusal()
 }
 
 /// The error in one line without the password, should redis or the client ever quote it.

@@ -25,11 +25,13 @@ mod link_error;
 mod load;
 mod mode;
 mod news;
+mod outage;
 mod pace;
 mod probe;
 mod removal;
 mod report;
 mod saver;
+mod sentinel;
 mod status;
 mod stored;
 mod sync;
@@ -49,22 +51,30 @@ use tracing::{error, warn};
 pub use commands::{Command, CommandReport, CommandRequest};
 pub use held::HeldTool;
 pub use journal::{Cause, Change, Journal};
-pub use load::{load_into, load_once, load_snapshot, server_address};
+pub use load::{
+    SavedTable, SavedTool, decode_snapshot, described, load_into, load_once, load_snapshot,
+    load_with, read_snapshot_file, server_addresses, write_snapshot,
+};
 pub use mode::Mode;
+pub use saver::Saver;
 pub use status::{BadKey, RegistryStatus, Source};
 
+use crate::policy::backends::RegistryServers;
 use crate::repeats::Repeats;
 
 use backoff::{Backoff, MAX_WAIT};
+use commands::Commands;
 use compare::Why;
 use endpoint::Endpoint;
+use held::Moment;
 use hint::Sizes;
 use link::Link;
 use link_error::LinkError;
+use outage::Outage;
 use pace::Pace;
 use removal::Removals;
 use report::age_of;
-use saver::{read_snapshot, save_for_ever};
+use saver::read_snapshot;
 use sync::{Action, TableSync};
 
 /// The whole first load; a redis that is slower is treated as unreachable.
@@ -109,18 +119,19 @@ pub enum RegistryError {
 pub struct Registry {
     endpoint: Endpoint,
     snapshot: PathBuf,
-    table: Arc<Table>,
     status: Arc<RegistryStatus>,
     sync: TableSync,
     /// Open after a start from redis.
     link: Option<Link>,
-    /// Wakes the writer of the snapshot.
-    save: Arc<Notify>,
+    saver: Arc<Saver>,
     /// Asks for a comparison: what routes may point at has changed.
     recheck: Arc<Notify>,
+    commands: Commands,
     pace: Pace,
     /// The way in which changes become known that was logged last.
     said_mode: Option<Mode>,
+    /// Keeps a redis that comes and goes from filling the log.
+    outage: Outage,
     /// Keeps bad entries that are pushed again and again from filling the log.
     bad_pushed: Repeats,
     /// The same for entries that vanish one by one.
@@ -144,27 +155,24 @@ impl Registry {
         admit: Admit,
         changed: Changed,
     ) -> Result<Registry, RegistryError> {
-        let endpoint =
-            Endpoint::new(&config.url).map_err(|error| RegistryError::Url(error.to_string()))?;
-        let removals = Removals::new(config.mass_removal.percent, config.mass_removal.grace);
-        let sync = TableSync::new(
-            Arc::clone(&table),
-            admit,
-            changed,
-            Arc::clone(&status),
-            removals,
-        );
+        let endpoint = Endpoint::new(&config.url, status.servers())
+            .map_err(|error| RegistryError::Url(error.to_string()))?;
+        let admit = not_itself(admit, status.servers().clone());
+        let removal = &config.mass_removal;
+        status.set_removals(Removals::new(removal.percent, removal.grace));
+        let sync = TableSync::new(Arc::clone(&table), admit, changed, Arc::clone(&status));
         let mut registry = Registry {
             endpoint,
+            saver: Saver::new(config.snapshot.clone(), table, Arc::clone(&status)),
             snapshot: config.snapshot.clone(),
-            table,
             status,
             sync,
             link: None,
-            save: Arc::new(Notify::new()),
             recheck: Arc::new(Notify::new()),
+            commands: Commands::none(),
             pace: Pace::new(now()),
             said_mode: None,
+            outage: Outage::default(),
             bad_pushed: Repeats::default(),
             vanishing: Repeats::default(),
         };
@@ -177,21 +185,21 @@ impl Registry {
     }
 
     /// Keeps the table in step with redis, reconnecting as often as it takes, and the snapshot in
-    /// step with the table. Never returns; drop it to stop.
-    pub async fn run(self, commands: mpsc::Receiver<CommandRequest>) {
-        let _commands = commands;
-        let saver = save_for_ever(
-            self.snapshot.clone(),
-            Arc::clone(&self.table),
-            Arc::clone(&self.status),
-            Arc::clone(&self.save),
-        );
-        tokio::join!(self.follow_for_ever(), saver);
+    /// step with the table, and does what `commands` ask for. Never returns; drop it to stop.
+    pub async fn run(mut self, commands: mpsc::Receiver<CommandRequest>) {
+        self.commands.listen(commands);
+        let saver = Arc::clone(&self.saver);
+        tokio::join!(self.follow_for_ever(), saver.run());
     }
 
     /// The state, also after `run` has taken the registry.
     pub fn status(&self) -> Arc<RegistryStatus> {
         Arc::clone(&self.status)
+    }
+
+    /// What writes the snapshot, for a last time when the process ends.
+    pub fn saver(&self) -> Arc<Saver> {
+        Arc::clone(&self.saver)
     }
 
     /// Has every route judged anew, by what it may point at now. Until that is done, and while redis
@@ -202,7 +210,7 @@ impl Registry {
 
     /// Connects and compares the table with redis once.
     async fn load(&mut self) -> Result<Link, LinkError> {
-        let mut link = Link::open(&self.endpoint).await?;
+        let mut link = Link::open(&mut self.endpoint).await?;
         self.sync.compare(Why::Start);
         while self.sync.comparing() {
             self.turn(&mut link).await?;
@@ -212,25 +220,29 @@ impl Registry {
 
     async fn started_from_redis(&mut self, link: Link) {
         self.link = Some(link);
+        self.commands.connected();
         match read_snapshot(&self.snapshot).await {
             Ok(None) => {}
-            Ok(Some(snapshot)) => self.sync.hold_vanished(snapshot, now()),
+            Ok(Some(snapshot)) => self.sync.hold_vanished(snapshot, moment()),
             Err(error) => warn!(
                 path = %self.snapshot.display(),
                 "the snapshot of the routes is not used and will be replaced: {error}"
             ),
         }
         self.log_events();
-        self.save.notify_one();
+        self.saver.note_change();
     }
 
     async fn started_without_redis(&mut self, failure: LinkError) -> Result<(), RegistryError> {
         self.sync.disconnected();
+        self.commands.away(SystemTime::now());
         let path = self.snapshot.display();
         let why_not = match read_snapshot(&self.snapshot).await {
             Ok(Some(snapshot)) => {
-                self.sync.restore(&snapshot);
+                self.sync.restore(&snapshot, moment());
                 self.status.set_source(Source::Snapshot(snapshot.written));
+                // So that the next attempt, which is soon, does not say it again.
+                self.outage.occur(&failure.to_string(), now());
                 error!(
                     redis = self.endpoint.address,
                     tools = self.sync.table_len(),
@@ -253,24 +265,34 @@ impl Registry {
 
     async fn follow_for_ever(mut self) {
         let mut backoff = Backoff::default();
-        let mut failures = Repeats::default();
         let mut link = self.link.take();
         loop {
             let error = match link.take() {
                 Some(link) => {
                     let since = Instant::now();
-                    let error = self.follow(link, &mut failures).await;
+                    let moved = self.endpoint.moved();
+                    let error = tokio::select! {
+                        error = self.follow(link) => error,
+                        error = moved => error,
+                    };
                     self.sync.disconnected();
                     self.pace.disconnected();
                     self.status.set_connected(false);
+                    self.commands.away(SystemTime::now());
+                    self.log_events();
                     // A connection that breaks soon again is no reason to come back faster.
                     if since.elapsed() > MAX_WAIT {
                         backoff.reset();
                     }
                     error
                 }
-                None => match Link::open(&self.endpoint).await {
+                None => match self
+                    .commands
+                    .while_waiting(&mut self.sync, &self.saver, Link::open(&mut self.endpoint))
+                    .await
+                {
                     Ok(opened) => {
+                        self.commands.connected();
                         self.sync.compare(Why::Reconnected);
                         link = Some(opened);
                         continue;
@@ -278,13 +300,14 @@ impl Registry {
                     Err(error) => error,
                 },
             };
-            self.log_failure(&error, &mut failures);
-            sleep(backoff.next_wait(random())).await;
+            self.log_failure(&error);
+            let wait = sleep(backoff.next_wait(random()));
+            self.while_waiting(wait).await;
         }
     }
 
     /// Follows one connection until it is of no use any more.
-    async fn follow(&mut self, mut link: Link, failures: &mut Repeats) -> LinkError {
+    async fn follow(&mut self, mut link: Link) -> LinkError {
         self.set_mode(&link);
         let mut sizes = Sizes::new(self.status.changes());
         let mut next_ping = Instant::now() + PING_INTERVAL;
@@ -296,7 +319,6 @@ impl Registry {
                 Err(error) => return error,
             }
             // Idle means that the comparison after connecting is through.
-            failures.clear();
             if let Some(size) = link.size.take() {
                 let told = link.pending.take_told();
                 sizes.look(size, link.mode, told, self.status.changes());
@@ -311,13 +333,16 @@ impl Registry {
             tokio::select! {
                 () = link.pending.arrived() => {}
                 () = sleep_until(due.into()) => {}
-                () = self.recheck.notified() => self.sync.compare(Why::Rechecked),
+                () = self.recheck.notified() => {
+                    self.sync.compare(Why::Rechecked);
+                }
+                request = self.commands.next() => self.commands.begin(request, &mut self.sync),
                 () = sleep_until(compare.into()) => {
                     sizes.compared();
                     self.sync.compare(self.pace.why());
                 }
                 () = sleep_until(next_ping) => {
-                    if let Err(error) = link.alive().await {
+                    if let Err(error) = self.while_waiting(link.alive()).await {
                         return error;
                     }
                     self.in_step(&link);
@@ -325,7 +350,7 @@ impl Registry {
                 }
                 () = sleep_until(next_probe), if link.mode != Mode::Tracking => {
                     let mode = link.mode;
-                    if let Err(error) = link.probe().await {
+                    if let Err(error) = self.while_waiting(link.probe()).await {
                         return error;
                     }
                     next_probe = Instant::now() + PROBE_INTERVAL;
@@ -356,6 +381,7 @@ impl Registry {
 
     /// Takes in news, does one piece of work and logs what came of it.
     async fn turn(&mut self, link: &mut Link) -> Result<Turn, LinkError> {
+        self.endpoint.check_role(link).await?;
         let news = link.pending.take();
         if news.lost {
             return Err(LinkError::Closed);
@@ -363,18 +389,19 @@ impl Registry {
         self.sync.news(news);
         match self.sync.next(now()) {
             Action::Read(purpose, tools) => {
-                let stored = link.read(&tools).await?;
-                self.sync.read(purpose, tools, &stored, now());
+                let stored = self.while_waiting(link.read(&tools)).await?;
+                self.sync.read(purpose, tools, &stored, moment());
             }
             Action::Scan(keys, cursor) => {
-                let (next, found) = link.scan(keys, cursor).await?;
+                let (next, found) = self.while_waiting(link.scan(keys, cursor)).await?;
                 self.sync.scanned(next, &found);
             }
             Action::Ping => {
-                link.ping().await?;
+                self.while_waiting(link.ping()).await?;
                 self.sync.ponged();
             }
             Action::Wait => {
+                self.save_changes();
                 self.log_events();
                 self.in_step(link);
                 self.pace.note(self.sync.comparing(), now(), random());
@@ -382,11 +409,23 @@ impl Registry {
             }
         }
         self.pace.note(self.sync.comparing(), now(), random());
-        if self.sync.take_unsaved() {
-            self.save.notify_one();
-        }
+        self.save_changes();
         self.log_events();
         Ok(Turn::Worked)
+    }
+
+    /// What `work` comes to; commands are taken in meanwhile.
+    async fn while_waiting<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let commands = &mut self.commands;
+        commands
+            .while_waiting(&mut self.sync, &self.saver, work)
+            .await
+    }
+
+    fn save_changes(&mut self) {
+        if self.sync.take_unsaved() {
+            self.saver.note_change();
+        }
     }
 }
 
@@ -396,9 +435,25 @@ enum Turn {
     Idle,
 }
 
+/// Routes must not point at the registry either, wherever it was found by now.
+fn not_itself(admit: Admit, servers: RegistryServers) -> Admit {
+    Arc::new(move |backend| {
+        servers.admit(backend)?;
+        admit(backend)
+    })
+}
+
 /// The clock of tokio, which tests may stop, as the pure parts want it.
 fn now() -> std::time::Instant {
     Instant::now().into_std()
+}
+
+/// The same with the time of day.
+fn moment() -> Moment {
+    Moment {
+        instant: now(),
+        time: SystemTime::now(),
+    }
 }
 
 /// Random enough to keep proxies out of step.

@@ -10,21 +10,31 @@ use super::mode::Mode;
 use super::status::Source;
 use super::sync::Event;
 use super::{Registry, now};
-use crate::repeats::Repeats;
 
 impl Registry {
-    pub(super) fn log_failure(&self, error: &LinkError, failures: &mut Repeats) {
-        let Some(unsaid) = failures.occur(now()) else {
+    pub(super) fn log_failure(&mut self, error: &LinkError) {
+        if let LinkError::Moved(server) = error {
+            let redis = &self.endpoint.address;
+            info!(
+                redis,
+                server, "the master has moved, and portico goes there"
+            );
+            return;
+        }
+        let Some(unsaid) = self.outage.occur(&error.to_string(), now()) else {
             return;
         };
-        let last_sync = self.status.last_sync();
+        let in_step = match self.status.source() {
+            Source::Redis => self.status.last_sync(),
+            Source::Snapshot(written) => Some(written),
+        };
         error!(
             redis = self.endpoint.address,
             tools = self.sync.table_len(),
-            age = last_sync.map_or_else(|| "never in step since the start".to_owned(), age_of),
+            age = in_step.map_or_else(|| "unknown".to_owned(), age_of),
             unsaid,
             "redis cannot be used: {error}; routing goes on by the table as it was and portico keeps trying; \
-             check redis and the network"
+             check redis, the network and registry.url"
         );
     }
 
@@ -48,31 +58,21 @@ impl Registry {
     }
 
     pub(super) fn log_events(&mut self) {
-        if self.status.held_back() == 0 {
+        if self.status.held_back() == self.status.kept() {
             // The next disappearance is a new one.
             self.vanishing.clear();
         }
         for event in self.sync.take_events() {
             match event {
                 Event::Compared(comparison) => self.compared(&comparison),
-                Event::HeldBack { count, of } => {
-                    if let Some(unsaid) = self.vanishing.occur(now()) {
-                        error!(
-                            redis = self.endpoint.address,
-                            vanished = count,
-                            of,
-                            held_back = self.status.held_back(),
-                            unsaid,
-                            "a large part of the routes vanished from redis at once; they stay in use for the grace \
-                             time of registry.mass_removal; if that was not meant, restore redis now"
-                        );
-                    }
-                }
+                Event::HeldBack { count, of } => self.held_back(count, of),
                 Event::Released(count) => warn!(
                     redis = self.endpoint.address,
                     removed = count,
                     "routes that vanished from redis were removed: the grace time is over and they are still missing"
                 ),
+                Event::Applied(done) => self.commands.applied(&done, &self.sync),
+                Event::ApplyBroken(done) => self.commands.apply_broke_off(&done, &self.sync),
                 Event::Bad { tool, reason } => {
                     if let Some(unsaid) = self.bad_pushed.occur(now()) {
                         warn!(%tool, %reason, unsaid, "a route in redis is skipped; its tool has to register it anew");
@@ -82,7 +82,25 @@ impl Registry {
         }
     }
 
+    fn held_back(&mut self, vanished: usize, of: usize) {
+        let Some(unsaid) = self.vanishing.occur(now()) else {
+            return;
+        };
+        let grace = self.status.removals().grace();
+        error!(
+            redis = self.endpoint.address,
+            vanished,
+            of,
+            held_back = self.status.held_back(),
+            unsaid,
+            "a large part of the routes vanished from redis at once; they stay in use for {grace:?}, the grace time of \
+             registry.mass_removal, and are then removed unless redis holds them again; if that was not meant, run \
+             portico routes keep within that time and restore redis; if it was, portico routes apply removes them now"
+        );
+    }
+
     fn compared(&mut self, comparison: &Comparison) {
+        self.commands.compared(comparison, &self.sync);
         self.status.set_source(Source::Redis);
         self.status.set_connected(true);
         self.status.set_synced(SystemTime::now());
@@ -96,6 +114,12 @@ impl Registry {
         } = *comparison;
         match comparison.why {
             Why::Start => info!(redis, tools, "the routes were loaded from redis"),
+            Why::Reconnected if !self.outage.over() => {
+                debug!(
+                    redis,
+                    tools, set, removed, "redis is back after another short outage"
+                );
+            }
             Why::Reconnected => {
                 let held_back = self.status.held_back();
                 info!(
@@ -114,6 +138,14 @@ impl Registry {
                 removed,
                 held_back = self.status.held_back(),
                 "redis was flushed or replaced; the routes were compared with it"
+            ),
+            Why::Asked => info!(
+                redis,
+                tools,
+                set,
+                removed,
+                held_back = self.status.held_back(),
+                "the routes were compared with redis, as somebody asked"
             ),
             Why::Rechecked => info!(
                 redis,

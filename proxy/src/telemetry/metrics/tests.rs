@@ -290,7 +290,11 @@ fn every_number_has_its_own_metric() {
         &exposition(&process),
         &[
             ("portico_registry_held_back", 101.0),
+            ("portico_registry_kept", 37.0),
+            ("portico_registry_bad_tools", 38.0),
             ("portico_registry_bad_keys", 102.0),
+            ("portico_registry_snapshot_timestamp_seconds", 106.0),
+            ("portico_registry_snapshot_write_seconds", 1.5),
             ("portico_registry_changes_total", 103.0),
             ("portico_registry_drift_total", 104.0),
             ("portico_registry_snapshot_failures_total", 2.0),
