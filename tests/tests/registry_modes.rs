@@ -198,6 +198,11 @@ fn soon_is(portico: &Portico, mode: &str) {
         let series = format!("portico_registry_mode{{mode=\"{other}\"}}");
         assert_eq!(portico.metric(&series), Some(0.0), "{series}");
     }
+    let status = portico.admin_get("/status").text();
+    let compact: String = status.split_whitespace().collect();
+    assert!(compact.contains(&format!("\"mode\":\"{mode}\"")), "{status}");
+    let no_reason = compact.contains("\"mode_reason\":null");
+    assert_eq!(no_reason, mode == "tracking", "{status}");
 }
 
 /// Every kind of change is seen; told ones without reading the whole table.
