@@ -200,7 +200,10 @@ fn soon_is(portico: &Portico, mode: &str) {
     }
     let status = portico.admin_get("/status").text();
     let compact: String = status.split_whitespace().collect();
-    assert!(compact.contains(&format!("\"mode\":\"{mode}\"")), "{status}");
+    assert!(
+        compact.contains(&format!("\"mode\":\"{mode}\"")),
+        "{status}"
+    );
     let no_reason = compact.contains("\"mode_reason\":null");
     assert_eq!(no_reason, mode == "tracking", "{status}");
 }
