@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use portico_routing::table::{Entry, Table};
 
+use super::bad_keys::{self, BadKeys, MAX_LISTED};
 use super::commands::CommandReport;
 use super::compare::{Comparison, Job, Outcome, Rescan, Stage, Why};
 use super::disk::Snapshot;
@@ -35,6 +36,8 @@ pub(super) enum Action {
     Read(Purpose, Vec<Box<str>>),
     /// One step of a SCAN, handed to [`TableSync::scanned`].
     Scan(Keys, u64),
+    /// Find out which of these keys there are, and hand that to [`TableSync::existing`].
+    Exist(Vec<Box<[u8]>>),
     /// A round trip, handed to [`TableSync::ponged`]: every push that redis had for us before
     /// it has then arrived.
     Ping,
@@ -70,6 +73,11 @@ pub(super) enum Event {
     /// Held back removals were applied by hand: all of them, or what was done until that broke off.
     Applied(Applied),
     ApplyBroken(Applied),
+    /// A key in redis that was not there before names no possible tool.
+    BadKey {
+        key: Box<str>,
+        reason: String,
+    },
     /// A tool now has something in redis that cannot be used.
     Bad {
         tool: Box<str>,
@@ -90,6 +98,7 @@ pub(super) struct Applied {
 #[derive(Clone, Copy)]
 enum Work {
     Pushed,
+    BadKeys,
     Applying,
     Rescan,
 }
@@ -103,6 +112,9 @@ pub(super) struct TableSync {
     /// Named by pushes, not yet being read.
     pushed: HashSet<Box<str>>,
     reading: Job,
+    bad_keys: BadKeys,
+    /// Keys that a push named and that name no possible tool.
+    pushed_bad: HashSet<Box<[u8]>>,
     /// Held back tools that are read anew to be removed, and what came of it so far.
     applying: Option<(Job, Applied)>,
     rescan: Option<Rescan>,
@@ -130,6 +142,8 @@ impl TableSync {
             status,
             pushed: HashSet::new(),
             reading: Job::default(),
+            bad_keys: BadKeys::default(),
+            pushed_bad: HashSet::new(),
             applying: None,
             rescan: None,
             comparisons: 0,
@@ -193,6 +207,7 @@ impl TableSync {
     /// The connection is gone: answers under way will not come, pushes may have been missed.
     pub(super) fn disconnected(&mut self) {
         self.pushed.clear();
+        self.pushed_bad.clear();
         self.reading = Job::default();
         self.stop_applying();
         self.rescan = None;
@@ -210,6 +225,11 @@ impl TableSync {
             }
         }
         self.pushed.extend(news.tools);
+        for key in news.bad_keys {
+            if self.pushed_bad.len() < MAX_LISTED {
+                self.pushed_bad.insert(key);
+            }
+        }
         if news.everything {
             self.compare(Why::Pushed);
         }
@@ -218,9 +238,10 @@ impl TableSync {
     /// What to do next. Each [`Action`] but `Wait` must be answered before the next call, or
     /// [`TableSync::disconnected`] be called.
     pub(super) fn next(&mut self, now: Instant) -> Action {
-        for _ in 0..3 {
+        for _ in 0..4 {
             let (action, turn) = match self.turn {
-                Work::Pushed => (self.next_pushed(now), Work::Applying),
+                Work::Pushed => (self.next_pushed(now), Work::BadKeys),
+                Work::BadKeys => (self.next_bad_keys(), Work::Applying),
                 Work::Applying => (self.next_applying(), Work::Rescan),
                 Work::Rescan => (self.next_of_rescan(), Work::Pushed),
             };
@@ -240,6 +261,11 @@ impl TableSync {
         }
         let batch = self.reading.next_batch()?;
         Some(Action::Read(Purpose::Pushed, batch))
+    }
+
+    fn next_bad_keys(&mut self) -> Option<Action> {
+        let keys: Vec<_> = self.pushed_bad.drain().collect();
+        (!keys.is_empty()).then_some(Action::Exist(keys))
     }
 
     fn next_applying(&mut self) -> Option<Action> {
@@ -312,6 +338,23 @@ impl TableSync {
                 cursor: (next != 0).then_some(next),
             };
         }
+    }
+
+    /// The answer to [`Action::Exist`]: a push does not say whether a key came or went.
+    pub(super) fn existing(&mut self, keys: &[Box<[u8]>], exist: &[bool]) {
+        // The list of a comparison takes the place of the other at its end.
+        if let Some(rescan) = &mut self.rescan {
+            for (key, exists) in keys.iter().zip(exist) {
+                rescan.bad_keys.set_pushed(key, *exists);
+            }
+        }
+        for (key, exists) in keys.iter().zip(exist) {
+            if self.bad_keys.set_pushed(key, *exists) && *exists {
+                let (key, reason) = (bad_keys::shown(key), bad_keys::reason(key));
+                self.events.push(Event::BadKey { key, reason });
+            }
+        }
+        self.status.set_bad_keys(&self.bad_keys);
     }
 
     /// The answer to [`Action::Ping`].
@@ -489,7 +532,9 @@ impl TableSync {
             rescan.outcome.drift = rescan.suspects.len();
             self.status.count_drift(rescan.suspects.len() as u64);
         }
-        self.status.set_bad_keys(rescan.outcome.bad_keys);
+        rescan.outcome.bad_keys = rescan.bad_keys.count();
+        self.bad_keys = std::mem::take(&mut rescan.bad_keys);
+        self.status.set_bad_keys(&self.bad_keys);
         self.events.push(Event::Compared(rescan.outcome));
         if let Some(why) = self.again.take() {
             self.compare(why);
