@@ -10,6 +10,9 @@
 //! comparison that breaks off removes nothing; what vanishes goes through
 //! [`Removals`](super::removal::Removals), which [`RegistryStatus`] holds, to be looked at.
 
+mod by_hand;
+mod restore;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +22,6 @@ use portico_routing::table::{Entry, Table};
 use super::bad_keys::{self, BadKeys, MAX_LISTED};
 use super::commands::CommandReport;
 use super::compare::{Comparison, Job, Outcome, Rescan, Stage, Why};
-use super::disk::Snapshot;
 use super::entry::entry_of;
 use super::held::Moment;
 use super::journal::{Cause, Change};
@@ -169,36 +171,6 @@ impl TableSync {
         self.comparisons.wrapping_add(1)
     }
 
-    /// Begins to ask redis again for all that is held back, to remove what it still does not hold:
-    /// [`Event::Applied`] tells the end. `false`: nothing is held back.
-    pub(super) fn apply_held(&mut self) -> bool {
-        let todo = self.status.removals().names();
-        if todo.is_empty() && self.applying.is_none() {
-            return false;
-        }
-        let done = self.applying.take().map(|(_, done)| done);
-        let job = Job {
-            todo,
-            ..Job::default()
-        };
-        self.applying = Some((job, done.unwrap_or_default()));
-        true
-    }
-
-    /// Keeps by hand what is held back, and stops applying it; how many were not kept before.
-    pub(super) fn keep_held(&mut self) -> usize {
-        self.stop_applying();
-        let fresh = self.status.removals().keep();
-        self.unsaved |= fresh > 0;
-        fresh
-    }
-
-    fn stop_applying(&mut self) {
-        if let Some((_, done)) = self.applying.take() {
-            self.events.push(Event::ApplyBroken(done));
-        }
-    }
-
     /// Whether a comparison is under way.
     pub(super) fn comparing(&self) -> bool {
         self.rescan.is_some()
@@ -266,23 +238,6 @@ impl TableSync {
     fn next_bad_keys(&mut self) -> Option<Action> {
         let keys: Vec<_> = self.pushed_bad.drain().collect();
         (!keys.is_empty()).then_some(Action::Exist(keys))
-    }
-
-    fn next_applying(&mut self) -> Option<Action> {
-        let (job, _) = self.applying.as_mut()?;
-        match job.next_batch() {
-            Some(batch) => Some(Action::Read(Purpose::Applied, batch)),
-            None => {
-                self.end_applying();
-                None
-            }
-        }
-    }
-
-    fn end_applying(&mut self) {
-        if let Some((_, done)) = self.applying.take_if(|(job, _)| job.todo.is_empty()) {
-            self.events.push(Event::Applied(done));
-        }
     }
 
     fn next_of_rescan(&mut self) -> Option<Action> {
@@ -443,18 +398,6 @@ impl TableSync {
         Outcome::Set
     }
 
-    /// Removes what somebody asked to remove and redis does not hold.
-    fn apply(&mut self, missing: Vec<Box<str>>, now: Moment) {
-        // Whoever asked has taken it back meanwhile.
-        let Some((_, done)) = &mut self.applying else {
-            return;
-        };
-        let leave = self.status.removals().apply(missing);
-        done.removed += leave.len();
-        self.remove(&leave, Some(Cause::Applied), now);
-        self.end_applying();
-    }
-
     /// Decides about entries that redis no longer holds.
     fn settle(&mut self, gone: Vec<Box<str>>, purpose: Purpose, now: Moment) {
         let of = self.table.len();
@@ -538,42 +481,6 @@ impl TableSync {
         self.events.push(Event::Compared(rescan.outcome));
         if let Some(why) = self.again.take() {
             self.compare(why);
-        }
-    }
-
-    /// Fills the table from a snapshot, but for tools that redis has already told about. Those that
-    /// were kept by hand are kept until redis is seen to hold them.
-    pub(super) fn restore(&mut self, snapshot: &Snapshot, now: Moment) {
-        let mut kept = Vec::new();
-        for tool in &snapshot.tools {
-            if self.table.with(&tool.name, |_| ()).is_none() {
-                let entry = tool.entry(&*self.admit);
-                self.put(&tool.name, entry, None, now);
-                if tool.kept {
-                    kept.push(tool.name.clone());
-                }
-            }
-        }
-        self.status.removals().hold_kept(kept, now);
-    }
-
-    /// After a first load from redis: what the snapshot of the last run held and redis does not is
-    /// a removal like any other, so that a redis that was restarted empty together with portico
-    /// does not empty the table at once either. What was kept by hand still is.
-    pub(super) fn hold_vanished(&mut self, snapshot: Snapshot, now: Moment) {
-        let Snapshot { written, mut tools } = snapshot;
-        let of = tools.len();
-        tools.retain(|tool| self.table.with(&tool.name, |_| ()).is_none());
-        let (kept, tools): (Vec<_>, Vec<_>) = tools.into_iter().partition(|tool| tool.kept);
-        let snapshot = |tools| Snapshot { written, tools };
-        self.restore(&snapshot(kept), now);
-        let gone = tools.iter().map(|tool| tool.name.clone()).collect();
-        let decision = self.status.removals().decide(gone, of, now);
-        // All or none of them.
-        if !decision.hold.is_empty() {
-            self.restore(&snapshot(tools), now);
-            let count = decision.hold.len();
-            self.events.push(Event::HeldBack { count, of });
         }
     }
 
