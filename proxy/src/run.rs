@@ -52,6 +52,8 @@ const COMMANDS_WAITING: usize = 4;
 const RELOAD_LIMIT: Duration = Duration::from_secs(30);
 /// How often counters without a use are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a start waits for names to be resolved: a request for a backend whose name is not gets 502.
+const NAMES_LIMIT: Duration = Duration::from_secs(1);
 /// How often the names of routes and pools are said to be wanted still.
 const NAMES_INTERVAL: Duration = Duration::from_secs(FORGET_AFTER.as_secs() / 4);
 
@@ -173,6 +175,7 @@ async fn control(
     if let Some(registry) = registry {
         upkeep.spawn_local(registry.run(registry_commands));
     }
+    process.resolver.tried_all(NAMES_LIMIT).await;
     let (phase, mut ended, orders) = spawn_workers(process, sockets)?;
     let mut running = Running {
         process: Arc::clone(process),

@@ -21,7 +21,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use portico::registry::{
-    Admit, Changed, Command, CommandReport, CommandRequest, Registry, RegistryError,
+    Admit, Changed, Command, CommandReport, CommandRequest, Mode, Registry, RegistryError,
     RegistryStatus, Source, load_once, load_snapshot,
 };
 use portico_config::{MassRemoval, SecretUrl};
@@ -801,7 +801,24 @@ fn passwords_and_rights_are_told_apart_and_never_shown() {
         .exec(&mut connection)
         .unwrap();
     let limited = format!("redis://limited:{PASSWORD}@{address}/0");
-    check_no_start(&limited, None, &["CLIENT TRACKING", "NOPERM"]);
+    let directory = tempfile::tempdir().unwrap();
+    let running = Running::start(&config(&limited, directory.path())).unwrap();
+    eventually("the mode is known", || running.status.mode().is_some());
+    let (mode, why) = running.status.mode().unwrap();
+    assert_eq!(mode, Mode::Polling, "{why}");
+    drop(running);
+    for command in ["hgetall", "hlen", "exists", "scan"] {
+        redis::cmd("HSET")
+            .arg(&["prefix:t0", ".*", "http://192.0.2.1:80"])
+            .exec(&mut connection)
+            .unwrap();
+        redis::cmd("ACL")
+            .arg(&["SETUSER", "limited", "+@all", &format!("-{command}")])
+            .exec(&mut connection)
+            .unwrap();
+        let right = format!("+{command}");
+        check_no_start(&limited, None, &["NOPERM", "lacks a right", &right]);
+    }
     let directory = tempfile::tempdir().unwrap();
     let running = Running::start(&config(&url, directory.path())).unwrap();
     assert!(running.status.connected());
@@ -887,7 +904,8 @@ fn applying_asks_redis_again() {
     redis.run_in(1, &["HSET", "prefix:t3", ".*", "http://192.0.2.9:80"]);
     redis.run(&["SWAPDB", "0", "1"]);
     let report = running.command(Command::Apply).unwrap();
-    assert_eq!((report.removed, report.set, report.tools), (11, 1, 1));
+    // The write to the other database was pushed, and may have been looked at after the swap.
+    assert_eq!((report.removed, report.tools), (11, 1));
     assert_eq!(running.backend("t3", "/").unwrap(), "http://192.0.2.9:80");
 }
 

@@ -118,8 +118,13 @@ impl Builder {
     /// The registry, with a snapshot file in the test's folder.
     #[track_caller]
     pub fn registry(self, redis: &Redis) -> Builder {
+        self.registry_at(&redis.url())
+    }
+
+    /// The registry at this URL, with a snapshot file in the test's folder.
+    #[track_caller]
+    pub fn registry_at(self, url: &str) -> Builder {
         let snapshot = self.snapshot();
-        let url = redis.url();
         self.with(&format!(
             "[registry]\nurl = {url:?}\nsnapshot = {snapshot:?}"
         ))

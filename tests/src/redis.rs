@@ -1,6 +1,7 @@
 //! A redis process on a free loopback port, and a connection to it that speaks RESP by hand.
 //!
-//! It persists nothing, so that a restart comes up empty unless the test seeds it again.
+//! It persists nothing, so that a restart comes up empty unless the test seeds it again or
+//! asks for [`Redis::persistent`].
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -60,6 +61,34 @@ impl Redis {
         (redis, port)
     }
 
+    /// Starts redis with more arguments, which win over the usual ones.
+    pub fn with(more: &[&str]) -> Redis {
+        Redis::start_with(|_| more.iter().map(|&word| word.to_owned()).collect())
+    }
+
+    /// Starts a redis that still has its data after [`Redis::kill`] and [`Redis::restart`]: a write
+    /// is with the kernel before it is answered.
+    pub fn persistent() -> Redis {
+        Redis::with(&["--appendonly", "yes", "--appendfsync", "no"])
+    }
+
+    /// Starts a replica, and waits until it has what `master` has.
+    pub fn replica_of(master: &Redis) -> Redis {
+        let port = master.address.port().to_string();
+        let replica = Redis::with(&["--replicaof", "127.0.0.1", &port]);
+        replica.wait_for_master();
+        replica
+    }
+
+    /// Waits until a replica follows its master.
+    #[track_caller]
+    pub fn wait_for_master(&self) {
+        eventually("the replica follows its master", SOON, || {
+            let info = self.info("replication");
+            info.contains("master_link_status:up").then_some(())
+        });
+    }
+
     fn start_with(more: impl FnOnce(&Path) -> Vec<String>) -> Redis {
         let folder = TempDir::new().expect("a temporary folder");
         let mut redis = Redis {
@@ -72,12 +101,28 @@ impl Redis {
         redis
     }
 
-    /// Kills redis if it runs and starts it on the same port, empty.
+    /// Kills redis if it runs and starts it on the same port: empty, or as it was
+    /// when it is persistent.
     pub fn restart(&mut self) {
+        self.restart_without_waiting();
+        eventually("redis listens", SOON, || {
+            let mut connection = TcpStream::connect(self.address).ok()?;
+            connection.write_all(b"PING\r\n").ok()?;
+            let mut answer = [0; 7];
+            connection.read_exact(&mut answer).ok()?;
+            (&answer == b"+PONG\r\n").then_some(())
+        });
+    }
+
+    /// As [`Redis::restart`]; it may not listen yet, or still load its data.
+    pub fn restart_without_waiting(&mut self) {
         self.kill();
         let child = Command::new("redis-server")
             .args(["--port", &self.address.port().to_string()])
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            // A replica need not wait for others that might come.
+            .args(["--repl-diskless-sync-delay", "0"])
+            .args(["--enable-debug-command", "local"])
             .arg("--dir")
             .arg(self.folder.path())
             .arg("--unixsocket")
@@ -90,13 +135,11 @@ impl Redis {
                 panic!("redis-server does not start ({error}); install it: apt-get install redis-server")
             });
         self.process = Some(child);
-        eventually("redis listens", SOON, || {
-            let mut connection = TcpStream::connect(self.address).ok()?;
-            connection.write_all(b"PING\r\n").ok()?;
-            let mut answer = [0; 7];
-            connection.read_exact(&mut answer).ok()?;
-            (&answer == b"+PONG\r\n").then_some(())
-        });
+    }
+
+    /// More arguments, from the next restart on.
+    pub fn add_arguments(&mut self, more: &[&str]) {
+        self.more.extend(more.iter().map(|&word| word.to_owned()));
     }
 
     /// Ends redis without a good-bye.
@@ -151,6 +194,19 @@ impl Redis {
         self.command(&["HSET", &format!("redirect:{tool}"), ".*", "x"]);
     }
 
+    /// Breaks the connections of all clients but replicas, as an operator may.
+    pub fn kill_clients(&self) {
+        self.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    }
+
+    /// A section of INFO.
+    pub fn info(&self, section: &str) -> String {
+        match self.command(&["INFO", section]) {
+            Reply::Bulk(Some(text)) => String::from_utf8_lossy(&text).into_owned(),
+            other => panic!("INFO is {other:?}"),
+        }
+    }
+
     /// Runs one command in database 0; an error reply panics.
     #[track_caller]
     pub fn command<A: AsRef<[u8]>>(&self, words: &[A]) -> Reply {
@@ -160,18 +216,9 @@ impl Redis {
     /// Runs one command in another database of the same server.
     #[track_caller]
     pub fn command_in<A: AsRef<[u8]>>(&self, database: u8, words: &[A]) -> Reply {
-        let mut request = format!("SELECT {database}\r\n*{}\r\n", words.len()).into_bytes();
-        for word in words {
-            let word = word.as_ref();
-            request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-            request.extend_from_slice(word);
-            request.extend_from_slice(b"\r\n");
-        }
-        let mut connection = TcpStream::connect(self.address).expect("redis takes connections");
-        connection.set_read_timeout(Some(SOON)).expect("timeout");
-        connection.write_all(&request).expect("redis reads");
-        let mut answers = BufReader::new(connection);
-        match read_reply(&mut answers).and_then(|_selected| read_reply(&mut answers)) {
+        let mut session = self.session();
+        let selected = session.ask(&["SELECT", &database.to_string()]);
+        match selected.and_then(|_| session.ask(words)) {
             Ok(reply) => reply,
             Err(error) => panic!(
                 "redis refused {:?}: {error}",
@@ -182,12 +229,69 @@ impl Redis {
             ),
         }
     }
+
+    /// A connection for many commands.
+    #[track_caller]
+    pub fn session(&self) -> Session {
+        let connection = TcpStream::connect(self.address).expect("redis takes connections");
+        connection.set_read_timeout(Some(SOON)).expect("timeout");
+        connection.set_nodelay(true).expect("no delay");
+        Session {
+            connection: BufReader::new(connection),
+        }
+    }
 }
 
 impl Drop for Redis {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// A connection to redis, in database 0 unless a command selects another.
+#[derive(Debug)]
+pub struct Session {
+    connection: BufReader<TcpStream>,
+}
+
+impl Session {
+    /// Runs one command; `Err`: what redis said, or that it is gone.
+    pub fn ask<A: AsRef<[u8]>>(&mut self, words: &[A]) -> Result<Reply, String> {
+        self.send(&packed(words))?;
+        read_reply(&mut self.connection)
+    }
+
+    /// Sends all of these commands at once, then reads all of the answers.
+    pub fn ask_all<A: AsRef<[u8]>>(&mut self, commands: &[Vec<A>]) -> Vec<Result<Reply, String>> {
+        let mut answers = Vec::with_capacity(commands.len());
+        // In pieces: redis stops reading when its answers are not read.
+        for some in commands.chunks(1000) {
+            let request: Vec<u8> = some.iter().flat_map(|words| packed(words)).collect();
+            if let Err(error) = self.send(&request) {
+                answers.extend(some.iter().map(|_| Err(error.clone())));
+                continue;
+            }
+            answers.extend(some.iter().map(|_| read_reply(&mut self.connection)));
+        }
+        answers
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let connection = self.connection.get_mut();
+        connection.write_all(bytes).map_err(|e| e.to_string())
+    }
+}
+
+/// A command as it goes over the wire.
+fn packed<A: AsRef<[u8]>>(words: &[A]) -> Vec<u8> {
+    let mut request = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        let word = word.as_ref();
+        request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        request.extend_from_slice(word);
+        request.extend_from_slice(b"\r\n");
+    }
+    request
 }
 
 fn read_reply(from: &mut impl BufRead) -> Result<Reply, String> {

@@ -357,6 +357,7 @@ const MOVED: &[(&str, f64)] = &[
         100.0,
     ),
     ("portico_registry_source{source='redis'}", 1.0),
+    ("portico_registry_mode{mode='tracking'}", 1.0),
     ("portico_registry_tools", 3.0),
     ("portico_registry_bad_routes", 1.0),
     ("portico_registry_bad_tools", 1.0),

@@ -17,6 +17,8 @@ use super::stored::{Keys, tool_of};
 pub(super) enum Why {
     /// It is time again; nothing should come of it.
     Periodic,
+    /// It is time again, and there is no other way to learn of changes.
+    Polled,
     /// Somebody asked for it.
     Asked,
     /// What routes may point at has changed.
@@ -70,8 +72,8 @@ pub(super) struct Job {
 /// A comparison of the whole table under way.
 pub(super) struct Rescan {
     pub(super) stage: Stage,
-    /// Tools that redis holds.
-    pub(super) seen: HashSet<Box<str>>,
+    /// The mark of tools that were read in this comparison and that redis holds.
+    pub(super) mark: u32,
     /// Tools that differed and that no push has named: drift, if the connection had
     /// been there all the time.
     pub(super) suspects: HashSet<Box<str>>,
@@ -121,7 +123,7 @@ impl Rescan {
                 keys: Keys::Prefix,
                 cursor: 0,
             },
-            seen: HashSet::new(),
+            mark: number,
             suspects: HashSet::new(),
             bad_keys: BadKeys::default(),
             outcome: Comparison {
@@ -137,35 +139,31 @@ impl Rescan {
         }
     }
 
-    /// The tools among `keys` that were not seen yet; a SCAN gives keys more than once.
-    pub(super) fn note(&mut self, keys: &[Vec<u8>]) -> Vec<Box<str>> {
+    /// The tools among `keys` that were not read yet; a SCAN gives keys more than once.
+    pub(super) fn note(&mut self, keys: &[Vec<u8>], table: &Table) -> Vec<Box<str>> {
         let mut found = Vec::new();
         for key in keys {
             match tool_of(key) {
                 None => {
                     self.bad_keys.add(key);
                 }
-                Some(tool) if self.seen.contains(tool) => {}
-                Some(tool) => {
-                    self.seen.insert(tool.into());
-                    found.push(tool.into());
-                }
+                Some(tool) if table.has_mark(tool, self.mark) => {}
+                Some(tool) => found.push(tool.into()),
             }
         }
+        found.sort_unstable();
+        found.dedup();
         found
     }
 
     pub(super) fn note_outcome(&mut self, tool: &str, outcome: Outcome) {
         match outcome {
-            Outcome::Same => {}
+            Outcome::Same | Outcome::Missing | Outcome::Absent => {}
             Outcome::Set => {
                 self.outcome.set += 1;
                 if self.outcome.why == Why::Periodic {
                     self.suspects.insert(tool.into());
                 }
-            }
-            Outcome::Missing | Outcome::Absent => {
-                self.seen.remove(tool);
             }
         }
     }
@@ -175,17 +173,5 @@ impl Rescan {
         if self.outcome.bad_example.is_none() {
             self.outcome.bad_example = Some((tool.into(), reason));
         }
-    }
-
-    /// Tools of the table that redis did not show.
-    pub(super) fn leftovers(&mut self, table: &Table) -> Vec<Box<str>> {
-        let seen = std::mem::take(&mut self.seen);
-        let mut leftovers = Vec::new();
-        table.for_each(|tool, _| {
-            if !seen.contains(tool) {
-                leftovers.push(tool.into());
-            }
-        });
-        leftovers
     }
 }

@@ -19,15 +19,20 @@ mod disk;
 mod endpoint;
 mod entry;
 mod held;
+mod hint;
 mod journal;
 mod link;
 mod link_error;
 mod load;
 mod mode;
 mod news;
+mod outage;
+mod pace;
+mod probe;
 mod removal;
 mod report;
 mod saver;
+mod sentinel;
 mod status;
 mod stored;
 mod sync;
@@ -47,11 +52,15 @@ use tracing::{error, warn};
 pub use commands::{Command, CommandReport, CommandRequest};
 pub use held::HeldTool;
 pub use journal::{Cause, Change, Journal};
-pub use load::{load_into, load_once, load_snapshot, server_address};
+pub use load::{
+    SavedTable, SavedTool, decode_snapshot, described, load_into, load_once, load_snapshot,
+    load_with, read_snapshot_file, server_addresses, write_snapshot,
+};
 pub use mode::Mode;
 pub use saver::Saver;
 pub use status::{BadKey, RegistryStatus, Source};
 
+use crate::policy::backends::RegistryServers;
 use crate::repeats::Repeats;
 
 use backoff::{Backoff, MAX_WAIT};
@@ -59,8 +68,11 @@ use commands::Commands;
 use compare::Why;
 use endpoint::Endpoint;
 use held::Moment;
+use hint::Sizes;
 use link::Link;
 use link_error::LinkError;
+use outage::Outage;
+use pace::Pace;
 use removal::Removals;
 use report::age_of;
 use saver::read_snapshot;
@@ -72,8 +84,8 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often an idle connection is tried, so that one that died silently is noticed.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 
-/// How often the whole table is compared with redis, for what no push tells (SWAPDB).
-const COMPARE_INTERVAL: Duration = Duration::from_secs(300);
+/// How often a server that does not tell of changes in the best way is asked whether it does so now.
+const PROBE_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Says whether routes may point at a backend; the error is the reason that is
 /// shown with the bad entry.
@@ -116,6 +128,11 @@ pub struct Registry {
     /// Asks for a comparison: what routes may point at has changed.
     recheck: Arc<Notify>,
     commands: Commands,
+    pace: Pace,
+    /// The way in which changes become known that was logged last.
+    said_mode: Option<Mode>,
+    /// Keeps a redis that comes and goes from filling the log.
+    outage: Outage,
     /// Keeps bad entries that are pushed again and again from filling the log.
     bad_pushed: Repeats,
     /// The same for entries that vanish one by one.
@@ -139,8 +156,9 @@ impl Registry {
         admit: Admit,
         changed: Changed,
     ) -> Result<Registry, RegistryError> {
-        let endpoint =
-            Endpoint::new(&config.url).map_err(|error| RegistryError::Url(error.to_string()))?;
+        let endpoint = Endpoint::new(&config.url, status.servers())
+            .map_err(|error| RegistryError::Url(error.to_string()))?;
+        let admit = not_itself(admit, status.servers().clone());
         let removal = &config.mass_removal;
         status.set_removals(Removals::new(removal.percent, removal.grace));
         let sync = TableSync::new(Arc::clone(&table), admit, changed, Arc::clone(&status));
@@ -153,6 +171,9 @@ impl Registry {
             link: None,
             recheck: Arc::new(Notify::new()),
             commands: Commands::none(),
+            pace: Pace::new(now()),
+            said_mode: None,
+            outage: Outage::default(),
             bad_pushed: Repeats::default(),
             vanishing: Repeats::default(),
         };
@@ -190,7 +211,7 @@ impl Registry {
 
     /// Connects and compares the table with redis once.
     async fn load(&mut self) -> Result<Link, LinkError> {
-        let mut link = Link::open(&self.endpoint).await?;
+        let mut link = Link::open(&mut self.endpoint).await?;
         self.sync.compare(Why::Start);
         while self.sync.comparing() {
             self.turn(&mut link).await?;
@@ -221,6 +242,8 @@ impl Registry {
             Ok(Some(snapshot)) => {
                 self.sync.restore(&snapshot, moment());
                 self.status.set_source(Source::Snapshot(snapshot.written));
+                // So that the next attempt, which is soon, does not say it again.
+                self.outage.occur(&failure.to_string(), now());
                 error!(
                     redis = self.endpoint.address,
                     tools = self.sync.table_len(),
@@ -243,14 +266,18 @@ impl Registry {
 
     async fn follow_for_ever(mut self) {
         let mut backoff = Backoff::default();
-        let mut failures = Repeats::default();
         let mut link = self.link.take();
         loop {
             let error = match link.take() {
                 Some(link) => {
                     let since = Instant::now();
-                    let error = self.follow(link, &mut failures).await;
+                    let moved = self.endpoint.moved();
+                    let error = tokio::select! {
+                        error = self.follow(link) => error,
+                        error = moved => error,
+                    };
                     self.sync.disconnected();
+                    self.pace.disconnected();
                     self.status.set_connected(false);
                     self.commands.away(SystemTime::now());
                     self.log_events();
@@ -262,7 +289,7 @@ impl Registry {
                 }
                 None => match self
                     .commands
-                    .while_waiting(&mut self.sync, &self.saver, Link::open(&self.endpoint))
+                    .while_waiting(&mut self.sync, &self.saver, Link::open(&mut self.endpoint))
                     .await
                 {
                     Ok(opened) => {
@@ -274,15 +301,18 @@ impl Registry {
                     Err(error) => error,
                 },
             };
-            self.log_failure(&error, &mut failures);
+            self.log_failure(&error);
             let wait = sleep(backoff.next_wait(random()));
             self.while_waiting(wait).await;
         }
     }
 
     /// Follows one connection until it is of no use any more.
-    async fn follow(&mut self, mut link: Link, failures: &mut Repeats) -> LinkError {
-        let mut next_compare = Instant::now() + COMPARE_INTERVAL;
+    async fn follow(&mut self, mut link: Link) -> LinkError {
+        self.set_mode(&link);
+        let mut sizes = Sizes::new(self.status.changes());
+        let mut next_ping = Instant::now() + PING_INTERVAL;
+        let mut next_probe = Instant::now() + PROBE_INTERVAL;
         loop {
             match self.turn(&mut link).await {
                 Ok(Turn::Worked) => continue,
@@ -290,30 +320,69 @@ impl Registry {
                 Err(error) => return error,
             }
             // Idle means that the comparison after connecting is through.
-            failures.clear();
-            let far = Instant::now() + COMPARE_INTERVAL;
-            let due = self.sync.next_due().map_or(far, Instant::from_std);
+            if let Some(size) = link.size.take() {
+                let told = link.pending.take_told();
+                sizes.look(size, link.mode, told, self.status.changes());
+                let took = self.pace.took();
+                if sizes.due(&mut self.pace.hints, took, now()) {
+                    self.sync.compare(self.pace.why());
+                    continue;
+                }
+            }
+            let compare = self.pace.due();
+            let due = self.sync.next_due().unwrap_or(compare);
             tokio::select! {
                 () = link.pending.arrived() => {}
-                () = sleep_until(due) => {}
+                () = sleep_until(due.into()) => {}
                 () = self.recheck.notified() => {
                     self.sync.compare(Why::Rechecked);
                 }
                 request = self.commands.next() => self.commands.begin(request, &mut self.sync),
-                () = sleep_until(next_compare) => {
-                    next_compare = Instant::now() + COMPARE_INTERVAL;
-                    self.sync.compare(Why::Periodic);
+                () = sleep_until(compare.into()) => {
+                    sizes.compared();
+                    self.sync.compare(self.pace.why());
                 }
-                () = sleep(PING_INTERVAL) => match self.while_waiting(link.alive()).await {
-                    Ok(()) => self.status.set_synced(SystemTime::now()),
-                    Err(error) => return error,
-                },
+                () = sleep_until(next_ping) => {
+                    if let Err(error) = self.while_waiting(link.alive()).await {
+                        return error;
+                    }
+                    self.in_step(&link);
+                    next_ping = Instant::now() + PING_INTERVAL;
+                }
+                () = sleep_until(next_probe), if link.mode != Mode::Tracking => {
+                    let mode = link.mode;
+                    if let Err(error) = self.while_waiting(link.probe()).await {
+                        return error;
+                    }
+                    next_probe = Instant::now() + PROBE_INTERVAL;
+                    if link.mode != mode {
+                        // What changed until now was not told in the new way.
+                        self.sync.compare(Why::Polled);
+                        self.set_mode(&link);
+                    }
+                }
             }
+        }
+    }
+
+    /// Changes become known in the way of `link` from now on.
+    fn set_mode(&mut self, link: &Link) {
+        self.pace.set_mode(link.mode, now(), random());
+        self.status.set_mode(link.mode, &link.why);
+        self.log_mode(link.mode, &link.why);
+    }
+
+    /// Redis was just heard, and had nothing to tell that is not in the table.
+    fn in_step(&self, link: &Link) {
+        // Under polling only a comparison can tell.
+        if link.mode != Mode::Polling {
+            self.status.set_synced(SystemTime::now());
         }
     }
 
     /// Takes in news, does one piece of work and logs what came of it.
     async fn turn(&mut self, link: &mut Link) -> Result<Turn, LinkError> {
+        self.endpoint.check_role(link).await?;
         let news = link.pending.take();
         if news.lost {
             return Err(LinkError::Closed);
@@ -339,10 +408,12 @@ impl Registry {
             Action::Wait => {
                 self.save_changes();
                 self.log_events();
-                self.status.set_synced(SystemTime::now());
+                self.in_step(link);
+                self.pace.note(self.sync.comparing(), now(), random());
                 return Ok(Turn::Idle);
             }
         }
+        self.pace.note(self.sync.comparing(), now(), random());
         self.save_changes();
         self.log_events();
         Ok(Turn::Worked)
@@ -367,6 +438,14 @@ impl Registry {
 enum Turn {
     Worked,
     Idle,
+}
+
+/// Routes must not point at the registry either, wherever it was found by now.
+fn not_itself(admit: Admit, servers: RegistryServers) -> Admit {
+    Arc::new(move |backend| {
+        servers.admit(backend)?;
+        admit(backend)
+    })
 }
 
 /// The clock of tokio, which tests may stop, as the pure parts want it.

@@ -6,25 +6,55 @@ use tracing::{debug, error, info, warn};
 
 use super::compare::{Comparison, Why};
 use super::link_error::LinkError;
+use super::mode::Mode;
 use super::status::Source;
 use super::sync::Event;
 use super::{Registry, now};
-use crate::repeats::Repeats;
 
 impl Registry {
-    pub(super) fn log_failure(&self, error: &LinkError, failures: &mut Repeats) {
-        let Some(unsaid) = failures.occur(now()) else {
+    pub(super) fn log_failure(&mut self, error: &LinkError) {
+        if let LinkError::Moved(server) = error {
+            let redis = &self.endpoint.address;
+            info!(
+                redis,
+                server, "the master has moved, and portico goes there"
+            );
+            return;
+        }
+        let Some(unsaid) = self.outage.occur(&error.to_string(), now()) else {
             return;
         };
-        let last_sync = self.status.last_sync();
+        let in_step = match self.status.source() {
+            Source::Redis => self.status.last_sync(),
+            Source::Snapshot(written) => Some(written),
+        };
         error!(
             redis = self.endpoint.address,
             tools = self.sync.table_len(),
-            age = last_sync.map_or_else(|| "never in step since the start".to_owned(), age_of),
+            age = in_step.map_or_else(|| "unknown".to_owned(), age_of),
             unsaid,
             "redis cannot be used: {error}; routing goes on by the table as it was and portico keeps trying; \
-             check redis and the network"
+             check redis, the network and registry.url"
         );
+    }
+
+    /// How changes become known; said when that changes.
+    pub(super) fn log_mode(&mut self, mode: Mode, why: &str) {
+        if self.said_mode.replace(mode) == Some(mode) {
+            return;
+        }
+        let redis = &self.endpoint.address;
+        match mode {
+            Mode::Tracking => info!(redis, "redis tells of changed routes at once"),
+            Mode::Keyspace => warn!(
+                redis,
+                "redis tells of changed routes by keyspace notifications, and a flush is noticed some seconds late: {why}"
+            ),
+            Mode::Polling => warn!(
+                redis,
+                "redis does not tell of changed routes, so the whole table is read again every few seconds: {why}"
+            ),
+        }
     }
 
     pub(super) fn log_events(&mut self) {
@@ -89,6 +119,12 @@ impl Registry {
         } = *comparison;
         match comparison.why {
             Why::Start => info!(redis, tools, "the routes were loaded from redis"),
+            Why::Reconnected if !self.outage.over() => {
+                debug!(
+                    redis,
+                    tools, set, removed, "redis is back after another short outage"
+                );
+            }
             Why::Reconnected => {
                 let held_back = self.status.held_back();
                 info!(
@@ -126,9 +162,14 @@ impl Registry {
                 drift,
                 "routes had changed in redis and it had not said so (SWAPDB does that); they are in step again"
             ),
-            Why::Periodic => debug!(redis, tools, "the routes are in step with redis"),
+            Why::Periodic | Why::Polled => {
+                debug!(
+                    redis,
+                    tools, set, removed, "the routes are in step with redis"
+                );
+            }
         }
-        let news = comparison.why != Why::Periodic;
+        let news = !matches!(comparison.why, Why::Periodic | Why::Polled);
         if news && let Some((tool, reason)) = &comparison.bad_example {
             warn!(
                 redis,

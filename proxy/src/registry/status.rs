@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::bad_keys::BadKeys;
 use super::held::HeldTool;
@@ -13,6 +13,7 @@ use super::held::Moment;
 use super::journal::Journal;
 use super::mode::Mode;
 use super::removal::Removals;
+use crate::policy::backends::RegistryServers;
 
 /// Where the table came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +60,7 @@ pub struct RegistryStatus {
     removals: Mutex<Removals>,
     bad_key_list: Mutex<Vec<BadKey>>,
     journal: Journal,
+    servers: RegistryServers,
 }
 
 /// A key of redis that names no possible tool.
@@ -88,6 +90,7 @@ impl RegistryStatus {
             bad_keys.add(format!("prefix:T{n}").as_bytes());
         }
         status.set_bad_keys(&bad_keys);
+        status.set_mode(Mode::Keyspace, "it refuses CLIENT TRACKING");
         status.count_changes(103);
         status.count_drift(104);
         (0..2).for_each(|_| status.count_snapshot_failure());
@@ -103,6 +106,19 @@ impl RegistryStatus {
 }
 
 impl RegistryStatus {
+    /// With the set that is told where redis is found.
+    pub fn new(servers: RegistryServers) -> Self {
+        Self {
+            servers,
+            ..Self::default()
+        }
+    }
+
+    /// The servers that the registry was found at.
+    pub(super) fn servers(&self) -> &RegistryServers {
+        &self.servers
+    }
+
     /// Whether redis answers and the table is kept in step with it.
     pub fn connected(&self) -> bool {
         self.connected.load(Relaxed)
@@ -189,6 +205,13 @@ impl RegistryStatus {
         self.removals().tool(tool)
     }
 
+    /// When the first of them leaves the table, unless redis holds it again; `None`: none does, as
+    /// nothing is held back, or all is kept by hand.
+    pub fn first_release(&self) -> Option<SystemTime> {
+        let due = self.removals().next_due()?;
+        Some(SystemTime::now() + due.saturating_duration_since(Instant::now()))
+    }
+
     /// Of the tools that are held back, those that are kept by hand.
     pub fn kept(&self) -> u64 {
         self.removals().kept() as u64
@@ -221,6 +244,10 @@ impl RegistryStatus {
 
     pub(super) fn set_synced(&self, now: SystemTime) {
         self.last_sync.store(millis(now), Relaxed);
+    }
+
+    pub(super) fn set_mode(&self, mode: Mode, why: &str) {
+        *lock(&self.mode) = Some((mode, why.into()));
     }
 
     /// What is held back, and what of it may go. Never lock it across anything that takes time.

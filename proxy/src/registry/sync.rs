@@ -262,7 +262,7 @@ impl TableSync {
                             cursor: 0,
                         },
                         (Keys::Redirect, None) => {
-                            let todo = rescan.leftovers(&self.table);
+                            let todo = self.table.without_mark(rescan.mark);
                             Stage::Leftovers(Job {
                                 todo,
                                 ..Job::default()
@@ -288,7 +288,7 @@ impl TableSync {
             && let Stage::Scan { keys, .. } = rescan.stage
         {
             rescan.stage = Stage::Read {
-                found: rescan.note(found),
+                found: rescan.note(found, &self.table),
                 keys,
                 cursor: (next != 0).then_some(next),
             };
@@ -382,14 +382,25 @@ impl TableSync {
                     let tool = tool.into();
                     self.events.push(Event::Bad { tool, reason });
                 }
-                (Purpose::Found, Some(rescan)) => rescan.note_bad(tool, reason),
+                (Purpose::Found, Some(rescan)) => {
+                    if differs && rescan.outcome.why == Why::Polled {
+                        let (tool, reason) = (tool.into(), reason.clone());
+                        self.events.push(Event::Bad { tool, reason });
+                    }
+                    rescan.note_bad(tool, reason);
+                }
                 _ => {}
             }
+        }
+        if differs {
+            self.put(tool, entry, self.cause(purpose), now);
+        }
+        if let Some(rescan) = &self.rescan {
+            self.table.mark(tool, rescan.mark);
         }
         if !differs {
             return Outcome::Same;
         }
-        self.put(tool, entry, self.cause(purpose), now);
         self.status.count_changes(1);
         self.unsaved = true;
         if let (Purpose::Applied, Some((_, done))) = (purpose, &mut self.applying) {

@@ -396,6 +396,13 @@ const REGISTRY: Section = Section {
             "",
         ),
         gauge(
+            "portico_registry_mode",
+            &["mode"],
+            "1 for how redis tells of changes: `tracking` at once, `keyspace` (notifications) all but a flush at \
+             once, `polling` not at all. All 0: redis was not reached since the start.",
+            "Not `tracking`: changes are seen late; the log and /status say why and what to do.",
+        ),
+        gauge(
             "portico_registry_table_timestamp_seconds",
             &[],
             "When the table was last known to be what redis holds; `time() -` it is the table's age.",
@@ -447,7 +454,8 @@ const REGISTRY: Section = Section {
             "portico_registry_drift_total",
             &[],
             "Entries that a periodic comparison found different although nothing had been pushed.",
-            "Pushes get lost: see redis' client-output-buffer-limit.",
+            "After SWAPDB, or FLUSHALL where the mode is keyspace: nothing. Else pushes get lost: see redis' \
+             client-output-buffer-limit.",
         ),
         counter(
             "portico_registry_disconnects_total",

@@ -16,7 +16,7 @@ use super::system::System;
 use super::tools::CLASSES;
 use super::{Metrics, seconds};
 use crate::process::Process;
-use crate::registry::Source;
+use crate::registry::{Mode, Source};
 use crate::response::compress::ALGORITHMS;
 use crate::telemetry::access_log::Dropped;
 use crate::telemetry::record::{Ending, Route};
@@ -288,6 +288,9 @@ fn registry(out: &mut Families, process: &Process) {
         (["snapshot"], flag(source != Source::Redis)),
     ];
     out.gauges("portico_registry_source", sources);
+    let mode = status.mode().map(|(mode, _)| mode);
+    let modes = Mode::ALL.map(|one| ([one.as_str()], flag(mode == Some(one))));
+    out.gauges("portico_registry_mode", modes.into());
     out.gauge(
         "portico_registry_table_timestamp_seconds",
         seconds(status.table_time()) as f64,
