@@ -452,6 +452,47 @@ fn changes_are_seen_at_once() {
 }
 
 #[test]
+fn a_huge_hash_is_refused_and_not_read() {
+    let redis = Redis::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let huge = "x".repeat(20 << 20);
+    redis.run(&["HSET", "prefix:first", ".*", &huge]);
+    let url = "http://192.0.2.1:80".to_owned();
+    let mut many = vec!["HSET".to_owned(), "prefix:many".to_owned()];
+    many.extend((0..200).flat_map(|n| [format!("/{n}"), url.clone()]));
+    redis.run(&many.iter().map(String::as_str).collect::<Vec<_>>());
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_connection().unwrap();
+    let mut sent = || -> u64 {
+        let info: String = redis::cmd("INFO")
+            .arg("stats")
+            .query(&mut connection)
+            .unwrap();
+        let line = info
+            .lines()
+            .find_map(|l| l.strip_prefix("total_net_output_bytes:"));
+        line.unwrap().parse().unwrap()
+    };
+    let before = sent();
+    let running = Running::start(&config(&redis.url(), directory.path())).unwrap();
+    let reason = |tool: &str| {
+        let entry = running.table.get(tool).unwrap();
+        entry.bad.first().map(|bad| bad.reason.to_string())
+    };
+    assert!(reason("first").unwrap().contains("the limit is 4194304"));
+    assert_eq!(reason("many"), None);
+    // One long value in the midst of many short ones.
+    redis.run(&["HSET", "prefix:many", "/77", &huge]);
+    eventually("it is bad", || reason("many").is_some());
+    assert!(running.backend("many", "/1").is_none(), "as a whole");
+    let read = sent() - before;
+    assert!(read < 1 << 20, "{read} bytes were read");
+    redis.run(&["HSET", "prefix:many", "/77", &url]);
+    eventually("it is good again", || reason("many").is_none());
+    assert_eq!(running.backend("many", "/77").unwrap(), url);
+}
+
+#[test]
 fn keys_that_name_no_tool_come_and_go() {
     let redis = Redis::start(&[]);
     let directory = tempfile::tempdir().unwrap();
@@ -807,7 +848,7 @@ fn passwords_and_rights_are_told_apart_and_never_shown() {
     let (mode, why) = running.status.mode().unwrap();
     assert_eq!(mode, Mode::Polling, "{why}");
     drop(running);
-    for command in ["hgetall", "hlen", "exists", "scan"] {
+    for command in ["hgetall", "exists", "scan"] {
         redis::cmd("HSET")
             .arg(&["prefix:t0", ".*", "http://192.0.2.1:80"])
             .exec(&mut connection)
@@ -819,6 +860,20 @@ fn passwords_and_rights_are_told_apart_and_never_shown() {
         let right = format!("+{command}");
         check_no_start(&limited, None, &["NOPERM", "lacks a right", &right]);
     }
+    redis::cmd("ACL")
+        .arg(&["SETUSER", "limited", "+@all", "-memory|usage"])
+        .exec(&mut connection)
+        .unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let running = Running::start(&config(&limited, directory.path())).unwrap();
+    assert_eq!(running.table.len(), 1, "HLEN will do");
+    eventually_logged(&limited, "allow MEMORY USAGE");
+    drop(running);
+    redis::cmd("ACL")
+        .arg(&["SETUSER", "limited", "-hlen"])
+        .exec(&mut connection)
+        .unwrap();
+    check_no_start(&limited, None, &["NOPERM", "lacks a right", "+hlen"]);
     let directory = tempfile::tempdir().unwrap();
     let running = Running::start(&config(&url, directory.path())).unwrap();
     assert!(running.status.connected());

@@ -57,6 +57,17 @@ impl Registry {
         }
     }
 
+    pub(super) fn log_no_bytes(&mut self, why: Option<&str>) {
+        let said = std::mem::replace(&mut self.said_no_bytes, why.is_some());
+        if let (Some(why), false) = (why, said) {
+            warn!(
+                redis = self.endpoint.address,
+                "redis does not tell portico how large a key is, so that whoever writes a huge one has it read: {why}; \
+                 allow MEMORY USAGE"
+            );
+        }
+    }
+
     pub(super) fn log_events(&mut self) {
         if self.status.held_back() == self.status.kept() {
             // The next disappearance is a new one.
