@@ -21,7 +21,7 @@ use super::mode::Mode;
 use super::news::Pending;
 use super::probe::{Answers, events_of, granted, refusal_of_resp3};
 use super::stored::{
-    Hash, Keys, PREFIX, REDIRECT, Size, Stored, hash_fields, hash_size, key, scan_answer,
+    Hash, Keys, PREFIX, REDIRECT, Size, Sizing, Stored, hash_fields, hash_size, key, scan_answer,
 };
 
 /// To connect, to authenticate and to select the database, together.
@@ -36,8 +36,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// How many keys redis looks at in one SCAN step; also the size of a batch of reads.
 pub(super) const SCAN_COUNT: usize = 1000;
 
-/// Hashes are read together until they have this many fields, so that one answer stays small.
-const MAX_FIELDS_PER_BATCH: u64 = 10_000;
+/// Hashes are read together until they take so much memory of redis, so that one answer stays small.
+const MAX_BATCH_BYTES: u64 = 1 << 20;
 
 /// An open connection whose pushes arrive in `pending`.
 pub(super) struct Link {
@@ -57,6 +57,9 @@ pub(super) struct Link {
     pub(super) size: Option<u64>,
     /// DBSIZE was refused.
     no_size: bool,
+    /// How the size of a hash is asked, and why not in the better way.
+    sizing: Sizing,
+    pub(super) no_bytes: Option<String>,
 }
 
 impl Link {
@@ -82,10 +85,16 @@ impl Link {
             why: String::new(),
             size: None,
             no_size: false,
+            sizing: Sizing::Bytes,
+            no_bytes: None,
         };
         let mut set_name = redis::cmd("CLIENT");
         // For people who look at CLIENT LIST; it may be refused.
         let _ = granted(&link.ask(set_name.arg("SETNAME").arg("portico")).await?)?;
+        let size = Sizing::Bytes.question(PREFIX.to_owned());
+        if let Err(why) = granted(&link.ask(&size).await?)? {
+            (link.sizing, link.no_bytes) = (Sizing::Fields, Some(why));
+        }
         link.probe().await?;
         link.look().await?;
         Ok(link)
@@ -173,22 +182,22 @@ impl Link {
     pub(super) async fn read(&mut self, tools: &[Box<str>]) -> Result<Vec<Stored>, LinkError> {
         let mut pipeline = redis::pipe();
         for tool in tools {
-            pipeline.cmd("HLEN").arg(key(PREFIX, tool));
+            pipeline.add_command(self.sizing.question(key(PREFIX, tool)));
             pipeline.cmd("EXISTS").arg(key(REDIRECT, tool));
         }
         let answers = self.ask_all(&pipeline, tools.len() * 2).await?;
         let mut stored = Vec::with_capacity(tools.len());
         let mut wanted: Vec<(usize, u64)> = Vec::new();
         let mut answers = answers.into_iter();
-        while let (Some(length), Some(exists)) = (answers.next(), answers.next()) {
+        while let (Some(size), Some(exists)) = (answers.next(), answers.next()) {
             let redirect = match exists {
                 Value::Int(count) => count > 0,
                 Value::ServerError(error) => return Err(refused(&error)),
                 _ => return Err(LinkError::Answer("EXISTS")),
             };
-            let hash = match hash_size(length)? {
-                Size::Read(fields) => {
-                    wanted.push((stored.len(), fields));
+            let hash = match hash_size(self.sizing, size)? {
+                Size::Read(bytes) => {
+                    wanted.push((stored.len(), bytes));
                     Hash::Absent
                 }
                 Size::Known(hash) => hash,
@@ -199,7 +208,7 @@ impl Link {
         Ok(stored)
     }
 
-    /// Reads the hashes of those `tools` whose index and number of fields are in
+    /// Reads the hashes of those `tools` whose index and size in bytes are in
     /// `wanted` into `stored`.
     async fn read_hashes(
         &mut self,
@@ -212,13 +221,13 @@ impl Link {
             let mut pipeline = redis::pipe();
             let mut batch = Vec::new();
             let mut total = 0;
-            while let Some((index, fields)) = wanted
-                .next_if(|(_, fields)| batch.is_empty() || total + fields <= MAX_FIELDS_PER_BATCH)
+            while let Some((index, bytes)) =
+                wanted.next_if(|(_, bytes)| batch.is_empty() || total + bytes <= MAX_BATCH_BYTES)
             {
                 if let Some(tool) = tools.get(*index) {
                     pipeline.cmd("HGETALL").arg(key(PREFIX, tool));
                     batch.push(*index);
-                    total += fields;
+                    total += bytes;
                 }
             }
             let answers = self.ask_all(&pipeline, batch.len()).await?;
@@ -229,6 +238,22 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    /// Whether there are such keys, in their order.
+    pub(super) async fn exist(&mut self, keys: &[Box<[u8]>]) -> Result<Vec<bool>, LinkError> {
+        let mut pipeline = redis::pipe();
+        for key in keys {
+            pipeline.cmd("EXISTS").arg(&**key);
+        }
+        let answers = self.ask_all(&pipeline, keys.len()).await?;
+        let exists = |answer| match answer {
+            Value::Int(count) => Ok(count > 0),
+            // No right to such a name: somebody wrote it all the same.
+            answer @ Value::ServerError(_) => granted(&answer).map(|_| true),
+            _ => Err(LinkError::Answer("EXISTS")),
+        };
+        answers.into_iter().map(exists).collect()
     }
 
     /// A round trip: what redis pushed before its answer has arrived.
