@@ -346,6 +346,11 @@ fn the_first_load_takes_what_is_good_and_shows_what_is_bad() {
     assert!(running.status.connected());
     assert!(running.status.last_sync().is_some());
     assert_eq!(running.status.bad_keys(), 3);
+    let bad_keys = running.status.bad_key_list();
+    assert_eq!(&*bad_keys[0].key, "prefix:UPPER");
+    assert!(bad_keys[0].reason.contains("upper-case"));
+    assert!(bad_keys.len() == 3 && bad_keys[2].reason.contains("not UTF-8"));
+    assert_eq!(running.status.bad_tools(), 4);
     assert_eq!(
         running.backend("grid", "/").unwrap(),
         "http://192.0.2.1:8000"
@@ -444,6 +449,28 @@ fn changes_are_seen_at_once() {
     eventually("the last tool", || running.table.get("last").is_some());
     assert_eq!(running.table.len(), 2);
     assert_eq!(running.told.lock().unwrap()[told..], ["last"]);
+}
+
+#[test]
+fn keys_that_name_no_tool_come_and_go() {
+    let redis = Redis::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let running = Running::start(&config(&redis.url(), directory.path())).unwrap();
+    let listed = || {
+        let list = running.status.bad_key_list().into_iter();
+        list.map(|bad| bad.key.to_string()).collect::<Vec<_>>()
+    };
+    redis.run(&["SET", "redirect:a.b", "1"]);
+    redis.run(&["HSET", "prefix:Grid", ".*", "http://192.0.2.1:80"]);
+    eventually("both are listed", || {
+        listed() == ["prefix:Grid", "redirect:a.b"]
+    });
+    redis.run(&["DEL", "redirect:a.b"]);
+    eventually("one is gone", || listed() == ["prefix:Grid"]);
+    redis.run(&["FLUSHALL"]);
+    eventually("all are gone", || listed().is_empty());
+    assert_eq!(running.status.bad_keys(), 0);
+    assert!(running.table.is_empty());
 }
 
 #[test]

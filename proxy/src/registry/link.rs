@@ -163,6 +163,21 @@ impl Link {
         Ok(())
     }
 
+    /// Whether there are such keys, in their order.
+    pub(super) async fn exist(&mut self, keys: &[Box<[u8]>]) -> Result<Vec<bool>, LinkError> {
+        let mut pipeline = redis::pipe();
+        for key in keys {
+            pipeline.cmd("EXISTS").arg(&**key);
+        }
+        let answers = self.ask_all(&pipeline, keys.len()).await?;
+        let exists = |answer| match answer {
+            Value::Int(count) => Ok(count > 0),
+            Value::ServerError(error) => Err(refused(&error)),
+            _ => Err(LinkError::Answer("EXISTS")),
+        };
+        answers.into_iter().map(exists).collect()
+    }
+
     /// A round trip: what redis pushed before its answer has arrived.
     pub(super) async fn ping(&mut self) -> Result<(), LinkError> {
         match self.ask(&redis::cmd("PING")).await? {

@@ -12,6 +12,7 @@
 //! no log and no error.
 
 mod backoff;
+mod bad_keys;
 mod commands;
 mod compare;
 mod disk;
@@ -329,6 +330,10 @@ impl Registry {
             Action::Scan(keys, cursor) => {
                 let (next, found) = self.while_waiting(link.scan(keys, cursor)).await?;
                 self.sync.scanned(next, &found);
+            }
+            Action::Exist(keys) => {
+                let exist = self.while_waiting(link.exist(&keys)).await?;
+                self.sync.existing(&keys, &exist);
             }
             Action::Ping => {
                 self.while_waiting(link.ping()).await?;

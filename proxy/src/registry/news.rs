@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 
+use super::bad_keys::{MAX_LISTED, is_bad};
 use super::stored::tool_of;
 
 /// With more changes than this waiting, the whole table is compared instead.
@@ -29,6 +30,8 @@ pub(super) struct Pending {
 pub(super) struct News {
     /// These tools changed, perhaps.
     pub(super) tools: HashSet<Box<str>>,
+    /// Keys that name no possible tool, and came or went, perhaps; the first of them.
+    pub(super) bad_keys: HashSet<Box<[u8]>>,
     /// Everything may have changed.
     pub(super) everything: bool,
     /// The connection is gone; nothing more will arrive.
@@ -37,7 +40,7 @@ pub(super) struct News {
 
 impl News {
     fn is_empty(&self) -> bool {
-        self.tools.is_empty() && !self.everything && !self.lost
+        self.tools.is_empty() && self.bad_keys.is_empty() && !self.everything && !self.lost
     }
 }
 
@@ -82,11 +85,8 @@ fn note_keys(news: &mut News, data: &[Value]) {
     match data {
         [Value::Array(keys)] => {
             for key in keys {
-                if let Value::BulkString(key) = key
-                    && let Some(tool) = tool_of(key)
-                    && !news.tools.contains(tool)
-                {
-                    news.tools.insert(tool.into());
+                if let Value::BulkString(key) = key {
+                    note_key(news, key);
                 }
             }
             if news.tools.len() > MAX_PENDING {
@@ -99,6 +99,18 @@ fn note_keys(news: &mut News, data: &[Value]) {
     }
 }
 
+fn note_key(news: &mut News, key: &[u8]) {
+    match tool_of(key) {
+        Some(tool) if !news.tools.contains(tool) => {
+            news.tools.insert(tool.into());
+        }
+        None if is_bad(key) && news.bad_keys.len() < MAX_LISTED => {
+            news.bad_keys.insert(key.into());
+        }
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,11 +120,18 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_push(kind: PushKind, data: Vec<Value>, tools: &[&str], everything: bool, lost: bool) {
+    fn check_push(
+        kind: PushKind,
+        data: Vec<Value>,
+        (tools, bad_keys): (&[&str], &[&str]),
+        everything: bool,
+        lost: bool,
+    ) {
         let pending = Pending::default();
         pending.note(PushInfo { kind, data });
         let expected = News {
             tools: tools.iter().map(|tool| Box::from(*tool)).collect(),
+            bad_keys: bad_keys.iter().map(|key| key.as_bytes().into()).collect(),
             everything,
             lost,
         };
@@ -131,14 +150,31 @@ mod tests {
         check_push(
             PushKind::Invalidate,
             vec![Value::Array(keys)],
-            &["a", "b"],
+            (&["a", "b"], &["prefix:\u{1}"]),
             false,
             false,
         );
-        check_push(PushKind::Invalidate, vec![Value::Nil], &[], true, false);
-        check_push(PushKind::Invalidate, vec![], &[], true, false);
-        check_push(PushKind::Disconnection, vec![], &[], false, true);
-        check_push(PushKind::Message, vec![text("x")], &[], false, false);
+        check_push(
+            PushKind::Invalidate,
+            vec![Value::Nil],
+            (&[], &[]),
+            true,
+            false,
+        );
+        check_push(PushKind::Invalidate, vec![], (&[], &[]), true, false);
+        check_push(PushKind::Disconnection, vec![], (&[], &[]), false, true);
+        check_push(PushKind::Message, vec![text("x")], (&[], &[]), false, false);
+    }
+
+    #[test]
+    fn bad_keys_are_bounded() {
+        let pending = Pending::default();
+        let keys = (0..10 * MAX_LISTED).map(|n| text(&format!("prefix:T{n}")));
+        pending.note(PushInfo {
+            kind: PushKind::Invalidate,
+            data: vec![Value::Array(keys.collect())],
+        });
+        assert_eq!(pending.take().bad_keys.len(), MAX_LISTED);
     }
 
     #[test]

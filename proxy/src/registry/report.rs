@@ -43,6 +43,11 @@ impl Registry {
                 ),
                 Event::Applied(done) => self.commands.applied(&done, &self.sync),
                 Event::ApplyBroken(done) => self.commands.apply_broke_off(&done, &self.sync),
+                Event::BadKey { key, reason } => {
+                    if let Some(unsaid) = self.bad_pushed.occur(now()) {
+                        warn!(%key, %reason, unsaid, "a key in redis names no possible tool and is skipped; find out who writes it");
+                    }
+                }
                 Event::Bad { tool, reason } => {
                     if let Some(unsaid) = self.bad_pushed.occur(now()) {
                         warn!(%tool, %reason, unsaid, "a route in redis is skipped; its tool has to register it anew");
