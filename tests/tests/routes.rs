@@ -337,6 +337,11 @@ fn the_last_hundred_changes_are_kept_and_harm_no_terminal() {
     let changes = site.changes(100);
     assert_eq!(changes.len(), 100);
     assert!(changes[99].to_string().contains("^/102/.*"));
+    for target in ["/routes", "/routes/changes", "/routes/changes?format=text"] {
+        check_harmless(&site.portico.admin_get(target).text());
+    }
+    check_harmless(said(&site.routes(&["changes", "--json"])));
+    check_harmless(said(&site.routes(&["--json"])));
     let text = site.routes(&["changes"]);
     let text = said(&text);
     check_harmless(text);
@@ -404,6 +409,7 @@ fn snapshots_and_the_live_table_are_compared() {
     let different = site.routes(&["diff", old, new, "--json"]);
     different.expect(1, &[]);
     let value: Value = serde_json::from_str(&different.stdout).unwrap();
+    check_harmless(&different.stdout);
     assert_eq!(value["old"]["tools"], 20);
     assert_eq!(
         value["counts"],
