@@ -1,9 +1,9 @@
 //! What the measuring programs share: a TLS client that trusts any certificate, and the room
 //! for file descriptors.
 //!
-//! The programs are in `src/bin`; the scripts `compare` and `memory` start them. Nothing
-//! here is part of the proxy, and nothing of the proxy is linked here: what is measured is
-//! a process of its own.
+//! The programs are in `src/bin`; the scripts `compare`, `memory` and `routes` start them. Nothing
+//! here is part of the proxy, and nothing of the proxy is linked here, but for `lookups`: what
+//! is measured is a process of its own.
 
 use std::io;
 use std::sync::Arc;

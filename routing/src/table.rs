@@ -303,6 +303,12 @@ impl Table {
         found.get(tool.as_bytes()).map(|tool| look(&tool.entry))
     }
 
+    /// Makes room for so many more tools at once. Else the table doubles whenever it is full, and each
+    /// time holds its old slots for a while beside the new ones.
+    pub fn reserve(&self, tools: usize) {
+        self.tools.pin().reserve(tools);
+    }
+
     /// Puts the entry of `tool` in place, without a mark, and gives the one that it replaces.
     pub fn set(&self, tool: &str, entry: Entry) -> Option<Arc<Entry>> {
         self.bad_routes.fetch_add(entry.bad.len(), Relaxed);

@@ -12,8 +12,11 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, Pipeline, ProtocolVersion, PushInfo, RedisError, Value,
+    AsyncConnectionConfig, Client, Cmd, Pipeline, ProtocolVersion, PushInfo, RedisError,
+    RedisResult, Value,
 };
+use tokio::task::{JoinHandle, spawn};
+use tokio::try_join;
 
 use super::endpoint::Endpoint;
 use super::link_error::{LinkError, connect_error, link_error, refused};
@@ -36,6 +39,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// How many keys redis looks at in one SCAN step; also the size of a batch of reads.
 pub(super) const SCAN_COUNT: usize = 1000;
 
+/// A batch is read in so many parts at once (those of `Link::read`): while the answers of one are taken apart here, redis works
+/// on the others.
+const PARTS: usize = 4;
+
 /// Hashes are read together until they take so much memory of redis, so that one answer stays small.
 const MAX_BATCH_BYTES: u64 = 1 << 20;
 
@@ -55,6 +62,9 @@ pub(super) struct Link {
     pub(super) why: String,
     /// The number of keys in the database at the last look; to be taken.
     pub(super) size: Option<u64>,
+    /// The step of a SCAN that follows the last one, asked for before anybody wants it: redis looks
+    /// for keys while those that it found are read.
+    ahead: Option<Ahead>,
     /// DBSIZE was refused.
     no_size: bool,
     /// How the size of a hash is asked, and why not in the better way.
@@ -84,6 +94,7 @@ impl Link {
             mode: Mode::Polling,
             why: String::new(),
             size: None,
+            ahead: None,
             no_size: false,
             sizing: Sizing::Bytes,
             no_bytes: None,
@@ -165,6 +176,18 @@ impl Link {
         keys: Keys,
         cursor: u64,
     ) -> Result<(u64, Vec<Vec<u8>>), LinkError> {
+        let step = match self.ahead.take() {
+            Some(ahead) if (ahead.keys, ahead.cursor) == (keys, cursor) => ahead,
+            _ => self.scan_ahead(keys, cursor),
+        };
+        let answer = step.answer.await.map_err(|_| LinkError::Closed)?;
+        let answer = answer.map_err(|error| self.failed(&error))?;
+        let (next, found) = scan_answer(answer)?;
+        self.ahead = (next != 0).then(|| self.scan_ahead(keys, next));
+        Ok((next, found))
+    }
+
+    fn scan_ahead(&self, keys: Keys, cursor: u64) -> Ahead {
         let prefix = match keys {
             Keys::Prefix => PREFIX,
             Keys::Redirect => REDIRECT,
@@ -173,13 +196,28 @@ impl Link {
         scan.arg(cursor);
         scan.arg("MATCH").arg(format!("{prefix}*"));
         scan.arg("COUNT").arg(SCAN_COUNT);
-        let answer = self.ask(&scan).await?;
-        scan_answer(answer)
+        let mut connection = self.connection.clone();
+        let answer = spawn(async move { connection.send_packed_command(&scan).await });
+        Ahead {
+            keys,
+            cursor,
+            answer,
+        }
     }
 
-    /// What redis holds for each of `tools`, in their order. The sizes of the hashes are asked
-    /// first, so that a huge one is not read.
-    pub(super) async fn read(&mut self, tools: &[Box<str>]) -> Result<Vec<Stored>, LinkError> {
+    /// What redis holds for each of `tools`, in their order.
+    pub(super) async fn read(&self, tools: &[Box<str>]) -> Result<Vec<Stored>, LinkError> {
+        let mut parts = tools.chunks(tools.len().div_ceil(PARTS).max(1));
+        let mut part = || self.read_part(parts.next().unwrap_or_default());
+        let (mut stored, second, third, fourth) = try_join!(part(), part(), part(), part())?;
+        stored.extend(second);
+        stored.extend(third);
+        stored.extend(fourth);
+        Ok(stored)
+    }
+
+    /// The sizes of the hashes are asked first, so that a huge one is not read.
+    async fn read_part(&self, tools: &[Box<str>]) -> Result<Vec<Stored>, LinkError> {
         let mut pipeline = redis::pipe();
         for tool in tools {
             pipeline.add_command(self.sizing.question(key(PREFIX, tool)));
@@ -211,7 +249,7 @@ impl Link {
     /// Reads the hashes of those `tools` whose index and size in bytes are in
     /// `wanted` into `stored`.
     async fn read_hashes(
-        &mut self,
+        &self,
         tools: &[Box<str>],
         wanted: &[(usize, u64)],
         stored: &mut [Stored],
@@ -304,28 +342,33 @@ impl Link {
 
     async fn ask(&mut self, command: &Cmd) -> Result<Value, LinkError> {
         let answer = self.connection.send_packed_command(command).await;
-        answer.map_err(|error| link_error(&error, self.password.as_deref(), COMMAND_TIMEOUT))
+        answer.map_err(|error| self.failed(&error))
     }
 
-    async fn ask_all(
-        &mut self,
-        pipeline: &Pipeline,
-        count: usize,
-    ) -> Result<Vec<Value>, LinkError> {
+    async fn ask_all(&self, pipeline: &Pipeline, count: usize) -> Result<Vec<Value>, LinkError> {
         if count == 0 {
             return Ok(Vec::new());
         }
-        let answers = self
-            .connection
-            .send_packed_commands(pipeline, 0, count)
-            .await
-            .map_err(|error| link_error(&error, self.password.as_deref(), COMMAND_TIMEOUT))?;
+        let mut connection = self.connection.clone();
+        let answers = connection.send_packed_commands(pipeline, 0, count).await;
+        let answers = answers.map_err(|error| self.failed(&error))?;
         if answers.len() == count {
             Ok(answers)
         } else {
             Err(LinkError::Answer("a pipeline"))
         }
     }
+
+    fn failed(&self, error: &RedisError) -> LinkError {
+        link_error(error, self.password.as_deref(), COMMAND_TIMEOUT)
+    }
+}
+
+/// A step of a SCAN under way.
+struct Ahead {
+    keys: Keys,
+    cursor: u64,
+    answer: JoinHandle<RedisResult<Value>>,
 }
 
 /// Connects by RESP3, or by RESP2 if that is refused, which is told too.

@@ -214,6 +214,8 @@ impl Registry {
     /// Connects and compares the table with redis once.
     async fn load(&mut self) -> Result<Link, LinkError> {
         let mut link = Link::open(&mut self.endpoint).await?;
+        let keys = usize::try_from(link.size.unwrap_or_default());
+        self.sync.reserve(keys.unwrap_or_default());
         self.sync.compare(Why::Start);
         while self.sync.comparing() {
             self.turn(&mut link).await?;

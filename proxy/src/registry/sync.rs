@@ -31,6 +31,10 @@ use super::status::RegistryStatus;
 use super::stored::{Keys, Stored};
 use super::{Admit, Changed};
 
+/// For so many tools the table has room from the start, if redis has as many keys. Room that nobody
+/// uses costs a byte for each: redis may hold other people's keys too.
+const MAX_RESERVED: usize = 2_000_000;
+
 /// What the driver has to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
@@ -520,6 +524,11 @@ impl TableSync {
             kept: removals.kept(),
             tools: self.table.len(),
         }
+    }
+
+    /// Makes room in the table, for a redis that has so many keys.
+    pub(super) fn reserve(&self, keys: usize) {
+        self.table.reserve(keys.min(MAX_RESERVED));
     }
 
     /// How many tools the table has.
