@@ -85,6 +85,12 @@ impl Site {
     }
 }
 
+impl Default for Site {
+    fn default() -> Site {
+        Site::new()
+    }
+}
+
 /// What a tool has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tool {
