@@ -9,7 +9,7 @@ use portico_tests::origin::Origin;
 use portico_tests::portico::{Builder, Portico};
 use portico_tests::redis::{Redis, Session};
 use portico_tests::registry::{
-    BAD_BACKEND, BAD_PATTERN, Site, goes, in_step, served, soon_goes, status, stored,
+    BAD_BACKEND, BAD_PATTERN, Site, connected, goes, in_step, served, soon_goes, status, stored,
 };
 use portico_tests::relay::{Relay, Way};
 use portico_tests::{SOON, eventually};
@@ -151,12 +151,13 @@ fn check_interleaving(seed: u64) {
     let backends = [urls[0].as_str(), urls[1].as_str()];
     let mut numbers = Numbers(seed);
     let mut done = Vec::new();
-    for _ in 0..12 {
+    for _ in 0..8 {
         let some = numbers.below(200);
         let mut session = site.redis.session();
         for _ in 0..some {
             write(&mut session, &numbers.write(&backends));
         }
+        drop(session);
         let bytes = numbers.below(4000) as usize;
         let failure = numbers.below(8);
         done.push((some, failure, bytes));
@@ -169,7 +170,7 @@ fn check_interleaving(seed: u64) {
                 site.redis.thaw();
             }
             3 => relay.cut(Way::ResetAfter(bytes)),
-            4 => relay.set(Way::Slow(Duration::from_millis(numbers.below(100)))),
+            4 => relay.cut(Way::Slow(Duration::from_millis(numbers.below(150)))),
             5 => relay.cut(Way::Through),
             6 => {
                 site.redis.kill();
@@ -178,10 +179,24 @@ fn check_interleaving(seed: u64) {
             }
             _ => {}
         }
-        thread::sleep(Duration::from_millis(numbers.below(200)));
+        let mut session = site.redis.session();
+        // While it connects and compares, or not yet.
+        for _ in 0..numbers.below(100) {
+            write(&mut session, &numbers.write(&backends));
+            thread::sleep(Duration::from_millis(5));
+        }
     }
-    // A line that is cut in mid-answer must not stay so.
-    relay.cut(Way::Through);
+    // The last comparison is a slow one, and nothing after it mends what was missed in it.
+    relay.cut(Way::Slow(Duration::from_millis(120)));
+    connected(&portico, false);
+    let mut session = site.redis.session();
+    eventually("a comparison amid writes", SOON, || {
+        for _ in 0..5 {
+            write(&mut session, &numbers.write(&backends));
+        }
+        (status(&portico, "connected") == 1).then_some(())
+    });
+    relay.set(Way::Through);
     println!("seed {seed}: {done:?}");
     in_step(&portico, &site.redis);
     // And pushes come through again.
