@@ -8,6 +8,7 @@ pub mod http1;
 pub mod http2;
 pub mod proxy_protocol;
 pub mod routing;
+pub mod snapshot;
 
 /// Runs `check` on every seed, on pieces of seeds put together and mutated, and on random bytes:
 /// `rounds` inputs, the same ones each time.

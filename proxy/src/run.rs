@@ -52,6 +52,8 @@ const COMMANDS_WAITING: usize = 4;
 const RELOAD_LIMIT: Duration = Duration::from_secs(30);
 /// How often counters without a use are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a start waits for names to be resolved: a request for a backend whose name is not gets 502.
+const NAMES_LIMIT: Duration = Duration::from_secs(1);
 /// How often the names of routes and pools are said to be wanted still.
 const NAMES_INTERVAL: Duration = Duration::from_secs(FORGET_AFTER.as_secs() / 4);
 
@@ -169,9 +171,11 @@ async fn control(
     };
     let mut upkeep = spawn_upkeep(process);
     let recheck = registry.as_ref().map(Registry::recheck);
+    let saver = registry.as_ref().map(Registry::saver);
     if let Some(registry) = registry {
         upkeep.spawn_local(registry.run(registry_commands));
     }
+    process.resolver.tried_all(NAMES_LIMIT).await;
     let (phase, mut ended, orders) = spawn_workers(process, sockets)?;
     let mut running = Running {
         process: Arc::clone(process),
@@ -225,6 +229,12 @@ async fn control(
     drop(reload_requests);
     process.enter(Stage::Draining);
     drain(process, &phase, &mut ended, workers, &mut stop).await;
+    if let Some(saver) = saver {
+        tokio::select! {
+            () = saver.finish() => {}
+            () = stop.next() => {}
+        }
+    }
     done
 }
 

@@ -12,18 +12,21 @@
 )]
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use portico::registry::{
-    Admit, Changed, Registry, RegistryError, RegistryStatus, Source, load_once,
+    Admit, Changed, Command, CommandReport, CommandRequest, Mode, Registry, RegistryError,
+    RegistryStatus, Source, load_once, load_snapshot,
 };
 use portico_config::{MassRemoval, SecretUrl};
 use portico_routing::table::{Entry, Table};
+use tokio::sync::oneshot;
 
 const DEADLINE: Duration = Duration::from_secs(15);
 const PASSWORD: &str = "hunter2-correct-horse";
@@ -108,7 +111,7 @@ impl Drop for Redis {
 }
 
 fn spawn_redis(port: u16, directory: &Path, arguments: &[String]) -> Child {
-    Command::new("redis-server")
+    process::Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--save", "", "--appendonly", "no", "--dir"])
         .arg(directory)
@@ -148,6 +151,7 @@ struct Running {
     table: Arc<Table>,
     status: Arc<RegistryStatus>,
     told: Arc<Mutex<Vec<String>>>,
+    commands: tokio::sync::mpsc::Sender<CommandRequest>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -159,6 +163,7 @@ impl Running {
         let told = Arc::new(Mutex::new(Vec::new()));
         let (started, outcome) = mpsc::channel();
         let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (commands, requests) = tokio::sync::mpsc::channel(4);
         let thread = thread::spawn({
             let (config, table, told) = (config.clone(), Arc::clone(&table), Arc::clone(&told));
             move || {
@@ -169,10 +174,12 @@ impl Running {
                     match Registry::start(&config, table, Arc::default(), admit(), changed).await {
                         Ok(registry) => {
                             started.send(Ok(registry.status())).unwrap();
+                            let saver = registry.saver();
                             tokio::select! {
-                                () = registry.run(tokio::sync::mpsc::channel(1).1) => {}
+                                () = registry.run(requests) => {}
                                 _ = stopped => {}
                             }
+                            saver.finish().await;
                         }
                         Err(error) => started.send(Err(error)).unwrap(),
                     }
@@ -184,9 +191,22 @@ impl Running {
             table,
             status,
             told,
+            commands,
             stop: Some(stop),
             thread: Some(thread),
         })
+    }
+
+    /// Asks, and gives where the answer will come.
+    fn ask(&self, command: Command) -> oneshot::Receiver<Result<CommandReport, String>> {
+        let (answer, answered) = oneshot::channel();
+        let request = CommandRequest { command, answer };
+        self.commands.blocking_send(request).unwrap();
+        answered
+    }
+
+    fn command(&self, command: Command) -> Result<CommandReport, String> {
+        self.ask(command).blocking_recv().unwrap()
     }
 
     fn backend(&self, tool: &str, path: &str) -> Option<String> {
@@ -571,7 +591,7 @@ fn a_redis_that_stops_answering_is_noticed() {
     redis.seed(3);
     let running = Running::start(&config(&redis.url(), directory.path())).unwrap();
     let signal = |name: &str| {
-        let status = Command::new("kill")
+        let status = process::Command::new("kill")
             .args([name, &redis.child.id().to_string()])
             .status();
         assert!(status.unwrap().success());
@@ -754,7 +774,24 @@ fn passwords_and_rights_are_told_apart_and_never_shown() {
         .exec(&mut connection)
         .unwrap();
     let limited = format!("redis://limited:{PASSWORD}@{address}/0");
-    check_no_start(&limited, None, &["CLIENT TRACKING", "NOPERM"]);
+    let directory = tempfile::tempdir().unwrap();
+    let running = Running::start(&config(&limited, directory.path())).unwrap();
+    eventually("the mode is known", || running.status.mode().is_some());
+    let (mode, why) = running.status.mode().unwrap();
+    assert_eq!(mode, Mode::Polling, "{why}");
+    drop(running);
+    for command in ["hgetall", "hlen", "exists", "scan"] {
+        redis::cmd("HSET")
+            .arg(&["prefix:t0", ".*", "http://192.0.2.1:80"])
+            .exec(&mut connection)
+            .unwrap();
+        redis::cmd("ACL")
+            .arg(&["SETUSER", "limited", "+@all", &format!("-{command}")])
+            .exec(&mut connection)
+            .unwrap();
+        let right = format!("+{command}");
+        check_no_start(&limited, None, &["NOPERM", "lacks a right", &right]);
+    }
     let directory = tempfile::tempdir().unwrap();
     let running = Running::start(&config(&url, directory.path())).unwrap();
     assert!(running.status.connected());
@@ -786,4 +823,355 @@ fn a_snapshot_that_cannot_be_written_or_read_is_no_obstacle() {
             .unwrap()
             .starts_with(b"portico routes")
     });
+}
+
+// ---------------------------------------------------------------- commands
+
+/// So long that nothing of it passes within a test.
+const LONG_GRACE: Duration = Duration::from_secs(600);
+
+/// A registry that holds back `tools` tools.
+fn holding_back(redis: &Redis, directory: &Path, tools: usize) -> Running {
+    redis.seed(tools);
+    let mut config = config(&redis.url(), directory);
+    config.mass_removal.grace = LONG_GRACE;
+    let running = Running::start(&config).unwrap();
+    redis.run(&["FLUSHALL"]);
+    eventually("all is held back", || {
+        running.status.held_back() == tools as u64
+    });
+    running
+}
+
+#[test]
+fn held_back_removals_are_applied_when_somebody_asks() {
+    let redis = Redis::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let running = holding_back(&redis, directory.path(), 12);
+    redis.run(&["HSET", "prefix:t3", ".*", "http://192.0.2.9:80"]);
+    eventually("one is back", || running.status.held_back() == 11);
+    let report = running.command(Command::Apply);
+    let expected = CommandReport {
+        removed: 11,
+        tools: 1,
+        ..CommandReport::default()
+    };
+    assert_eq!(report, Ok(expected));
+    assert_eq!(running.table.len(), 1);
+    let nothing = CommandReport {
+        tools: 1,
+        ..CommandReport::default()
+    };
+    assert_eq!(running.command(Command::Apply), Ok(nothing));
+    assert_eq!(running.command(Command::Keep), Ok(nothing));
+    assert_eq!(running.command(Command::Refresh), Ok(nothing));
+    eventually_logged(&redis.url(), "as somebody asked");
+}
+
+#[test]
+fn applying_asks_redis_again() {
+    let redis = Redis::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let running = holding_back(&redis, directory.path(), 12);
+    // SWAPDB tells nobody.
+    redis.run_in(1, &["HSET", "prefix:t3", ".*", "http://192.0.2.9:80"]);
+    redis.run(&["SWAPDB", "0", "1"]);
+    let report = running.command(Command::Apply).unwrap();
+    // The write to the other database was pushed, and may have been looked at after the swap.
+    assert_eq!((report.removed, report.tools), (11, 1));
+    assert_eq!(running.backend("t3", "/").unwrap(), "http://192.0.2.9:80");
+}
+
+#[test]
+fn what_is_kept_by_hand_stays_until_redis_has_it_again_or_apply() {
+    let mut redis = Redis::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    redis.seed(12);
+    let config = config(&redis.url(), directory.path());
+    let grace = config.mass_removal.grace;
+    let running = Running::start(&config).unwrap();
+    redis.run(&["FLUSHALL"]);
+    eventually("all is held back", || running.status.held_back() == 12);
+    let held = running.status.held_tool("t5").unwrap();
+    assert_eq!(held.until, Some(held.since + grace));
+    assert_eq!(running.command(Command::Keep).unwrap().kept, 12);
+    assert_eq!(running.status.kept(), 12);
+    assert!(
+        running
+            .status
+            .held_tools()
+            .iter()
+            .all(|tool| tool.until.is_none())
+    );
+    thread::sleep(grace + Duration::from_millis(300));
+    assert_eq!(running.table.len(), 12);
+    redis.run(&["HSET", "prefix:t1", ".*", "http://192.0.2.9:80"]);
+    eventually("one is back", || running.status.kept() == 11);
+    assert_eq!(running.command(Command::Refresh).unwrap().kept, 11);
+    redis.kill();
+    eventually("the loss is noticed", || !running.status.connected());
+    let refused = running.command(Command::Apply).unwrap_err();
+    assert!(
+        refused.contains("cannot be reached since") && refused.contains("nothing was changed"),
+        "{refused}"
+    );
+    assert!(running.command(Command::Refresh).is_err());
+    assert_eq!(running.command(Command::Keep).unwrap().kept, 11);
+    assert_eq!(running.table.len(), 12);
+    redis.restart();
+    redis.run(&["HSET", "prefix:t1", ".*", "http://192.0.2.9:80"]);
+    eventually("redis is back", || running.status.connected());
+    assert_eq!(running.status.kept(), 11);
+    assert_eq!(running.command(Command::Apply).unwrap().removed, 11);
+    assert_eq!(running.table.len(), 1);
+}
+
+/// The time of the snapshot on disk, and how many tools it has.
+fn saved(config: &portico_config::Registry) -> (SystemTime, usize) {
+    let table = Table::new();
+    let loaded = current_thread().block_on(load_snapshot(config, &table, &admit()));
+    match loaded.unwrap() {
+        Source::Snapshot(time) => (time, table.len()),
+        Source::Redis => panic!("not a snapshot"),
+    }
+}
+
+#[test]
+fn what_is_kept_by_hand_is_kept_over_restarts_with_and_without_redis() {
+    let mut redis = Redis::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&redis.url(), directory.path());
+    {
+        let running = holding_back(&redis, directory.path(), 12);
+        assert_eq!(running.command(Command::Keep).unwrap().kept, 12);
+        redis.seed(11);
+        eventually("eleven are back", || running.status.kept() == 1);
+    }
+    for _ in 0..2 {
+        let running = Running::start(&config).unwrap();
+        let status = &running.status;
+        assert_eq!(
+            (status.kept(), status.held_back()),
+            (1, 1),
+            "one alone is no mass removal"
+        );
+        assert_eq!(status.held_tool("t11").unwrap().until, None);
+        assert_eq!(running.table.len(), 12);
+    }
+    redis.kill();
+    let (before, tools) = saved(&config);
+    assert_eq!(tools, 12);
+    {
+        let running = Running::start(&config).unwrap();
+        assert_eq!((running.status.kept(), running.table.len()), (1, 12));
+    }
+    let running = Running::start(&config).unwrap();
+    redis.restart();
+    redis.seed(11);
+    eventually("redis takes over", || {
+        running.status.source() == Source::Redis
+    });
+    // Redis was empty for a moment; what came later is pushed.
+    eventually("it is in step", || running.status.held_back() == 1);
+    assert_eq!((running.status.kept(), running.table.len()), (1, 12));
+    assert!(saved(&config).0 >= before);
+    assert_eq!(running.command(Command::Apply).unwrap().removed, 1);
+    assert!(running.table.get("t11").is_none());
+}
+
+#[test]
+fn a_snapshot_written_without_redis_does_not_look_fresh() {
+    let mut redis = Redis::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&redis.url(), directory.path());
+    let running = holding_back(&redis, directory.path(), 12);
+    redis.kill();
+    eventually("the loss is noticed", || !running.status.connected());
+    let lost = SystemTime::now();
+    // Whole seconds are in the file.
+    thread::sleep(Duration::from_millis(1100));
+    assert_eq!(running.command(Command::Keep).unwrap().kept, 12);
+    drop(running);
+    let (time, _) = saved(&config);
+    assert!(time < lost, "{time:?} is after {lost:?}");
+    let running = Running::start(&config).unwrap();
+    assert_eq!(running.status.source(), Source::Snapshot(time));
+    assert_eq!(
+        running.status.kept(),
+        12,
+        "it was written after redis was lost"
+    );
+}
+
+#[test]
+fn the_last_change_is_saved_at_the_end() {
+    let redis = Redis::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(&redis.url(), directory.path());
+    redis.seed(3);
+    let running = Running::start(&config).unwrap();
+    eventually("a snapshot", || config.snapshot.exists());
+    redis.run(&["HSET", "prefix:late", ".*", "http://192.0.2.1:80"]);
+    eventually("a late tool", || running.table.get("late").is_some());
+    drop(running);
+    assert_eq!(saved(&config).1, 4);
+}
+
+/// A start beside something that is no snapshot: redis makes it good, and without redis there is
+/// none. Neither hangs.
+#[track_caller]
+fn check_unusable(put: impl Fn(&Path), reason: &str) {
+    let redis = Redis::start(&[]);
+    redis.seed(3);
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config(&redis.url(), directory.path());
+    put(&config.snapshot);
+    config.url = SecretUrl::new(format!("redis://127.0.0.1:{}/0", free_port()));
+    let error = Running::start(&config).err().unwrap().to_string();
+    assert!(error.contains(reason), "{error:?} lacks {reason:?}");
+    config.url = SecretUrl::new(redis.url());
+    let running = Running::start(&config).unwrap();
+    assert_eq!(
+        (running.table.len(), running.status.source()),
+        (3, Source::Redis)
+    );
+    drop(running);
+    let log = String::from_utf8(collect_log().lock().unwrap().clone()).unwrap();
+    let path = config.snapshot.display().to_string();
+    let told = |line: &&str| line.contains("is not used") && line.contains(&path);
+    let line = log.lines().find(told).unwrap();
+    assert!(line.contains(reason), "{line:?} lacks {reason:?}");
+    if !config.snapshot.is_dir() {
+        assert_eq!(saved(&config).1, 3, "it was replaced");
+    }
+}
+
+#[test]
+fn what_is_no_usable_snapshot_is_refused_and_replaced() {
+    let write = |bytes: &'static [u8]| move |path: &Path| std::fs::write(path, bytes).unwrap();
+    check_unusable(write(b""), "torn or damaged: it is empty");
+    check_unusable(write(b"#!/bin/sh\n"), "not a snapshot of portico");
+    check_unusable(
+        write(b"portico routes\r\n\x01\0\0\0"),
+        "of an older portico",
+    );
+    check_unusable(write(b"portico routes\r\n\x03\0\0\0"), "of a newer portico");
+    check_unusable(
+        write(b"portico routes\r\n\x02\0\0\0 half"),
+        "its checksum is wrong",
+    );
+    check_unusable(
+        |path| std::fs::create_dir(path).unwrap(),
+        "a directory, not a file",
+    );
+    let pipe = |path: &Path| {
+        let status = process::Command::new("mkfifo").arg(path).status();
+        assert!(status.unwrap().success());
+    };
+    check_unusable(pipe, "a named pipe, not a file");
+    let link = |path: &Path| std::os::unix::fs::symlink("elsewhere", path).unwrap();
+    check_unusable(link, "a symbolic link, not a file");
+}
+
+/// Passes bytes to redis and back, until it is told to swallow the answers.
+struct Relay {
+    port: u16,
+    silent: Arc<AtomicBool>,
+}
+
+impl Relay {
+    fn to(port: u16) -> Relay {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = listener.local_addr().unwrap().port();
+        let silent: Arc<AtomicBool> = Arc::default();
+        let flag = Arc::clone(&silent);
+        thread::spawn(move || {
+            while let Ok((client, _)) = listener.accept() {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else {
+                    continue;
+                };
+                let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                pass(from, to, Arc::default());
+                pass(server, client, Arc::clone(&flag));
+            }
+        });
+        Relay { port: own, silent }
+    }
+
+    fn swallow_answers(&self) {
+        self.silent.store(true, SeqCst);
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, silent: Arc<AtomicBool>) {
+    thread::spawn(move || {
+        let mut bytes = [0; 1 << 16];
+        while let Ok(count @ 1..) = from.read(&mut bytes) {
+            if !silent.load(SeqCst) && to.write_all(&bytes[..count]).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(std::net::Shutdown::Both);
+    });
+}
+
+/// A registry behind a relay that holds back 12 tools.
+fn holding_back_behind(relay: &Relay, redis: &Redis, directory: &Path) -> Running {
+    redis.seed(12);
+    let mut config = config(&format!("redis://127.0.0.1:{}/0", relay.port), directory);
+    config.mass_removal.grace = LONG_GRACE;
+    let running = Running::start(&config).unwrap();
+    redis.run(&["FLUSHALL"]);
+    eventually("all is held back", || running.status.held_back() == 12);
+    running
+}
+
+#[test]
+fn commands_are_answered_while_redis_hangs_and_when_it_is_killed() {
+    let mut redis = Redis::start(&[]);
+    let relay = Relay::to(redis.port);
+    let directory = tempfile::tempdir().unwrap();
+    let running = holding_back_behind(&relay, &redis, directory.path());
+    relay.swallow_answers();
+    let apply = running.ask(Command::Apply);
+    let refresh = running.ask(Command::Refresh);
+    let start = Instant::now();
+    assert_eq!(running.command(Command::Keep).unwrap().kept, 12);
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "keep waits for nobody"
+    );
+    redis.kill();
+    let refused = |answer: oneshot::Receiver<Result<CommandReport, String>>| {
+        answer.blocking_recv().unwrap().unwrap_err()
+    };
+    let reason = refused(refresh);
+    assert!(
+        reason.contains("the connection to redis was lost"),
+        "{reason}"
+    );
+    let reason = refused(apply);
+    assert!(
+        reason.contains("before all was done: 0 tools were removed, 12"),
+        "{reason}"
+    );
+    assert_eq!((running.table.len(), running.status.kept()), (12, 12));
+}
+
+#[test]
+fn a_redis_that_is_killed_during_apply_is_an_error_and_loses_nothing() {
+    let mut redis = Redis::start(&[]);
+    let relay = Relay::to(redis.port);
+    let directory = tempfile::tempdir().unwrap();
+    let running = holding_back_behind(&relay, &redis, directory.path());
+    relay.swallow_answers();
+    let apply = running.ask(Command::Apply);
+    redis.kill();
+    let reason = apply.blocking_recv().unwrap().unwrap_err();
+    assert!(reason.contains("redis"), "{reason}");
+    let status = &running.status;
+    assert_eq!(
+        (running.table.len(), status.held_back(), status.kept()),
+        (12, 12, 0)
+    );
 }

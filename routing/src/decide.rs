@@ -44,7 +44,7 @@ pub struct Decision {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Forward to this backend, with the target as it came.
-    Backend(Arc<Backend>),
+    Backend(Backend),
     /// Forward to the ingress, with the target as it came.
     Ingress,
     /// Answer with a redirect.
@@ -256,14 +256,14 @@ fn by_table(rules: &Rules, table: &Table, tool: &str, path: &[u8]) -> (Verdict, 
     }
 }
 
-fn find(entry: &Arc<Entry>, path: &[u8]) -> Option<(Arc<Backend>, u16)> {
+fn find(entry: &Arc<Entry>, path: &[u8]) -> Option<(Backend, u16)> {
     let position = entry
         .routes
         .iter()
         .position(|route| route.pattern.matches(path))?;
     let route = entry.routes.get(position)?;
     Some((
-        Arc::clone(&route.backend),
+        route.backend.clone(),
         u16::try_from(position).unwrap_or(u16::MAX),
     ))
 }

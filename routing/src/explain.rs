@@ -7,8 +7,6 @@
 //!
 //! Invariant: exactly one step decides, it is the last one, and its reason is that of `decide`.
 
-use std::sync::Arc;
-
 use crate::backend::Backend;
 use crate::decide::{Reason, Rules, first_segment, moved};
 use crate::host::{Host, Place};
@@ -86,7 +84,7 @@ pub enum Rule {
         /// The pattern.
         pattern: Box<str>,
         /// Where it points.
-        backend: Arc<Backend>,
+        backend: Backend,
     },
     /// Nothing else took it: the ingress gets it.
     Ingress,
@@ -225,7 +223,7 @@ impl Steps {
                 source,
                 position,
                 pattern: route.pattern.source().into(),
-                backend: Arc::clone(&route.backend),
+                backend: route.backend.clone(),
             };
             if route.pattern.matches(path) {
                 let reason = match source {
@@ -249,6 +247,7 @@ mod tests {
     use crate::host::{Apex, Domains};
     use proptest::prelude::*;
     use std::collections::HashMap;
+    use std::sync::Arc;
 
     /// What must hold between the steps and the decision.
     fn agree(steps: &[Step], decision: &Decision) -> Result<(), String> {

@@ -6,6 +6,9 @@
 //! Invariant: for every path that starts with `/`, [`Pattern::matches`] says what an unanchored
 //! search with the regular expression says.
 
+use std::sync::{Arc, LazyLock};
+
+use memchr::memmem;
 use regex::bytes::{Regex, RegexBuilder};
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
 use thiserror::Error;
@@ -26,9 +29,18 @@ const MAX_AUTOMATON: usize = 128 << 10;
 /// How deep groups may nest.
 const MAX_NESTING: u32 = 32;
 
-/// A compiled pattern. Equal to another one when their sources are equal.
+/// What nearly all tools have, compiled once for all of them.
+const USUAL: &str = ".*";
+
+static USUAL_PATTERN: LazyLock<Pattern> = LazyLock::new(|| Pattern::new(USUAL, Matcher::CatchAll));
+
+/// A compiled pattern, cheap to clone and small in a table of a million. Equal to another one when
+/// their sources are equal.
 #[derive(Clone, Debug)]
-pub struct Pattern {
+pub struct Pattern(Arc<Compiled>);
+
+#[derive(Debug)]
+struct Compiled {
     source: Box<str>,
     matcher: Matcher,
 }
@@ -41,14 +53,18 @@ pub enum Strategy {
     CatchAll,
     /// Matches paths that start with a literal: `^/api/`, `^/api/.*`. Costs one comparison.
     Prefix,
+    /// Matches paths that hold a literal anywhere: `/api/`, `/api/.*`. Costs one search for a text;
+    /// as a regular expression it would take kilobytes.
+    Contains,
     /// Everything else: a search by the regex engine, linear in the length of the path.
     Regex,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Matcher {
     CatchAll,
     Prefix(Box<[u8]>),
+    Contains(Box<[u8]>),
     Regex(Box<Regex>),
 }
 
@@ -74,6 +90,9 @@ impl Pattern {
     /// # Errors
     /// [`PatternError`] when it is too long, not an expression, or too large.
     pub fn compile(source: &str) -> Result<Pattern, PatternError> {
+        if source == USUAL {
+            return Ok(USUAL_PATTERN.clone());
+        }
         if source.len() > MAX_PATTERN {
             return Err(PatternError::TooLong);
         }
@@ -81,33 +100,37 @@ impl Pattern {
             Some(matcher) => matcher,
             None => Matcher::Regex(Box::new(compile_regex(source)?)),
         };
-        Ok(Pattern {
-            source: source.into(),
-            matcher,
-        })
+        Ok(Pattern::new(source, matcher))
+    }
+
+    fn new(source: &str, matcher: Matcher) -> Pattern {
+        let source = source.into();
+        Pattern(Arc::new(Compiled { source, matcher }))
     }
 
     /// The text that the pattern was compiled from.
     pub fn source(&self) -> &str {
-        &self.source
+        &self.0.source
     }
 
     /// Whether the pattern matches somewhere in `path`, which is canonical (it starts with
     /// `/`) and has no query.
     #[inline]
     pub fn matches(&self, path: &[u8]) -> bool {
-        match &self.matcher {
+        match &self.0.matcher {
             Matcher::CatchAll => true,
             Matcher::Prefix(prefix) => path.starts_with(prefix),
+            Matcher::Contains(text) => memmem::find(path, text).is_some(),
             Matcher::Regex(regex) => regex.is_match(path),
         }
     }
 
     /// How the pattern is matched.
     pub fn strategy(&self) -> Strategy {
-        match self.matcher {
+        match self.0.matcher {
             Matcher::CatchAll => Strategy::CatchAll,
             Matcher::Prefix(_) => Strategy::Prefix,
+            Matcher::Contains(_) => Strategy::Contains,
             Matcher::Regex(_) => Strategy::Regex,
         }
     }
@@ -115,7 +138,7 @@ impl Pattern {
 
 impl PartialEq for Pattern {
     fn eq(&self, other: &Pattern) -> bool {
-        self.source == other.source
+        Arc::ptr_eq(&self.0, &other.0) || self.source() == other.source()
     }
 }
 
@@ -181,7 +204,7 @@ fn cheap_matcher(hir: &Hir) -> Option<Matcher> {
         // Every canonical path starts with a slash.
         (_, b"" | b"/") => Some(Matcher::CatchAll),
         (true, literal) => Some(Matcher::Prefix(literal.into())),
-        (false, _) => None,
+        (false, literal) => Some(Matcher::Contains(literal.into())),
     }
 }
 
@@ -228,7 +251,7 @@ fn is_any_bytes(hir: &Hir) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_PATTERN, Matcher, Pattern, Strategy, compile_regex};
+    use super::{Arc, MAX_PATTERN, Matcher, Pattern, Strategy, USUAL, compile_regex};
     use proptest::prelude::{ProptestConfig, any, prop, prop_assert_eq, prop_oneof, proptest};
     use proptest::strategy::Strategy as Generator;
 
@@ -241,8 +264,8 @@ mod tests {
 
     #[track_caller]
     fn check_prefix(source: &str, expected: &str) {
-        match Pattern::compile(source).unwrap().matcher {
-            Matcher::Prefix(prefix) => assert_eq!(&*prefix, expected.as_bytes(), "{source:?}"),
+        match &Pattern::compile(source).unwrap().0.matcher {
+            Matcher::Prefix(prefix) => assert_eq!(&**prefix, expected.as_bytes(), "{source:?}"),
             other => panic!("{source:?} is {other:?}"),
         }
     }
@@ -298,10 +321,31 @@ mod tests {
     }
 
     #[test]
-    fn regular_expressions() {
+    fn texts_anywhere() {
         for source in [
             "/api/.*",
             "api",
+            "/api/.*$",
+            "(/a)(pi)b*",
+            "/a\\.php",
+            "ap?",
+        ] {
+            check(source, Strategy::Contains);
+        }
+    }
+
+    #[test]
+    fn the_usual_pattern_is_held_once() {
+        let [one, other] = [USUAL; 2].map(|source| Pattern::compile(source).unwrap());
+        assert!(Arc::ptr_eq(&one.0, &other.0));
+    }
+
+    #[test]
+    fn regular_expressions() {
+        for source in [
+            "/api/.+",
+            "api$",
+            "(?i)api",
             "^/api$",
             "^/api\\b",
             "^/a|b",
@@ -360,6 +404,7 @@ mod tests {
         check_match("^/a\\.b", "/axb", false);
         check_match("^/api/.*", "/api", false);
         check_match("/api/.*", "/x/api/", true);
+        check_match("/api/.*", "/x/apis", false);
         check_match("^/a$", "/ab", false);
         check_match("(?i)^/A", "/a", true);
         check_match("[a&&b]", "/a", false);

@@ -5,10 +5,14 @@
 //!
 //! Invariant: the routes of an entry stand in the order in which they are tried.
 
+use std::borrow::Borrow;
 use std::cmp::Reverse;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
+use std::slice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use crate::backend::Backend;
 use crate::host::MAX_LABEL;
@@ -29,11 +33,23 @@ pub const MAX_SHOWN: usize = 200;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// The routes in the order in which they are tried.
-    pub routes: Box<[Route]>,
+    pub routes: Routes,
     /// The tool moved to its own host: on legacy domains it is redirected there.
     pub redirect: bool,
     /// What was skipped, and why.
     pub bad: Box<[BadRoute]>,
+}
+
+/// The routes of one tool: a slice that needs no memory of its own for one route, which is what
+/// nearly all tools have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routes(Held);
+
+/// One route is never `Many`, so that equal routes are held alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Held {
+    One(Route),
+    Many(Box<[Route]>),
 }
 
 /// A pattern and where it points.
@@ -42,7 +58,7 @@ pub struct Route {
     /// Matched against the path.
     pub pattern: Pattern,
     /// Where requests go that match.
-    pub backend: Arc<Backend>,
+    pub backend: Backend,
 }
 
 /// A route of the registry that was skipped.
@@ -115,6 +131,45 @@ impl Entry {
     }
 }
 
+impl From<Vec<Route>> for Routes {
+    fn from(mut routes: Vec<Route>) -> Routes {
+        Routes(match (routes.pop(), routes.is_empty()) {
+            (Some(only), true) => Held::One(only),
+            (last, _) => {
+                routes.extend(last);
+                Held::Many(routes.into())
+            }
+        })
+    }
+}
+
+impl Default for Routes {
+    fn default() -> Routes {
+        Routes(Held::Many(Box::default()))
+    }
+}
+
+impl Deref for Routes {
+    type Target = [Route];
+
+    #[inline]
+    fn deref(&self) -> &[Route] {
+        match &self.0 {
+            Held::One(route) => slice::from_ref(route),
+            Held::Many(routes) => routes,
+        }
+    }
+}
+
+impl<'r> IntoIterator for &'r Routes {
+    type Item = &'r Route;
+    type IntoIter = slice::Iter<'r, Route>;
+
+    fn into_iter(self) -> slice::Iter<'r, Route> {
+        self.iter()
+    }
+}
+
 fn build_route(
     field: &[u8],
     value: &[u8],
@@ -125,10 +180,7 @@ fn build_route(
     let pattern = Pattern::compile(pattern).map_err(|error| error.to_string())?;
     let backend = Backend::parse(backend).map_err(|error| error.to_string())?;
     admit(&backend)?;
-    Ok(Route {
-        pattern,
-        backend: Arc::new(backend),
-    })
+    Ok(Route { pattern, backend })
 }
 
 fn needs_regex(route: &Route) -> bool {
@@ -218,9 +270,17 @@ impl fmt::Display for ToolName {
 /// same whatever the size.
 #[derive(Debug, Default)]
 pub struct Table {
-    entries: papaya::HashMap<Box<str>, Arc<Entry>, foldhash::fast::RandomState>,
+    tools: papaya::HashMap<Name, Tool, foldhash::fast::RandomState>,
     /// Of all entries, those that were skipped.
     bad_routes: AtomicUsize,
+}
+
+/// What the table holds for a tool.
+#[derive(Debug)]
+struct Tool {
+    entry: Arc<Entry>,
+    /// [`Table::mark`].
+    mark: AtomicU32,
 }
 
 impl Table {
@@ -239,31 +299,57 @@ impl Table {
     /// is one cache line that all workers would write to for a popular tool.
     #[inline]
     pub fn with<R>(&self, tool: &str, look: impl FnOnce(&Arc<Entry>) -> R) -> Option<R> {
-        self.entries.pin().get(tool).map(look)
+        let found = self.tools.pin();
+        found.get(tool.as_bytes()).map(|tool| look(&tool.entry))
     }
 
-    /// Puts the entry of `tool` in place and gives the one that it replaces.
+    /// Puts the entry of `tool` in place, without a mark, and gives the one that it replaces.
     pub fn set(&self, tool: &str, entry: Entry) -> Option<Arc<Entry>> {
         self.bad_routes.fetch_add(entry.bad.len(), Relaxed);
-        let old = self
-            .entries
-            .pin()
-            .insert(tool.into(), Arc::new(entry))
-            .cloned();
-        self.forget_bad_routes(old.as_deref());
-        old
+        let new = Tool {
+            entry: Arc::new(entry),
+            mark: AtomicU32::new(0),
+        };
+        let tools = self.tools.pin();
+        let old = tools.insert(Name::new(tool), new);
+        self.taken_out(old)
     }
 
     /// Takes the entry of `tool` out.
     pub fn remove(&self, tool: &str) -> Option<Arc<Entry>> {
-        let old = self.entries.pin().remove(tool).cloned();
-        self.forget_bad_routes(old.as_deref());
+        let tools = self.tools.pin();
+        self.taken_out(tools.remove(tool.as_bytes()))
+    }
+
+    fn taken_out(&self, old: Option<&Tool>) -> Option<Arc<Entry>> {
+        let old = old.map(|tool| Arc::clone(&tool.entry));
+        let bad = old.as_ref().map_or(0, |entry| entry.bad.len());
+        self.bad_routes.fetch_sub(bad, Relaxed);
         old
     }
 
-    fn forget_bad_routes(&self, old: Option<&Entry>) {
-        let bad = old.map_or(0, |entry| entry.bad.len());
-        self.bad_routes.fetch_sub(bad, Relaxed);
+    /// Marks the tool, if it is there, until its entry is set anew. Whoever has to go through all
+    /// tools can so find those that it did not meet, without a list of a million names.
+    pub fn mark(&self, tool: &str, mark: u32) {
+        if let Some(tool) = self.tools.pin().get(tool.as_bytes()) {
+            tool.mark.store(mark, Relaxed);
+        }
+    }
+
+    /// Whether the tool is there and was given this mark.
+    pub fn has_mark(&self, tool: &str, mark: u32) -> bool {
+        let tools = self.tools.pin();
+        let found = tools.get(tool.as_bytes());
+        found.is_some_and(|tool| tool.mark.load(Relaxed) == mark)
+    }
+
+    /// The tools that were not given this mark, in no order.
+    pub fn without_mark(&self, mark: u32) -> Vec<Box<str>> {
+        let tools = self.tools.pin();
+        let others = tools
+            .iter()
+            .filter(|(_, tool)| tool.mark.load(Relaxed) != mark);
+        others.map(|(name, _)| name.as_str().into()).collect()
     }
 
     /// How many routes of all tools were skipped.
@@ -273,20 +359,87 @@ impl Table {
 
     /// How many tools there are.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.tools.len()
     }
 
     /// Whether there is no tool.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.tools.is_empty()
     }
 
     /// Calls `f` with every tool and its entry, in no order. Changes made meanwhile
     /// may or may not be seen.
     pub fn for_each(&self, mut f: impl FnMut(&str, &Arc<Entry>)) {
-        for (tool, entry) in &self.entries.pin() {
-            f(tool, entry);
+        for (name, tool) in &self.tools.pin() {
+            f(name.as_str(), &tool.entry);
         }
+    }
+}
+
+/// The bytes of a name that stand in the table itself. With them the table's node for a tool takes
+/// 48 bytes, a size that the allocator gives out without waste.
+const SHORT_NAME: usize = 30;
+
+/// The name of a tool as the table's key. Nearly all are short, and then cost neither memory of their
+/// own nor a look at it.
+enum Name {
+    Short { len: u8, bytes: [u8; SHORT_NAME] },
+    Long(Box<[u8]>),
+}
+
+impl Name {
+    fn new(name: &str) -> Name {
+        let name = name.as_bytes();
+        let mut bytes = [0; SHORT_NAME];
+        match bytes.get_mut(..name.len()) {
+            Some(start) => {
+                start.copy_from_slice(name);
+                let len = name.len() as u8;
+                Name::Short { len, bytes }
+            }
+            None => Name::Long(name.into()),
+        }
+    }
+
+    #[inline]
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Name::Short { len, bytes } => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Name::Long(bytes) => bytes,
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        // It was a str.
+        str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+}
+
+/// Names are looked up by their bytes: comparing those needs no check that they are UTF-8.
+impl Borrow<[u8]> for Name {
+    #[inline]
+    fn borrow(&self) -> &[u8] {
+        self.as_bytes()
+    }
+}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Name) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Name {}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
     }
 }
 
@@ -306,6 +459,15 @@ mod tests {
             .iter()
             .map(|(field, value)| (field.as_bytes(), value.as_bytes()));
         Entry::build(fields, false, &admit_all)
+    }
+
+    /// What a million tools cost is this, the table's slots (9 bytes, at most three quarters of them
+    /// used), and a reference count of two words: some 170 MB of the 300 that they may take.
+    #[test]
+    fn a_tool_is_small() {
+        assert_eq!(size_of::<(Name, Tool)>(), 48, "a node of the table");
+        assert_eq!(size_of::<Entry>(), 80, "96 with its counts");
+        assert_eq!(size_of::<Route>(), 56, "also what `Routes` takes");
     }
 
     #[track_caller]
@@ -487,6 +649,34 @@ mod tests {
         assert_eq!(table.len(), 5_001);
     }
 
+    #[test]
+    fn marks_last_until_the_entry_is_set_anew() {
+        let table = Table::new();
+        for tool in ["a", "b", "c"] {
+            table.set(tool, Entry::default());
+        }
+        let check = |unmarked: &[&str]| {
+            let mut without = table.without_mark(7);
+            without.sort();
+            assert_eq!(
+                without.iter().map(|tool| &**tool).collect::<Vec<_>>(),
+                unmarked
+            );
+            for tool in ["a", "b", "c"] {
+                assert_eq!(table.has_mark(tool, 7), !unmarked.contains(&tool));
+            }
+        };
+        check(&["a", "b", "c"]);
+        for tool in ["a", "b", "nobody"] {
+            table.mark(tool, 7);
+        }
+        check(&["c"]);
+        table.mark("a", 8);
+        table.set("b", Entry::default());
+        check(&["a", "b", "c"]);
+        assert!(!table.has_mark("nobody", 7) && !table.has_mark("nobody", 0));
+    }
+
     /// All routes that match, then the best by the rule, in no particular representation.
     fn naive_find<'e>(entry: &'e Entry, path: &[u8]) -> Option<&'e Route> {
         entry
@@ -496,7 +686,7 @@ mod tests {
             .min_by(|a, b| {
                 let rank = |route: &Route| match route.pattern.strategy() {
                     Strategy::CatchAll => 1,
-                    Strategy::Prefix | Strategy::Regex => 0,
+                    Strategy::Prefix | Strategy::Contains | Strategy::Regex => 0,
                 };
                 let (left, right) = (a.pattern.source(), b.pattern.source());
                 rank(a)
@@ -516,6 +706,50 @@ mod tests {
             let entry = entry(&fields);
             prop_assert_eq!(entry.routes.len() + entry.bad.len(), patterns.len());
             prop_assert_eq!(entry.find(path.as_bytes()), naive_find(&entry, path.as_bytes()));
+        }
+
+        #[test]
+        fn the_table_as_its_naive_twin(
+            changes in prop::collection::vec(("[a-c-]{1,2}|[a-b]{29,32}|[a-b]{63}", 0..4_usize), 0..200),
+        ) {
+            let table = Table::new();
+            let mut twin = std::collections::HashMap::new();
+            for (tool, routes) in changes {
+                let fields: Vec<_> = (0..routes).map(|n| (format!("^/{n}"), URL)).collect();
+                let fields: Vec<_> = fields.iter().map(|(field, url)| (&**field, *url)).collect();
+                let new = entry(&fields);
+                let (old, twins) = match routes {
+                    0 => (table.remove(&tool), twin.remove(&tool)),
+                    _ => (table.set(&tool, new.clone()), twin.insert(tool.clone(), new)),
+                };
+                prop_assert_eq!(old.as_deref(), twins.as_ref());
+                prop_assert_eq!(table.len(), twin.len());
+            }
+            let mut all = std::collections::HashMap::new();
+            table.for_each(|tool, entry| {
+                all.insert(tool.to_owned(), Entry::clone(entry));
+            });
+            prop_assert_eq!(&all, &twin);
+            for (tool, entry) in &twin {
+                let got = table.get(tool);
+                prop_assert_eq!(got.as_deref(), Some(entry));
+            }
+        }
+
+        #[test]
+        fn routes_are_the_slice_that_they_were_made_of(
+            patterns in prop::collection::vec("[a-c.*]{0,3}", 0..4),
+        ) {
+            let backend = Backend::parse(URL).unwrap();
+            let route = |source: &String| Pattern::compile(source).ok().map(|pattern| Route {
+                pattern,
+                backend: backend.clone(),
+            });
+            let twin: Vec<Route> = patterns.iter().filter_map(route).collect();
+            let routes = Routes::from(twin.clone());
+            prop_assert_eq!(&*routes, &*twin);
+            prop_assert_eq!(routes.into_iter().len(), twin.len());
+            prop_assert_eq!(routes == Routes::default(), twin.is_empty());
         }
 
         #[test]

@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use portico_routing::decide::{Rules, Verdict, decide};
 use portico_routing::host::{Apex, Domains, Host};
@@ -131,7 +130,6 @@ fn outcome(host: &str, target: &str) -> String {
                 8002 => "gridB",
                 _ => "dead",
             };
-            let backend = Arc::clone(&backend);
             format!("{name} got {}{target}", backend.base)
         }
     }

@@ -68,7 +68,7 @@ pub enum State {
 /// What is known of a destination, and the failure that clients get if it cannot be used.
 pub(super) fn view(case: &Case<'_>, destination: &Destination) -> (BackendView, Option<Failure>) {
     let (backend, policy): (_, fn(&BackendPolicy, _) -> _) = match destination {
-        Destination::Tool(backend) => (&**backend, BackendPolicy::check),
+        Destination::Tool(backend) => (backend, BackendPolicy::check),
         Destination::Fallback(fallback) => (&fallback.backend, BackendPolicy::check_always),
         Destination::Ingress(pool) => return of_pool(case, destination, pool),
     };

@@ -15,7 +15,7 @@ use crate::upstream::nodes::NodePool;
 #[derive(Debug, Clone)]
 pub enum Destination {
     /// To the address that the tool's route names.
-    Tool(Arc<Backend>),
+    Tool(Backend),
     /// To a node of the ingress pool.
     Ingress(Arc<NodePool>),
     /// To the 404 backend, since nothing else answers.

@@ -11,25 +11,31 @@ use portico_routing::table::Table;
 use super::link::SCAN_COUNT;
 use super::stored::{Keys, tool_of};
 
-/// Why the whole table is compared with redis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why the whole table is compared with redis, the weightier reason later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Why {
-    /// The first load.
-    Start,
-    /// The connection was lost, and with it pushes.
-    Reconnected,
-    /// Redis said that everything may have changed.
-    Pushed,
-    /// What routes may point at has changed.
-    Rechecked,
     /// It is time again; nothing should come of it.
     Periodic,
+    /// It is time again, and there is no other way to learn of changes.
+    Polled,
+    /// Somebody asked for it.
+    Asked,
+    /// What routes may point at has changed.
+    Rechecked,
+    /// Redis said that everything may have changed.
+    Pushed,
+    /// The connection was lost, and with it pushes.
+    Reconnected,
+    /// The first load.
+    Start,
 }
 
 /// The outcome of a comparison.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Comparison {
     pub(super) why: Why,
+    /// Comparisons are numbered.
+    pub(super) number: u32,
     /// Entries set.
     pub(super) set: usize,
     /// Entries removed.
@@ -65,8 +71,8 @@ pub(super) struct Job {
 /// A comparison of the whole table under way.
 pub(super) struct Rescan {
     pub(super) stage: Stage,
-    /// Tools that redis holds.
-    pub(super) seen: HashSet<Box<str>>,
+    /// The mark of tools that were read in this comparison and that redis holds.
+    pub(super) mark: u32,
     /// Tools that differed and that no push has named: drift, if the connection had
     /// been there all the time.
     pub(super) suspects: HashSet<Box<str>>,
@@ -109,16 +115,18 @@ impl Job {
 }
 
 impl Rescan {
-    pub(super) fn new(why: Why) -> Self {
+    pub(super) fn new(why: Why, number: u32) -> Self {
         Self {
             stage: Stage::Scan {
                 keys: Keys::Prefix,
                 cursor: 0,
             },
-            seen: HashSet::new(),
+            // 0 is no mark; after 4 billion comparisons the first ones are forgotten.
+            mark: (number % u64::from(u32::MAX)) as u32 + 1,
             suspects: HashSet::new(),
             outcome: Comparison {
                 why,
+                number,
                 set: 0,
                 removed: 0,
                 bad: 0,
@@ -129,33 +137,29 @@ impl Rescan {
         }
     }
 
-    /// The tools among `keys` that were not seen yet; a SCAN gives keys more than once.
-    pub(super) fn note(&mut self, keys: &[Vec<u8>]) -> Vec<Box<str>> {
+    /// The tools among `keys` that were not read yet; a SCAN gives keys more than once.
+    pub(super) fn note(&mut self, keys: &[Vec<u8>], table: &Table) -> Vec<Box<str>> {
         let mut found = Vec::new();
         for key in keys {
             match tool_of(key) {
                 None => self.outcome.bad_keys += 1,
-                Some(tool) if self.seen.contains(tool) => {}
-                Some(tool) => {
-                    self.seen.insert(tool.into());
-                    found.push(tool.into());
-                }
+                Some(tool) if table.has_mark(tool, self.mark) => {}
+                Some(tool) => found.push(tool.into()),
             }
         }
+        found.sort_unstable();
+        found.dedup();
         found
     }
 
     pub(super) fn note_outcome(&mut self, tool: &str, outcome: Outcome) {
         match outcome {
-            Outcome::Same => {}
+            Outcome::Same | Outcome::Missing | Outcome::Absent => {}
             Outcome::Set => {
                 self.outcome.set += 1;
                 if self.outcome.why == Why::Periodic {
                     self.suspects.insert(tool.into());
                 }
-            }
-            Outcome::Missing | Outcome::Absent => {
-                self.seen.remove(tool);
             }
         }
     }
@@ -165,17 +169,5 @@ impl Rescan {
         if self.outcome.bad_example.is_none() {
             self.outcome.bad_example = Some((tool.into(), reason));
         }
-    }
-
-    /// Tools of the table that redis did not show.
-    pub(super) fn leftovers(&mut self, table: &Table) -> Vec<Box<str>> {
-        let seen = std::mem::take(&mut self.seen);
-        let mut leftovers = Vec::new();
-        table.for_each(|tool, _| {
-            if !seen.contains(tool) {
-                leftovers.push(tool.into());
-            }
-        });
-        leftovers
     }
 }

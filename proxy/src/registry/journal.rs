@@ -77,3 +77,25 @@ impl Journal {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_changes_are_kept_in_their_order() {
+        let journal = Journal::default();
+        for n in 0..LAST_CHANGES + 50 {
+            journal.note(Change {
+                time: SystemTime::UNIX_EPOCH,
+                tool: n.to_string().into(),
+                old: None,
+                new: None,
+                cause: Cause::Pushed,
+            });
+        }
+        let tools: Vec<Box<str>> = journal.last().into_iter().map(|c| c.tool).collect();
+        let expected: Vec<Box<str>> = (50..150).map(|n| n.to_string().into()).collect();
+        assert_eq!(tools, expected);
+    }
+}

@@ -1,8 +1,9 @@
-//! One connection to redis: RESP3 client tracking in broadcast mode, and the few commands
+//! One connection to redis: the best subscription to changes that it allows, and the few commands
 //! that read the table.
 //!
-//! Subscribes to the invalidations of `prefix:` and `redirect:` keys before anything is read, and
-//! reads keys in pipelined batches. Decides nothing about the table.
+//! Subscribes to changes of `prefix:` and `redirect:` keys before anything is read, and reads keys in
+//! pipelined batches. What the answers to the probes mean is in `probe.rs`. Decides nothing about the
+//! table.
 //!
 //! Invariants: every wait for redis is bounded; no text from here holds the password.
 
@@ -10,11 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, Pipeline, PushInfo, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, Pipeline, ProtocolVersion, PushInfo, RedisError, Value,
+};
 
 use super::endpoint::Endpoint;
-use super::link_error::{LinkError, connect_error, link_error, refused, server_sentence};
+use super::hint::Sizes;
+use super::link_error::{LinkError, connect_error, link_error, refused};
+use super::mode::Mode;
 use super::news::Pending;
+use super::probe::{Answers, events_of, granted, refusal_of_resp3};
 use super::stored::{
     Hash, Keys, PREFIX, REDIRECT, Size, Stored, hash_fields, hash_size, key, scan_answer,
 };
@@ -34,53 +40,107 @@ pub(super) const SCAN_COUNT: usize = 1000;
 /// Hashes are read together until they have this many fields, so that one answer stays small.
 const MAX_FIELDS_PER_BATCH: u64 = 10_000;
 
-/// An open connection whose invalidations arrive in `pending`.
+/// An open connection whose pushes arrive in `pending`.
 pub(super) struct Link {
     connection: MultiplexedConnection,
     pub(super) pending: Arc<Pending>,
     password: Option<String>,
+    user: String,
+    database: i64,
+    /// Whether the server speaks RESP3, without which it pushes nothing; or how it refused.
+    resp3: Result<(), String>,
+    /// How it tells of changes, and in a sentence why not in a better way.
+    pub(super) mode: Mode,
+    pub(super) why: String,
+    pub(super) sizes: Sizes,
+    /// DBSIZE was refused.
+    no_size: bool,
 }
 
 impl Link {
-    /// Connects and subscribes: whatever is read from it afterwards, a later change is told.
+    /// Connects, and subscribes to changes in the best way that the server allows: of whatever is
+    /// read from it afterwards, a later change is told, if [`Mode`] says so.
     ///
     /// Needs a tokio runtime: the redis crate spawns the task that drives the socket; it
     /// ends with the `Link`.
     pub(super) async fn open(endpoint: &Endpoint) -> Result<Self, LinkError> {
+        let client = &endpoint.client;
         let pending = Arc::new(Pending::default());
-        let sink = Arc::clone(&pending);
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(COMMAND_TIMEOUT))
-            .set_push_sender(move |push: PushInfo| {
-                sink.note(push);
-                Ok::<(), std::convert::Infallible>(())
-            });
-        let connection = endpoint
-            .client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .map_err(|error| {
-                connect_error(&error, endpoint.password.as_deref(), CONNECT_TIMEOUT)
-            })?;
+        let (connection, resp3) = connect(client, &pending).await?;
+        let settings = client.get_connection_info().redis_settings();
         let mut link = Self {
             connection,
             pending,
             password: endpoint.password.clone(),
+            user: settings.username().unwrap_or("default").to_owned(),
+            database: settings.db(),
+            resp3,
+            mode: Mode::Polling,
+            why: String::new(),
+            sizes: Sizes::default(),
+            no_size: false,
         };
+        let mut set_name = redis::cmd("CLIENT");
+        // For people who look at CLIENT LIST; it may be refused.
+        let _ = granted(&link.ask(set_name.arg("SETNAME").arg("portico")).await?)?;
+        link.probe().await?;
+        // From here on every difference must be told, or be found by the comparison that follows.
+        link.look().await?;
+        Ok(link)
+    }
+
+    /// Asks for the best way in which the server tells of changes. May be asked again: what it allows
+    /// may have changed.
+    pub(super) async fn probe(&mut self) -> Result<(), LinkError> {
+        let mut answers = Answers {
+            resp3: self.resp3.clone(),
+            tracking: Err(String::new()),
+            subscribed: Err(String::new()),
+            events: Err(String::new()),
+        };
+        if answers.resp3.is_ok() {
+            answers.tracking = self.track().await?;
+            if answers.tracking.is_err() {
+                answers.subscribed = self.subscribe().await?;
+            }
+            if answers.subscribed.is_ok() {
+                let mut get = redis::cmd("CONFIG");
+                let answer = self
+                    .ask(get.arg("GET").arg("notify-keyspace-events"))
+                    .await?;
+                answers.events = events_of(answer)?;
+            }
+        }
+        (self.mode, self.why) = answers.mode(&self.user, self.database);
+        Ok(())
+    }
+
+    async fn track(&mut self) -> Result<Result<(), String>, LinkError> {
         let mut tracking = redis::cmd("CLIENT");
         // No NOLOOP: this connection never writes.
         tracking.arg("TRACKING").arg("ON").arg("BCAST");
-        tracking
-            .arg("PREFIX")
-            .arg(PREFIX)
-            .arg("PREFIX")
-            .arg(REDIRECT);
-        match link.ask(&tracking).await? {
-            Value::Okay => Ok(link),
-            Value::ServerError(error) => Err(LinkError::Tracking(server_sentence(&error))),
+        for prefix in [PREFIX, REDIRECT] {
+            tracking.arg("PREFIX").arg(prefix);
+        }
+        match self.ask(&tracking).await? {
+            Value::Okay => Ok(Ok(())),
+            answer @ Value::ServerError(_) => granted(&answer),
             _ => Err(LinkError::Answer("CLIENT TRACKING")),
         }
+    }
+
+    /// Subscribes to keyspace notifications. What they tell is a reason to look in any case, also
+    /// where they are not complete.
+    async fn subscribe(&mut self) -> Result<Result<(), String>, LinkError> {
+        for prefix in [PREFIX, REDIRECT] {
+            let mut subscribe = redis::cmd("PSUBSCRIBE");
+            subscribe.arg(format!("__keyspace@{}__:{prefix}*", self.database));
+            let granted = granted(&self.ask(&subscribe).await?)?;
+            if granted.is_err() {
+                return Ok(granted);
+            }
+        }
+        Ok(Ok(()))
     }
 
     /// One step of a SCAN: the next cursor (0: the end) and some keys, a key
@@ -169,16 +229,43 @@ impl Link {
     pub(super) async fn ping(&mut self) -> Result<(), LinkError> {
         match self.ask(&redis::cmd("PING")).await? {
             Value::SimpleString(_) | Value::Okay => Ok(()),
-            Value::ServerError(error) => Err(refused(&error)),
+            // Also a refusal is an answer.
+            answer @ Value::ServerError(_) => granted(&answer).map(drop),
             _ => Err(LinkError::Answer("PING")),
         }
     }
 
-    /// Finds out whether anybody is still there, while there is nothing else to ask.
+    /// Finds out whether anybody is still there, while there is nothing else to ask, and looks at the
+    /// number of keys.
     pub(super) async fn alive(&mut self) -> Result<(), LinkError> {
-        match tokio::time::timeout(PING_TIMEOUT, self.ping()).await {
+        match tokio::time::timeout(PING_TIMEOUT, self.look()).await {
             Ok(answer) => answer,
             Err(_) => Err(LinkError::Timeout(PING_TIMEOUT)),
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), LinkError> {
+        let size = self.size().await?;
+        // Tracking pushes only after the number what the number counts, but before this answer.
+        self.ping().await?;
+        if let Some(size) = size {
+            self.sizes.look(size, self.pending.take_told());
+        }
+        Ok(())
+    }
+
+    /// The number of keys in the database, if the server tells it.
+    async fn size(&mut self) -> Result<Option<u64>, LinkError> {
+        if self.no_size {
+            return Ok(None);
+        }
+        match self.ask(&redis::cmd("DBSIZE")).await? {
+            Value::Int(size) => Ok(u64::try_from(size).ok()),
+            answer @ Value::ServerError(_) => {
+                self.no_size = granted(&answer)?.is_err();
+                Ok(None)
+            }
+            _ => Err(LinkError::Answer("DBSIZE")),
         }
     }
 
@@ -206,4 +293,36 @@ impl Link {
             Err(LinkError::Answer("a pipeline"))
         }
     }
+}
+
+/// Connects by RESP3, or by RESP2 if that is refused, which is told too.
+async fn connect(
+    client: &Client,
+    pending: &Arc<Pending>,
+) -> Result<(MultiplexedConnection, Result<(), String>), LinkError> {
+    let settings = client.get_connection_info().redis_settings();
+    let password = settings.password();
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(COMMAND_TIMEOUT));
+    let sink = Arc::clone(pending);
+    let pushing = config.clone().set_push_sender(move |push: PushInfo| {
+        sink.note(push);
+        Ok::<(), std::convert::Infallible>(())
+    });
+    let failed = |error: &RedisError| connect_error(error, password, CONNECT_TIMEOUT);
+    let connected = client.get_multiplexed_async_connection_with_config(&pushing);
+    let error = match connected.await {
+        Ok(connection) => return Ok((connection, Ok(()))),
+        Err(error) => error,
+    };
+    let Some(refusal) = refusal_of_resp3(&error, password.is_some()) else {
+        return Err(failed(&error));
+    };
+    let settings = settings.clone().set_protocol(ProtocolVersion::RESP2);
+    let info = client.get_connection_info().clone();
+    let client = Client::open(info.set_redis_settings(settings)).map_err(|error| failed(&error))?;
+    let connected = client.get_multiplexed_async_connection_with_config(&config);
+    let connection = connected.await.map_err(|error| failed(&error))?;
+    Ok((connection, Err(refusal)))
 }

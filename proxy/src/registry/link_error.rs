@@ -7,6 +7,8 @@ use redis::{ErrorKind, RedisError, ServerError};
 /// Longest text of an error of redis that is passed on.
 const MAX_ERROR_CHARS: usize = 200;
 
+const NO_PASSWORD: &str = "it wants a password and registry.url has none";
+
 /// Why the connection is of no use any more. Never holds the password.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(super) enum LinkError {
@@ -15,9 +17,10 @@ pub(super) enum LinkError {
     #[error("it did not answer within {} s", .0.as_secs())]
     Timeout(Duration),
     #[error(
-        "it does not allow CLIENT TRACKING ({0}); portico needs redis 6 or later and a user that may run it"
+        "the user of registry.url lacks a right ({0}); it needs +scan +hlen +hgetall +exists ~prefix:* ~redirect:*, \
+         and +client|tracking to be told of changes"
     )]
-    Tracking(String),
+    Right(String),
     #[error("it gave an answer to {0} that makes no sense")]
     Answer(&'static str),
     #[error("it closed the connection")]
@@ -29,8 +32,13 @@ pub(super) enum LinkError {
     Unwelcome,
 }
 
+/// For an answer without which nothing works.
 pub(super) fn refused(error: &ServerError) -> LinkError {
-    LinkError::Redis(server_sentence(error))
+    match error.code() {
+        "NOPERM" => LinkError::Right(server_sentence(error)),
+        "NOAUTH" => LinkError::Redis(NO_PASSWORD.into()),
+        _ => LinkError::Redis(server_sentence(error)),
+    }
 }
 
 pub(super) fn server_sentence(error: &ServerError) -> String {
@@ -72,12 +80,11 @@ fn closed(error: &RedisError) -> bool {
 /// The error in one line without the password, should redis or the client ever quote it.
 pub(super) fn sentence(error: &RedisError, password: Option<&str>) -> String {
     match (error.kind(), error.code()) {
-        (ErrorKind::RESP3NotSupported, _) => {
-            "it does not speak RESP3; portico needs redis 6 or later".into()
-        }
         (ErrorKind::Parse, _) => "it does not speak the protocol of redis".into(),
-        (_, Some("NOAUTH")) => "it wants a password and registry.url has none".into(),
-        (_, Some("WRONGPASS")) => "it refuses the user or the password of registry.url".into(),
+        (_, Some("NOAUTH")) => NO_PASSWORD.into(),
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS")) => {
+            "it refuses the user or the password of registry.url".into()
+        }
         (kind, _) => {
             // The client's own mistakes read "what - KindOfError".
             let text = error.to_string().replace(&format!(" - {kind:?}"), "");
@@ -89,7 +96,7 @@ pub(super) fn sentence(error: &RedisError, password: Option<&str>) -> String {
     }
 }
 
-fn bounded(text: &str) -> String {
+pub(super) fn bounded(text: &str) -> String {
     let visible = text.chars().filter(|c| !c.is_control());
     let mut text: String = visible.take(MAX_ERROR_CHARS).collect();
     text.truncate(text.trim_end().len());

@@ -18,6 +18,7 @@ mod disk;
 mod endpoint;
 mod entry;
 mod held;
+mod hint;
 mod journal;
 mod link;
 mod link_error;
@@ -25,6 +26,8 @@ mod load;
 mod mode;
 mod news;
 mod outage;
+mod pace;
+mod probe;
 mod removal;
 mod report;
 mod saver;
@@ -49,19 +52,23 @@ pub use held::HeldTool;
 pub use journal::{Cause, Change, Journal};
 pub use load::{load_into, load_once, load_snapshot, server_address};
 pub use mode::Mode;
+pub use saver::Saver;
 pub use status::{BadKey, RegistryStatus, Source};
 
 use crate::repeats::Repeats;
 
 use backoff::{Backoff, MAX_WAIT};
+use commands::Commands;
 use compare::Why;
 use endpoint::Endpoint;
+use held::Moment;
 use link::Link;
 use link_error::LinkError;
 use outage::Outage;
+use pace::Pace;
 use removal::Removals;
 use report::age_of;
-use saver::{read_snapshot, save_for_ever};
+use saver::read_snapshot;
 use sync::{Action, TableSync};
 
 /// The whole first load; a redis that is slower is treated as unreachable.
@@ -70,8 +77,8 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often an idle connection is tried, so that one that died silently is noticed.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 
-/// How often the whole table is compared with redis, for what no push tells (SWAPDB).
-const COMPARE_INTERVAL: Duration = Duration::from_secs(300);
+/// How often a server that does not tell of changes in the best way is asked whether it does so now.
+const PROBE_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Says whether routes may point at a backend; the error is the reason that is
 /// shown with the bad entry.
@@ -106,15 +113,17 @@ pub enum RegistryError {
 pub struct Registry {
     endpoint: Endpoint,
     snapshot: PathBuf,
-    table: Arc<Table>,
     status: Arc<RegistryStatus>,
     sync: TableSync,
     /// Open after a start from redis.
     link: Option<Link>,
-    /// Wakes the writer of the snapshot.
-    save: Arc<Notify>,
+    saver: Arc<Saver>,
     /// Asks for a comparison: what routes may point at has changed.
     recheck: Arc<Notify>,
+    commands: Commands,
+    pace: Pace,
+    /// The way in which changes become known that was logged last.
+    said_mode: Option<Mode>,
     /// Keeps a redis that comes and goes from filling the log.
     outage: Outage,
     /// Keeps bad entries that are pushed again and again from filling the log.
@@ -142,23 +151,20 @@ impl Registry {
     ) -> Result<Registry, RegistryError> {
         let endpoint =
             Endpoint::new(&config.url).map_err(|error| RegistryError::Url(error.to_string()))?;
-        let removals = Removals::new(config.mass_removal.percent, config.mass_removal.grace);
-        let sync = TableSync::new(
-            Arc::clone(&table),
-            admit,
-            changed,
-            Arc::clone(&status),
-            removals,
-        );
+        let removal = &config.mass_removal;
+        status.set_removals(Removals::new(removal.percent, removal.grace));
+        let sync = TableSync::new(Arc::clone(&table), admit, changed, Arc::clone(&status));
         let mut registry = Registry {
             endpoint,
+            saver: Saver::new(config.snapshot.clone(), table, Arc::clone(&status)),
             snapshot: config.snapshot.clone(),
-            table,
             status,
             sync,
             link: None,
-            save: Arc::new(Notify::new()),
             recheck: Arc::new(Notify::new()),
+            commands: Commands::none(),
+            pace: Pace::new(now()),
+            said_mode: None,
             outage: Outage::default(),
             bad_pushed: Repeats::default(),
             vanishing: Repeats::default(),
@@ -172,21 +178,21 @@ impl Registry {
     }
 
     /// Keeps the table in step with redis, reconnecting as often as it takes, and the snapshot in
-    /// step with the table. Never returns; drop it to stop.
-    pub async fn run(self, commands: mpsc::Receiver<CommandRequest>) {
-        let _commands = commands;
-        let saver = save_for_ever(
-            self.snapshot.clone(),
-            Arc::clone(&self.table),
-            Arc::clone(&self.status),
-            Arc::clone(&self.save),
-        );
-        tokio::join!(self.follow_for_ever(), saver);
+    /// step with the table, and does what `commands` ask for. Never returns; drop it to stop.
+    pub async fn run(mut self, commands: mpsc::Receiver<CommandRequest>) {
+        self.commands.listen(commands);
+        let saver = Arc::clone(&self.saver);
+        tokio::join!(self.follow_for_ever(), saver.run());
     }
 
     /// The state, also after `run` has taken the registry.
     pub fn status(&self) -> Arc<RegistryStatus> {
         Arc::clone(&self.status)
+    }
+
+    /// What writes the snapshot, for a last time when the process ends.
+    pub fn saver(&self) -> Arc<Saver> {
+        Arc::clone(&self.saver)
     }
 
     /// Has every route judged anew, by what it may point at now. Until that is done, and while redis
@@ -207,24 +213,26 @@ impl Registry {
 
     async fn started_from_redis(&mut self, link: Link) {
         self.link = Some(link);
+        self.commands.connected();
         match read_snapshot(&self.snapshot).await {
             Ok(None) => {}
-            Ok(Some(snapshot)) => self.sync.hold_vanished(snapshot, now()),
+            Ok(Some(snapshot)) => self.sync.hold_vanished(snapshot, moment()),
             Err(error) => warn!(
                 path = %self.snapshot.display(),
                 "the snapshot of the routes is not used and will be replaced: {error}"
             ),
         }
         self.log_events();
-        self.save.notify_one();
+        self.saver.note_change();
     }
 
     async fn started_without_redis(&mut self, failure: LinkError) -> Result<(), RegistryError> {
         self.sync.disconnected();
+        self.commands.away(SystemTime::now());
         let path = self.snapshot.display();
         let why_not = match read_snapshot(&self.snapshot).await {
             Ok(Some(snapshot)) => {
-                self.sync.restore(&snapshot);
+                self.sync.restore(&snapshot, moment());
                 self.status.set_source(Source::Snapshot(snapshot.written));
                 // So that the next attempt, which is soon, does not say it again.
                 self.outage.occur(&failure.to_string(), now());
@@ -257,15 +265,23 @@ impl Registry {
                     let since = Instant::now();
                     let error = self.follow(link).await;
                     self.sync.disconnected();
+                    self.pace.disconnected();
                     self.status.set_connected(false);
+                    self.commands.away(SystemTime::now());
+                    self.log_events();
                     // A connection that breaks soon again is no reason to come back faster.
                     if since.elapsed() > MAX_WAIT {
                         backoff.reset();
                     }
                     error
                 }
-                None => match Link::open(&self.endpoint).await {
+                None => match self
+                    .commands
+                    .while_waiting(&mut self.sync, &self.saver, Link::open(&self.endpoint))
+                    .await
+                {
                     Ok(opened) => {
+                        self.commands.connected();
                         self.sync.compare(Why::Reconnected);
                         link = Some(opened);
                         continue;
@@ -274,35 +290,67 @@ impl Registry {
                 },
             };
             self.log_failure(&error);
-            sleep(backoff.next_wait(random())).await;
+            let wait = sleep(backoff.next_wait(random()));
+            self.while_waiting(wait).await;
         }
     }
 
     /// Follows one connection until it is of no use any more.
     async fn follow(&mut self, mut link: Link) -> LinkError {
-        let mut next_compare = Instant::now() + COMPARE_INTERVAL;
+        self.set_mode(&link);
+        let mut next_ping = Instant::now() + PING_INTERVAL;
+        let mut next_probe = Instant::now() + PROBE_INTERVAL;
         loop {
             match self.turn(&mut link).await {
                 Ok(Turn::Worked) => continue,
                 Ok(Turn::Idle) => {}
                 Err(error) => return error,
             }
-            let far = Instant::now() + COMPARE_INTERVAL;
-            let due = self.sync.next_due().map_or(far, Instant::from_std);
+            let compare = self.pace.due();
+            let due = self.sync.next_due().unwrap_or(compare);
             tokio::select! {
                 () = link.pending.arrived() => {}
-                () = sleep_until(due) => {}
-                () = self.recheck.notified() => self.sync.compare(Why::Rechecked),
-                () = sleep_until(next_compare) => {
-                    next_compare = Instant::now() + COMPARE_INTERVAL;
-                    self.sync.compare(Why::Periodic);
+                () = sleep_until(due.into()) => {}
+                () = self.recheck.notified() => {
+                    self.sync.compare(Why::Rechecked);
                 }
-                () = sleep(PING_INTERVAL) => match link.alive().await {
-                    Ok(()) => self.status.set_synced(SystemTime::now()),
-                    Err(error) => return error,
-                },
+                request = self.commands.next() => self.commands.begin(request, &mut self.sync),
+                () = sleep_until(compare.into()) => {
+                    link.sizes.compared();
+                    self.sync.compare(self.pace.why());
+                }
+                () = sleep_until(next_ping) => {
+                    if let Err(error) = self.while_waiting(link.alive()).await {
+                        return error;
+                    }
+                    self.in_step(link.mode);
+                    next_ping = Instant::now() + PING_INTERVAL;
+                    let took = self.pace.took();
+                    if link.sizes.due(&mut self.pace.hints, took, now()) {
+                        self.sync.compare(self.pace.why());
+                    }
+                }
+                () = sleep_until(next_probe), if link.mode != Mode::Tracking => {
+                    let mode = link.mode;
+                    if let Err(error) = self.while_waiting(link.probe()).await {
+                        return error;
+                    }
+                    next_probe = Instant::now() + PROBE_INTERVAL;
+                    if link.mode != mode {
+                        // What changed until now was not told in the new way.
+                        self.sync.compare(Why::Polled);
+                        self.set_mode(&link);
+                    }
+                }
             }
         }
+    }
+
+    /// Changes become known in the way of `link` from now on.
+    fn set_mode(&mut self, link: &Link) {
+        self.pace.set_mode(link.mode, now(), random());
+        self.status.set_mode(link.mode, &link.why);
+        self.log_mode(link.mode, &link.why);
     }
 
     /// Takes in news, does one piece of work and logs what came of it.
@@ -314,28 +362,50 @@ impl Registry {
         self.sync.news(news);
         match self.sync.next(now()) {
             Action::Read(purpose, tools) => {
-                let stored = link.read(&tools).await?;
-                self.sync.read(purpose, tools, &stored, now());
+                let stored = self.while_waiting(link.read(&tools)).await?;
+                self.sync.read(purpose, tools, &stored, moment());
             }
             Action::Scan(keys, cursor) => {
-                let (next, found) = link.scan(keys, cursor).await?;
+                let (next, found) = self.while_waiting(link.scan(keys, cursor)).await?;
                 self.sync.scanned(next, &found);
             }
             Action::Ping => {
-                link.ping().await?;
+                self.while_waiting(link.ping()).await?;
                 self.sync.ponged();
             }
             Action::Wait => {
+                self.save_changes();
                 self.log_events();
-                self.status.set_synced(SystemTime::now());
+                self.in_step(link.mode);
+                self.pace.note(self.sync.comparing(), now(), random());
                 return Ok(Turn::Idle);
             }
         }
-        if self.sync.take_unsaved() {
-            self.save.notify_one();
-        }
+        self.pace.note(self.sync.comparing(), now(), random());
+        self.save_changes();
         self.log_events();
         Ok(Turn::Worked)
+    }
+
+    /// What `work` comes to; commands are taken in meanwhile.
+    async fn while_waiting<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let commands = &mut self.commands;
+        commands
+            .while_waiting(&mut self.sync, &self.saver, work)
+            .await
+    }
+
+    /// Redis answers and has told of nothing else. Where it does not tell, only a comparison knows.
+    fn in_step(&self, mode: Mode) {
+        if mode != Mode::Polling {
+            self.status.set_synced(SystemTime::now());
+        }
+    }
+
+    fn save_changes(&mut self) {
+        if self.sync.take_unsaved() {
+            self.saver.note_change();
+        }
     }
 }
 
@@ -348,6 +418,14 @@ enum Turn {
 /// The clock of tokio, which tests may stop, as the pure parts want it.
 fn now() -> std::time::Instant {
     Instant::now().into_std()
+}
+
+/// The same with the time of day.
+fn moment() -> Moment {
+    Moment {
+        instant: now(),
+        time: SystemTime::now(),
+    }
 }
 
 /// Random enough to keep proxies out of step.

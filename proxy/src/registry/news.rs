@@ -1,8 +1,9 @@
 //! What redis pushes, until somebody takes it.
 //!
-//! What redis pushes (measured on 7.0): the keys written in any database, also when the value stays
+//! What tracking pushes (measured on 7.0): the keys written in any database, also when the value stays
 //! the same; a null for FLUSHALL, FLUSHDB of any database and a replica's full resync; nothing for
-//! SWAPDB. So a push says only "look again".
+//! SWAPDB. Keyspace notifications: each change of a key of our database with its name; nothing for a
+//! flush. Anybody may publish one. So a push says only "look again".
 //!
 //! Invariant: pushes are taken in whatever their rate, and their number is bounded.
 
@@ -12,16 +13,27 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 
+use super::hint::Told;
 use super::stored::tool_of;
 
 /// With more changes than this waiting, the whole table is compared instead.
 const MAX_PENDING: usize = 100_000;
 
-/// The invalidations that have arrived and were not taken yet.
+/// The names of keyspace notifications after which a key may be gone; DEL, UNLINK and the removal of
+/// the last field of a hash are all `del`.
+const REMOVALS: [&[u8]; 5] = [b"del", b"expired", b"evicted", b"rename_from", b"move_from"];
+
+/// What has arrived and was not taken yet.
 #[derive(Default)]
 pub(super) struct Pending {
-    news: Mutex<News>,
+    arrived: Mutex<Arrived>,
     wake: Notify,
+}
+
+#[derive(Default)]
+struct Arrived {
+    news: News,
+    told: Told,
 }
 
 /// What there is to look at again.
@@ -45,12 +57,17 @@ impl Pending {
     /// Takes in one push message.
     pub(super) fn note(&self, push: PushInfo) {
         {
-            let mut news = self.lock();
+            let Arrived { news, told } = &mut *self.lock();
             match push.kind {
                 PushKind::Disconnection => news.lost = true,
-                PushKind::Invalidate => note_keys(&mut news, &push.data),
-                // Nothing else was subscribed to.
+                PushKind::Invalidate => *told = *told + note_keys(news, &push.data),
+                PushKind::PMessage => *told = *told + note_event(news, &push.data),
+                // Confirmations; nothing else was subscribed to.
                 _ => return,
+            }
+            if news.tools.len() > MAX_PENDING {
+                news.tools = HashSet::new();
+                news.everything = true;
             }
             if news.is_empty() {
                 return;
@@ -61,41 +78,72 @@ impl Pending {
 
     /// All that has arrived since the last call.
     pub(super) fn take(&self) -> News {
-        std::mem::take(&mut *self.lock())
+        std::mem::take(&mut self.lock().news)
+    }
+
+    /// How much was told since the last call.
+    pub(super) fn take_told(&self) -> Told {
+        std::mem::take(&mut self.lock().told)
     }
 
     /// Returns when there is something to take. Safe to drop and to call again.
     pub(super) async fn arrived(&self) {
-        while self.lock().is_empty() {
+        while self.lock().news.is_empty() {
             self.wake.notified().await;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, News> {
-        // News is whole at every moment, so a panic elsewhere harms nothing.
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Arrived> {
+        // Whole at every moment, so a panic elsewhere harms nothing.
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The keys of an invalidation; a null means that everything may have changed.
-fn note_keys(news: &mut News, data: &[Value]) {
-    match data {
-        [Value::Array(keys)] => {
-            for key in keys {
-                if let Value::BulkString(key) = key
-                    && let Some(tool) = tool_of(key)
-                    && !news.tools.contains(tool)
-                {
-                    news.tools.insert(tool.into());
-                }
-            }
-            if news.tools.len() > MAX_PENDING {
-                news.tools = HashSet::new();
-                news.everything = true;
-            }
-        }
+fn note_keys(news: &mut News, data: &[Value]) -> Told {
+    let [Value::Array(keys)] = data else {
         // Null, or something that only a future redis sends: looking at everything is always right.
-        _ => news.everything = true,
+        news.everything = true;
+        let any = u64::MAX;
+        return Told {
+            keys: any,
+            removals: any,
+        };
+    };
+    for key in keys {
+        if let Value::BulkString(key) = key {
+            note_key(news, key);
+        }
+    }
+    // It does not say what became of them.
+    let count = keys.len() as u64;
+    Told {
+        keys: count,
+        removals: count,
+    }
+}
+
+/// The key and the event of a keyspace notification: pattern, `__keyspace@<db>__:<key>`, event.
+fn note_event(news: &mut News, data: &[Value]) -> Told {
+    let [_, Value::BulkString(channel), Value::BulkString(event)] = data else {
+        return Told::default();
+    };
+    // Only channels of our database were subscribed to.
+    let Some(key) = channel.splitn(2, |byte| *byte == b':').nth(1) else {
+        return Told::default();
+    };
+    note_key(news, key);
+    Told {
+        keys: 1,
+        removals: u64::from(REMOVALS.contains(&event.as_slice())),
+    }
+}
+
+fn note_key(news: &mut News, key: &[u8]) {
+    if let Some(tool) = tool_of(key)
+        && !news.tools.contains(tool)
+    {
+        news.tools.insert(tool.into());
     }
 }
 
@@ -141,19 +189,87 @@ mod tests {
         check_push(PushKind::Message, vec![text("x")], &[], false, false);
     }
 
-    #[test]
-    fn too_many_changes_become_one_look_at_everything() {
+    #[track_caller]
+    fn check_event(channel: &str, event: &str, tools: &[&str], told: (u64, u64)) {
+        let data = vec![text("pattern"), text(channel), text(event)];
+        check_push(PushKind::PMessage, data.clone(), tools, false, false);
         let pending = Pending::default();
-        for start in (0..=MAX_PENDING).step_by(1000) {
-            let keys = (start..start + 1000).map(|n| text(&format!("prefix:t{n}")));
-            let data = vec![Value::Array(keys.collect())];
+        pending.note(PushInfo {
+            kind: PushKind::PMessage,
+            data,
+        });
+        let (keys, removals) = told;
+        assert_eq!(pending.take_told(), Told { keys, removals });
+        assert_eq!(pending.take_told(), Told::default());
+    }
+
+    #[test]
+    fn notifications_name_a_key_in_their_channel() {
+        check_event("__keyspace@0__:prefix:a", "hset", &["a"], (1, 0));
+        check_event("__keyspace@12__:redirect:a", "set", &["a"], (1, 0));
+        check_event("__keyspace@0__:prefix:a", "del", &["a"], (1, 1));
+        check_event("__keyspace@0__:prefix:a", "expired", &["a"], (1, 1));
+        check_event("__keyspace@0__:prefix:a", "rename_from", &["a"], (1, 1));
+        check_event("__keyspace@0__:prefix:a", "rename_to", &["a"], (1, 0));
+        // Published by anybody.
+        check_event("__keyspace@0__:prefix:", "del", &[], (1, 1));
+        check_event("__keyspace@0__:prefix:a\r\nb", "hset", &[], (1, 0));
+        check_event("nonsense", "hset", &[], (0, 0));
+        check_event("", "", &[], (0, 0));
+        check_push(PushKind::PMessage, vec![], &[], false, false);
+        let nils = vec![Value::Nil, Value::Nil, Value::Nil];
+        check_push(PushKind::PMessage, nils, &[], false, false);
+    }
+
+    #[test]
+    fn invalidations_explain_so_many_keys() {
+        let pending = Pending::default();
+        let both = |n| Told {
+            keys: n,
+            removals: n,
+        };
+        for (data, expected) in [
+            (
+                vec![Value::Array(vec![text("prefix:a"), text("prefix:b")])],
+                both(2),
+            ),
+            (vec![Value::Nil], both(u64::MAX)),
+        ] {
             pending.note(PushInfo {
                 kind: PushKind::Invalidate,
                 data,
             });
+            assert_eq!(pending.take_told(), expected);
         }
-        let news = pending.take();
-        assert!(news.everything);
-        assert!(news.tools.len() <= MAX_PENDING);
+    }
+
+    /// `push`: one that names `count` tools from this number on.
+    #[track_caller]
+    fn check_flood(count: usize, push: impl Fn(usize) -> PushInfo) {
+        let pending = Pending::default();
+        for start in (0..=2 * MAX_PENDING).step_by(count) {
+            pending.note(push(start));
+            let waiting = pending.lock().news.tools.len();
+            assert!(waiting <= MAX_PENDING, "{waiting}");
+        }
+        assert!(pending.take().everything);
+    }
+
+    #[test]
+    fn too_many_changes_become_one_look_at_everything() {
+        check_flood(1000, |start| {
+            let keys = (start..start + 1000).map(|n| text(&format!("prefix:t{n}")));
+            PushInfo {
+                kind: PushKind::Invalidate,
+                data: vec![Value::Array(keys.collect())],
+            }
+        });
+        check_flood(1, |start| {
+            let channel = format!("__keyspace@0__:prefix:t{start}");
+            PushInfo {
+                kind: PushKind::PMessage,
+                data: vec![text("pattern"), text(&channel), text("hset")],
+            }
+        });
     }
 }

@@ -1,15 +1,18 @@
 //! When a vanishing table is not believed at once: small removals act immediately, a large one is
-//! held back until a grace time has passed and redis, asked again, still does not hold the entries.
+//! held back until a grace time has passed and redis, asked again, still does not hold the entries,
+//! or until a person decides: to apply it now, or to keep the entries.
 //!
 //! Does not read redis, the clock or the table: what is missing, how large the table is and
 //! `now` are parameters.
 //!
 //! Invariants: an entry is held at most once, with the time of its first disappearance; an
 //! entry that is seen again is forgotten here; nothing is released that was not reported
-//! missing after its grace time.
+//! missing after its grace time; what is kept by hand has no grace time.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
+
+use super::held::{HeldTool, Moment};
 
 /// Fewer vanished entries than this are never held back: in a small table half of it is
 /// one person's clean-up.
@@ -20,23 +23,33 @@ pub(super) const MIN_HELD: usize = 10;
 pub(super) const BURST_WINDOW: Duration = Duration::from_secs(10);
 
 /// What is held back, and what was removed lately.
+#[derive(Debug, Default)]
 pub(super) struct Removals {
     percent: u8,
     grace: Duration,
-    held: HashMap<Box<str>, Instant>,
+    held: HashMap<Box<str>, Held>,
+    /// How many of `held` are kept by hand.
+    kept: usize,
     /// No later than the earliest moment at which something held may go; `None`
-    /// when nothing is held.
+    /// when nothing that is held has a grace time.
     earliest: Option<Instant>,
     recent: VecDeque<(Instant, usize)>,
+}
+
+#[derive(Debug)]
+struct Held {
+    since: Moment,
+    /// By hand: it has no grace time.
+    kept: bool,
 }
 
 /// What to do with the entries that redis no longer holds.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Decision {
-    /// Leave the table now.
+    /// Leave the table now, without having been held back.
     pub(super) remove: Vec<Box<str>>,
-    /// Of `remove`, how many had been held back before.
-    pub(super) released: usize,
+    /// Leave the table now that their grace time is over.
+    pub(super) released: Vec<Box<str>>,
     /// Stay in the table until their grace time is over; only those not held already.
     pub(super) hold: Vec<Box<str>>,
 }
@@ -48,9 +61,7 @@ impl Removals {
         Self {
             percent,
             grace,
-            held: HashMap::new(),
-            earliest: None,
-            recent: VecDeque::new(),
+            ..Self::default()
         }
     }
 
@@ -60,50 +71,87 @@ impl Removals {
         &mut self,
         missing: Vec<Box<str>>,
         table_len: usize,
-        now: Instant,
+        now: Moment,
     ) -> Decision {
         let mut decision = Decision::default();
         let mut fresh = Vec::new();
         for tool in missing {
             match self.held.get(&tool) {
                 None => fresh.push(tool),
-                Some(since) if now.duration_since(*since) >= self.grace => {
+                Some(held) if self.is_over(held, now.instant) => {
                     self.held.remove(&tool);
-                    decision.released += 1;
-                    decision.remove.push(tool);
+                    decision.released.push(tool);
                 }
                 Some(_) => {}
             }
         }
-        self.forget_old(now);
+        self.forget_old(now.instant);
         let recent: usize = self.recent.iter().map(|(_, count)| count).sum();
-        let vanished = fresh.len() + self.held.len() + recent;
-        let before = table_len.saturating_sub(decision.released) + recent;
+        // What is kept by hand was decided about: it is no part of what vanishes now, nor of the
+        // table that it vanishes from.
+        let vanished = fresh.len() + self.held.len() - self.kept + recent;
+        let before = table_len.saturating_sub(decision.released.len() + self.kept) + recent;
         if vanished >= MIN_HELD && vanished * 100 > usize::from(self.percent) * before {
+            for tool in &fresh {
+                let held = Held {
+                    since: now,
+                    kept: false,
+                };
+                self.held.insert(tool.clone(), held);
+            }
             if !fresh.is_empty() {
-                let release = now + self.grace;
+                let release = now.instant + self.grace;
                 self.earliest = Some(self.earliest.map_or(release, |e| e.min(release)));
             }
-            self.held
-                .extend(fresh.iter().map(|tool| (tool.clone(), now)));
             decision.hold = fresh;
         } else {
             if !fresh.is_empty() {
-                self.recent.push_back((now, fresh.len()));
+                self.recent.push_back((now.instant, fresh.len()));
             }
-            decision.remove.extend(fresh);
+            decision.remove = fresh;
         }
-        if self.held.is_empty() {
-            self.earliest = None;
-        }
+        self.forget_earliest();
         decision
     }
 
-    /// `tool` was seen in redis: nothing of it is to be removed.
-    pub(super) fn present(&mut self, tool: &str) {
-        if !self.held.is_empty() && self.held.remove(tool).is_some() && self.held.is_empty() {
-            self.earliest = None;
+    /// `tool` was seen in redis: nothing of it is to be removed. Whether it was kept by hand.
+    pub(super) fn present(&mut self, tool: &str) -> bool {
+        // Asked for every entry of a load.
+        if self.held.is_empty() {
+            return false;
         }
+        self.forget(tool).unwrap_or(false)
+    }
+
+    /// What is held back now stays until redis holds it again, or until [`Removals::apply`]; how
+    /// many of them were not kept before.
+    pub(super) fn keep(&mut self) -> usize {
+        let before = self.kept;
+        self.held.values_mut().for_each(|held| held.kept = true);
+        self.kept = self.held.len();
+        self.earliest = None;
+        self.kept - before
+    }
+
+    /// The snapshot says that these are kept by hand, and redis was not seen to hold them.
+    pub(super) fn hold_kept(&mut self, tools: impl IntoIterator<Item = Box<str>>, now: Moment) {
+        for tool in tools {
+            let held = Held {
+                since: now,
+                kept: true,
+            };
+            if self.held.insert(tool, held).is_none_or(|old| !old.kept) {
+                self.kept += 1;
+            }
+        }
+        self.forget_earliest();
+    }
+
+    /// Somebody asked for the removals to act, and redis, asked again, does not hold `missing`:
+    /// those of them that are held, which leave the table now.
+    pub(super) fn apply(&mut self, mut missing: Vec<Box<str>>) -> Vec<Box<str>> {
+        missing.retain(|tool| self.forget(tool).is_some());
+        missing
     }
 
     /// Held entries whose grace time is over. They stay held until [`Removals::decide`] hears that
@@ -115,11 +163,13 @@ impl Removals {
         let due: Vec<Box<str>> = self
             .held
             .iter()
-            .filter(|(_, since)| now.duration_since(**since) >= self.grace)
+            .filter(|(_, held)| self.is_over(held, now))
             .map(|(tool, _)| tool.clone())
             .collect();
         if due.is_empty() {
-            self.earliest = self.held.values().min().map(|since| *since + self.grace);
+            let waiting = self.held.values().filter(|held| !held.kept);
+            let since = waiting.map(|held| held.since.instant).min();
+            self.earliest = since.map(|since| since + self.grace);
         }
         due
     }
@@ -129,9 +179,67 @@ impl Removals {
         self.earliest
     }
 
-    /// How many entries are held back.
+    /// How many entries are held back, those kept by hand included.
     pub(super) fn held(&self) -> usize {
         self.held.len()
+    }
+
+    /// How many of them are kept by hand.
+    pub(super) fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// Whether `tool` is held back and kept by hand.
+    pub(super) fn is_kept(&self, tool: &str) -> bool {
+        self.kept > 0 && self.held.get(tool).is_some_and(|held| held.kept)
+    }
+
+    /// The names of all that is held back.
+    pub(super) fn names(&self) -> Vec<Box<str>> {
+        self.held.keys().cloned().collect()
+    }
+
+    /// All that is held back, for people, in no order.
+    pub(super) fn tools(&self) -> Vec<HeldTool> {
+        let tools = self.held.iter();
+        tools.map(|(tool, held)| self.told(tool, held)).collect()
+    }
+
+    /// The same of one tool.
+    pub(super) fn tool(&self, tool: &str) -> Option<HeldTool> {
+        self.held.get(tool).map(|held| self.told(tool, held))
+    }
+
+    /// How long large removals are held back.
+    pub(super) fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    fn told(&self, tool: &str, held: &Held) -> HeldTool {
+        let until = held.since.time.checked_add(self.grace);
+        HeldTool {
+            tool: tool.into(),
+            since: held.since.time,
+            until: until.filter(|_| !held.kept),
+        }
+    }
+
+    fn is_over(&self, held: &Held, now: Instant) -> bool {
+        !held.kept && now.duration_since(held.since.instant) >= self.grace
+    }
+
+    /// Holds `tool` no more; whether it was kept by hand. `None`: it was not held.
+    fn forget(&mut self, tool: &str) -> Option<bool> {
+        let held = self.held.remove(tool)?;
+        self.kept -= usize::from(held.kept);
+        self.forget_earliest();
+        Some(held.kept)
+    }
+
+    fn forget_earliest(&mut self) {
+        if self.held.len() == self.kept {
+            self.earliest = None;
+        }
     }
 
     fn forget_old(&mut self, now: Instant) {
@@ -148,7 +256,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    use std::time::SystemTime;
+
     const GRACE: Duration = Duration::from_secs(60);
+
+    fn at(instant: Instant) -> Moment {
+        let time = SystemTime::UNIX_EPOCH;
+        Moment { instant, time }
+    }
 
     fn tools(range: std::ops::Range<usize>) -> Vec<Box<str>> {
         range.map(|n| format!("t{n}").into_boxed_str()).collect()
@@ -158,7 +273,7 @@ mod tests {
     #[track_caller]
     fn check(percent: u8, len: usize, missing: usize, removed: usize, held: usize) {
         let mut removals = Removals::new(percent, GRACE);
-        let decision = removals.decide(tools(0..missing), len, Instant::now());
+        let decision = removals.decide(tools(0..missing), len, at(Instant::now()));
         assert_eq!(
             (decision.remove.len(), decision.hold.len()),
             (removed, held)
@@ -188,7 +303,7 @@ mod tests {
         let mut len = 100;
         for (n, tool) in tools(0..100).into_iter().enumerate() {
             let now = start + Duration::from_millis(10 * n as u64);
-            len -= removals.decide(vec![tool], len, now).remove.len();
+            len -= removals.decide(vec![tool], len, at(now)).remove.len();
         }
         assert_eq!((len, removals.held()), (50, 50));
     }
@@ -200,7 +315,7 @@ mod tests {
         let mut len = 100;
         for (n, tool) in tools(0..100).into_iter().enumerate() {
             let now = start + Duration::from_secs(2 * n as u64);
-            len -= removals.decide(vec![tool], len, now).remove.len();
+            len -= removals.decide(vec![tool], len, at(now)).remove.len();
         }
         // The last nine are a small table.
         assert_eq!((len, removals.held()), (0, 0));
@@ -210,7 +325,7 @@ mod tests {
     fn what_is_still_missing_after_the_grace_time_goes_and_what_came_back_stays() {
         let mut removals = Removals::new(50, GRACE);
         let start = Instant::now();
-        removals.decide(tools(0..20), 20, start);
+        removals.decide(tools(0..20), 20, at(start));
         assert_eq!(
             removals.due(start + GRACE - Duration::from_millis(1)).len(),
             0
@@ -223,80 +338,149 @@ mod tests {
         assert!(!due.contains(&"t3".into()));
         // Redis cannot be asked just now: they stay due.
         assert_eq!(removals.due(end).len(), 19);
-        let decision = removals.decide(due, 20, end);
-        assert_eq!((decision.remove.len(), decision.released), (19, 19));
+        let decision = removals.decide(due, 20, at(end));
+        assert_eq!((decision.remove.len(), decision.released.len()), (0, 19));
         assert_eq!((removals.held(), removals.next_due()), (0, None));
         // What was released after its grace time does not make the next removal look like a burst.
-        assert_eq!(removals.decide(tools(3..4), 1, end).remove.len(), 1);
+        assert_eq!(removals.decide(tools(3..4), 1, at(end)).remove.len(), 1);
     }
 
     #[test]
     fn a_second_disappearance_starts_its_own_grace_time() {
         let mut removals = Removals::new(50, GRACE);
         let start = Instant::now();
-        removals.decide(tools(0..20), 40, start);
+        removals.decide(tools(0..20), 40, at(start));
         assert_eq!(
             removals.held(),
             0,
             "half of the table is not more than half"
         );
         let later = start + Duration::from_secs(5);
-        removals.decide(tools(20..40), 20, later);
+        removals.decide(tools(20..40), 20, at(later));
         assert_eq!(removals.next_due(), Some(later + GRACE));
         removals.present("t20");
         let again = later + Duration::from_secs(30);
-        removals.decide(tools(20..40), 20, again);
+        removals.decide(tools(20..40), 20, at(again));
         let due = removals.due(later + GRACE);
         assert_eq!(due.len(), 19);
-        removals.decide(due, 20, later + GRACE);
+        removals.decide(due, 20, at(later + GRACE));
         assert_eq!(removals.held(), 1);
         assert_eq!(removals.due(again + GRACE), tools(20..21));
     }
 
+    #[test]
+    fn what_is_kept_by_hand_stays_until_it_returns_or_is_applied() {
+        let mut removals = Removals::new(50, GRACE);
+        let start = Instant::now();
+        removals.decide(tools(0..20), 20, at(start));
+        assert_eq!((removals.keep(), removals.keep()), (20, 0));
+        assert_eq!((removals.next_due(), removals.kept()), (None, 20));
+        let late = start + GRACE * 1000;
+        assert!(removals.due(late).is_empty());
+        let decision = removals.decide(tools(0..20), 20, at(late));
+        assert_eq!(
+            decision,
+            Decision::default(),
+            "asking again changes nothing"
+        );
+        assert!(removals.present("t0") && !removals.present("t0"));
+        assert!(removals.is_kept("t1") && !removals.is_kept("t0"));
+        let applied = removals.apply(tools(0..5));
+        assert_eq!(applied, tools(1..5), "t0 had returned");
+        assert_eq!((removals.held(), removals.kept()), (15, 15));
+    }
+
+    #[test]
+    fn what_is_kept_by_hand_holds_nothing_else_back() {
+        let mut removals = Removals::new(50, GRACE);
+        let start = Instant::now();
+        removals.decide(tools(0..60), 100, at(start));
+        removals.keep();
+        let later = start + GRACE;
+        let decision = removals.decide(tools(60..70), 100, at(later));
+        assert_eq!(decision.remove.len(), 10, "10 of 40 are no large part");
+        let decision = removals.decide(tools(70..90), 90, at(later));
+        assert_eq!(decision.hold.len(), 20, "30 of 40 are");
+    }
+
+    #[test]
+    fn people_see_since_when_and_until_when() {
+        let mut removals = Removals::new(50, GRACE);
+        let start = Instant::now();
+        removals.decide(tools(0..20), 20, at(start));
+        let until = |removals: &Removals| removals.tool("t7").map(|tool| tool.until);
+        assert_eq!(until(&removals), Some(Some(SystemTime::UNIX_EPOCH + GRACE)));
+        removals.keep();
+        assert_eq!(until(&removals), Some(None));
+        assert_eq!(removals.tools().len(), 20);
+        assert_eq!(removals.tool("t20"), None);
+    }
+
     proptest! {
-        /// Whatever vanishes, returns and in whichever order: nothing leaves twice, a held entry
-        /// leaves only after its grace time, and in the end, with redis empty and the grace time
-        /// over, the table is empty.
+        /// Whatever vanishes, returns, is kept or applied, and in whichever order: nothing leaves
+        /// twice, a held entry leaves only after its grace time or by hand, the lists are those of
+        /// a naive twin, and in the end, with redis empty, the grace time over and the rest
+        /// applied, the table is empty.
         #[test]
         fn everything_missing_leaves_in_the_end(
             percent in 0u8..=100,
-            steps in proptest::collection::vec((0usize..40, 0usize..40, 0u64..40_000), 1..40),
+            steps in proptest::collection::vec((0usize..40, 0usize..40, 0u64..40_000, 0u8..10), 1..40),
         ) {
             let mut removals = Removals::new(percent, GRACE);
             let mut table: std::collections::HashSet<Box<str>> = tools(0..40).into_iter().collect();
             let mut now = Instant::now();
-            let mut held_since: HashMap<Box<str>, Instant> = HashMap::new();
-            for (from, count, wait) in steps {
+            // The naive twin: since when, and whether it is kept.
+            let mut twin: HashMap<Box<str>, (Instant, bool)> = HashMap::new();
+            for (from, count, wait, command) in steps {
                 now += Duration::from_millis(wait);
                 for tool in removals.due(now) {
-                    prop_assert!(now.duration_since(held_since[&tool]) >= GRACE);
+                    prop_assert!(now.duration_since(twin[&tool].0) >= GRACE && !twin[&tool].1);
                 }
                 let missing: Vec<_> = tools(from..40.min(from + count)).into_iter().filter(|t| table.contains(t)).collect();
-                let returned: Vec<_> = tools(0..from).into_iter().collect();
-                for tool in &returned {
-                    removals.present(tool);
-                    held_since.remove(tool);
+                for tool in tools(0..from) {
+                    let was_kept = twin.remove(&tool).is_some_and(|(_, kept)| kept);
+                    prop_assert_eq!(removals.present(&tool), was_kept);
                 }
-                let asked = missing.len();
-                let before = removals.held();
-                let decision = removals.decide(missing, table.len(), now);
-                prop_assert!(decision.remove.len() + decision.hold.len() <= asked);
-                prop_assert_eq!(removals.held(), before + decision.hold.len() - decision.released);
-                for tool in decision.hold { held_since.insert(tool, now); }
-                for tool in decision.remove {
+                if command == 0 {
+                    let fresh = twin.values_mut().filter_map(|held| (!std::mem::replace(&mut held.1, true)).then_some(())).count();
+                    prop_assert_eq!(removals.keep(), fresh);
+                } else if command == 1 {
+                    for tool in removals.apply(missing.clone()) {
+                        prop_assert!(twin.remove(&tool).is_some() && table.remove(&tool));
+                    }
+                }
+                let missing: Vec<_> = missing.into_iter().filter(|tool| table.contains(tool)).collect();
+                let decision = removals.decide(missing, table.len(), at(now));
+                for tool in decision.hold {
+                    prop_assert!(twin.insert(tool, (now, false)).is_none());
+                }
+                for tool in decision.released {
+                    let (since, kept) = twin.remove(&tool).unwrap();
+                    prop_assert!(now.duration_since(since) >= GRACE && !kept);
                     prop_assert!(table.remove(&tool));
-                    if let Some(since) = held_since.remove(&tool) { prop_assert!(now.duration_since(since) >= GRACE); }
+                }
+                for tool in decision.remove {
+                    prop_assert!(!twin.contains_key(&tool) && table.remove(&tool));
+                }
+                prop_assert_eq!(removals.held(), twin.len());
+                prop_assert_eq!(removals.kept(), twin.values().filter(|(_, kept)| *kept).count());
+                for tool in removals.tools() {
+                    prop_assert_eq!(tool.until.is_none(), twin[&tool.tool].1);
                 }
             }
             let rest: Vec<_> = table.iter().cloned().collect();
-            let decision = removals.decide(rest, table.len(), now);
-            for tool in decision.remove { table.remove(&tool); }
+            let decision = removals.decide(rest, table.len(), at(now));
+            for tool in decision.remove.iter().chain(&decision.released) { table.remove(tool); }
             now += GRACE;
             let due = removals.due(now);
-            prop_assert_eq!(due.len(), table.len());
-            let decision = removals.decide(due, table.len(), now);
-            prop_assert_eq!(decision.remove.len(), table.len());
+            prop_assert_eq!(due.len(), table.len() - removals.kept());
+            let decision = removals.decide(due, table.len(), at(now));
+            prop_assert_eq!(decision.released.len(), table.len() - removals.kept());
             prop_assert_eq!(removals.next_due(), None);
+            for tool in decision.released { table.remove(&tool); }
+            let left = table.len();
+            prop_assert_eq!(removals.apply(table.into_iter().collect()).len(), left);
+            prop_assert_eq!((removals.held(), removals.kept()), (0, 0));
         }
     }
 }

@@ -6,6 +6,7 @@ use tracing::{debug, error, info, warn};
 
 use super::compare::{Comparison, Why};
 use super::link_error::LinkError;
+use super::mode::Mode;
 use super::status::Source;
 use super::sync::Event;
 use super::{Registry, now};
@@ -29,32 +30,41 @@ impl Registry {
         );
     }
 
+    /// How changes become known; said when that changes.
+    pub(super) fn log_mode(&mut self, mode: Mode, why: &str) {
+        if self.said_mode.replace(mode) == Some(mode) {
+            return;
+        }
+        let redis = &self.endpoint.address;
+        match mode {
+            Mode::Tracking => info!(redis, "redis tells of changed routes at once"),
+            Mode::Keyspace => warn!(
+                redis,
+                "redis tells of changed routes by keyspace notifications, and a flush is noticed some seconds late: {why}"
+            ),
+            Mode::Polling => warn!(
+                redis,
+                "redis does not tell of changed routes, so the whole table is read again every few seconds: {why}"
+            ),
+        }
+    }
+
     pub(super) fn log_events(&mut self) {
-        if self.status.held_back() == 0 {
+        if self.status.held_back() == self.status.kept() {
             // The next disappearance is a new one.
             self.vanishing.clear();
         }
         for event in self.sync.take_events() {
             match event {
                 Event::Compared(comparison) => self.compared(&comparison),
-                Event::HeldBack { count, of } => {
-                    if let Some(unsaid) = self.vanishing.occur(now()) {
-                        error!(
-                            redis = self.endpoint.address,
-                            vanished = count,
-                            of,
-                            held_back = self.status.held_back(),
-                            unsaid,
-                            "a large part of the routes vanished from redis at once; they stay in use for the grace \
-                             time of registry.mass_removal; if that was not meant, restore redis now"
-                        );
-                    }
-                }
+                Event::HeldBack { count, of } => self.held_back(count, of),
                 Event::Released(count) => warn!(
                     redis = self.endpoint.address,
                     removed = count,
                     "routes that vanished from redis were removed: the grace time is over and they are still missing"
                 ),
+                Event::Applied(done) => self.commands.applied(&done, &self.sync),
+                Event::ApplyBroken(done) => self.commands.apply_broke_off(&done, &self.sync),
                 Event::Bad { tool, reason } => {
                     if let Some(unsaid) = self.bad_pushed.occur(now()) {
                         warn!(%tool, %reason, unsaid, "a route in redis is skipped; its tool has to register it anew");
@@ -64,7 +74,25 @@ impl Registry {
         }
     }
 
+    fn held_back(&mut self, vanished: usize, of: usize) {
+        let Some(unsaid) = self.vanishing.occur(now()) else {
+            return;
+        };
+        let grace = self.status.removals().grace();
+        error!(
+            redis = self.endpoint.address,
+            vanished,
+            of,
+            held_back = self.status.held_back(),
+            unsaid,
+            "a large part of the routes vanished from redis at once; they stay in use for {grace:?}, the grace time of \
+             registry.mass_removal, and are then removed unless redis holds them again; if that was not meant, run \
+             portico routes keep within that time and restore redis; if it was, portico routes apply removes them now"
+        );
+    }
+
     fn compared(&mut self, comparison: &Comparison) {
+        self.commands.compared(comparison, &self.sync);
         self.status.set_source(Source::Redis);
         self.status.set_connected(true);
         self.status.set_synced(SystemTime::now());
@@ -103,6 +131,14 @@ impl Registry {
                 held_back = self.status.held_back(),
                 "redis was flushed or replaced; the routes were compared with it"
             ),
+            Why::Asked => info!(
+                redis,
+                tools,
+                set,
+                removed,
+                held_back = self.status.held_back(),
+                "the routes were compared with redis, as somebody asked"
+            ),
             Why::Rechecked => info!(
                 redis,
                 tools, set, removed, "the configuration changed; the routes were judged anew"
@@ -113,9 +149,14 @@ impl Registry {
                 drift,
                 "routes had changed in redis and it had not said so (SWAPDB does that); they are in step again"
             ),
-            Why::Periodic => debug!(redis, tools, "the routes are in step with redis"),
+            Why::Periodic | Why::Polled => {
+                debug!(
+                    redis,
+                    tools, set, removed, "the routes are in step with redis"
+                );
+            }
         }
-        let news = comparison.why != Why::Periodic;
+        let news = !matches!(comparison.why, Why::Periodic | Why::Polled);
         if news && let Some((tool, reason)) = &comparison.bad_example {
             warn!(
                 redis,

@@ -3,13 +3,15 @@
 //! Decides when to write; how, is in `disk`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use portico_routing::table::Table;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
-use tokio::time::sleep;
-use tracing::{debug, error};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, error, warn};
 
 use super::disk::{self, Snapshot, SnapshotError};
 use super::now;
@@ -19,43 +21,164 @@ use crate::repeats::Repeats;
 /// The snapshot is written at most this often.
 const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Writes the snapshot whenever it is woken, but not too often, and again after a failure.
-pub(super) async fn save_for_ever(
+/// And at most so rarely that writing takes one part in so many of a core: 2 %.
+const SAVE_SHARE: u32 = 50;
+
+/// How long the last write may take when the process ends.
+const LAST_SAVE: Duration = Duration::from_secs(5);
+
+/// Writes the snapshot.
+pub struct Saver {
     path: PathBuf,
     table: Arc<Table>,
     status: Arc<RegistryStatus>,
-    wake: Arc<Notify>,
-) {
-    let mut failures = Repeats::default();
-    loop {
-        wake.notified().await;
-        let (target, source) = (path.clone(), Arc::clone(&table));
-        // On a thread of its own: nothing else of the control thread may wait for a disk.
-        let write = move || disk::write(&target, &source, SystemTime::now());
-        let written = match tokio::task::spawn_blocking(write).await {
-            Ok(written) => written.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+    /// Something is not on disk yet.
+    changed: AtomicBool,
+    wake: Notify,
+    /// Held by the thread that writes: a write that nobody waits for any more goes on.
+    writing: Arc<tokio::sync::Mutex<()>>,
+    failures: Mutex<Repeats>,
+}
+
+/// What a write has cost.
+struct Cost {
+    /// Time of the processor. The pace goes by it and not by the clock on the wall: that also runs
+    /// while the disk works, or workers do, and a busy machine would get no snapshots.
+    core: Duration,
+    wall: Duration,
+}
+
+impl Saver {
+    pub(super) fn new(path: PathBuf, table: Arc<Table>, status: Arc<RegistryStatus>) -> Arc<Self> {
+        Arc::new(Self {
+            path,
+            table,
+            status,
+            changed: AtomicBool::new(false),
+            wake: Notify::new(),
+            writing: Arc::default(),
+            failures: Mutex::default(),
+        })
+    }
+
+    /// The table has changed, or what is kept by hand.
+    pub(super) fn note_change(&self) {
+        self.changed.store(true, Relaxed);
+        self.wake.notify_one();
+    }
+
+    /// Writes the snapshot whenever something has changed, but not too often, and again after a
+    /// failure. Never returns.
+    pub(super) async fn run(&self) {
+        self.remove_leftovers().await;
+        loop {
+            self.wake.notified().await;
+            let core = self.save().await;
+            sleep(pause(core)).await;
+        }
+    }
+
+    /// Writes what is not on disk yet, for the end of the process; within [`LAST_SAVE`].
+    pub async fn finish(&self) {
+        let last = async {
+            // One that is under way may have begun before the last change.
+            drop(self.writing.lock().await);
+            if self.changed.load(Relaxed) {
+                self.save().await;
+            }
         };
+        if timeout(LAST_SAVE, last).await.is_err() {
+            warn!(
+                path = %self.path.display(),
+                "the last changes of the routes are not in the snapshot: writing it takes more than {} s; the \
+                 one before stays, and a start without redis would use that",
+                LAST_SAVE.as_secs()
+            );
+        }
+    }
+
+    /// Writes the snapshot; how much time of a processor that took.
+    async fn save(&self) -> Duration {
+        // Whatever changes from here on wants another write.
+        self.changed.store(false, Relaxed);
+        let guard = Arc::clone(&self.writing).lock_owned().await;
+        let (path, table, status) = (
+            self.path.clone(),
+            Arc::clone(&self.table),
+            Arc::clone(&self.status),
+        );
+        // On a thread of its own: nothing else of the control thread may wait for a disk.
+        let write = move || {
+            let _guard = guard;
+            write(&path, &table, &status)
+        };
+        let (written, cost) = match tokio::task::spawn_blocking(write).await {
+            Ok((written, cost)) => (written.map_err(|error| error.to_string()), cost),
+            Err(error) => {
+                let none = Duration::ZERO;
+                let cost = Cost {
+                    core: none,
+                    wall: none,
+                };
+                (Err(error.to_string()), cost)
+            }
+        };
+        let path = self.path.display();
         match written {
             Ok(tools) => {
-                failures.clear();
-                debug!(path = %path.display(), tools, "the snapshot of the routes was written");
+                self.failures().clear();
+                self.status.set_snapshot_saved(SystemTime::now(), cost.wall);
+                debug!(%path, tools, took = ?cost.wall, "the snapshot of the routes was written");
             }
             Err(error) => {
-                status.count_snapshot_failure();
-                if let Some(unsaid) = failures.occur(now()) {
+                self.status.count_snapshot_failure();
+                if let Some(unsaid) = self.failures().occur(now()) {
                     error!(
-                        path = %path.display(),
+                        %path,
                         unsaid,
                         "the snapshot of the routes cannot be written: {error}; routing goes on, but a restart while \
                          redis is down would have old routes or none; check the path, its rights and the disk"
                     );
                 }
-                wake.notify_one();
+                self.note_change();
             }
         }
-        sleep(SAVE_INTERVAL).await;
+        cost.core
     }
+
+    async fn remove_leftovers(&self) {
+        let path = self.path.clone();
+        let removed = tokio::task::spawn_blocking(move || disk::remove_leftovers(&path)).await;
+        if let Ok(Err(error)) = removed {
+            // If that matters, the write fails too, and says so.
+            debug!(path = %self.path.display(), "cannot look for unfinished snapshots: {error}");
+        }
+    }
+
+    fn failures(&self) -> std::sync::MutexGuard<'_, Repeats> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn write(path: &Path, table: &Table, status: &RegistryStatus) -> (std::io::Result<u64>, Cost) {
+    let (start, core) = (Instant::now(), core_time());
+    let kept = |tool: &str| status.removals().is_kept(tool);
+    let written = disk::write(path, table, &kept, status.table_time());
+    let cost = Cost {
+        core: core_time().saturating_sub(core),
+        wall: start.elapsed(),
+    };
+    (written, cost)
+}
+
+/// How long to wait after a write that took so much time of a processor.
+fn pause(core: Duration) -> Duration {
+    SAVE_INTERVAL.max(core.saturating_mul(SAVE_SHARE))
+}
+
+/// The time that this thread has run so far.
+fn core_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 /// Reads the snapshot beside the control thread; `None`: there is none.
@@ -64,5 +187,34 @@ pub(super) async fn read_snapshot(path: &Path) -> Result<Option<Snapshot>, Snaps
     match tokio::task::spawn_blocking(move || disk::read(&path)).await {
         Ok(read) => read,
         Err(error) => Err(SnapshotError::Io(std::io::Error::other(error))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_pause(core_millis: u64, seconds: u64) {
+        let pause = pause(Duration::from_millis(core_millis));
+        assert_eq!(pause, Duration::from_secs(seconds));
+    }
+
+    #[test]
+    fn writing_takes_a_fiftieth_of_a_core() {
+        check_pause(0, 5);
+        check_pause(100, 5);
+        check_pause(200, 10);
+        check_pause(3000, 150);
+    }
+
+    #[test]
+    fn only_work_counts_as_time_of_a_core() {
+        let begin = core_time();
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(core_time() - begin < Duration::from_millis(40));
+        let wall = Instant::now();
+        while wall.elapsed() < Duration::from_millis(20) {}
+        assert!(core_time() > begin);
     }
 }

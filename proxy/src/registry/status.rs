@@ -7,8 +7,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::held::HeldTool;
+#[cfg(test)]
+use super::held::Moment;
 use super::journal::Journal;
 use super::mode::Mode;
+use super::removal::Removals;
 
 /// Where the table came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,15 +43,19 @@ pub struct RegistryStatus {
     snapshot_written: AtomicU64,
     /// Milliseconds since 1970; 0: never.
     last_sync: AtomicU64,
-    held_back: AtomicU64,
     bad_keys: AtomicU64,
+    bad_tools: AtomicU64,
     changes: AtomicU64,
     drift: AtomicU64,
     disconnects: AtomicU64,
     snapshot_failures: AtomicU64,
+    /// Milliseconds since 1970; 0: never.
+    snapshot_saved: AtomicU64,
+    /// Microseconds.
+    snapshot_took: AtomicU64,
     mode: Mutex<Option<(Mode, Box<str>)>>,
-    held: Mutex<Vec<HeldTool>>,
-    kept: AtomicU64,
+    /// Here so that a list of a million tools need not be copied to be looked at.
+    removals: Mutex<Removals>,
     bad_key_list: Mutex<Vec<BadKey>>,
     journal: Journal,
 }
@@ -67,7 +74,15 @@ impl RegistryStatus {
     /// One whose counts all differ, for tests of what shows them.
     pub(crate) fn sample() -> Self {
         let status = Self::default();
-        status.set_held_back(101);
+        let held = |tools: std::ops::Range<u64>| tools.map(|n| n.to_string().into_boxed_str());
+        let now = Moment {
+            instant: std::time::Instant::now(),
+            time: UNIX_EPOCH,
+        };
+        status.set_removals(Removals::new(0, Duration::from_secs(60)));
+        status.removals().hold_kept(held(0..37), now);
+        status.removals().decide(held(37..101).collect(), 101, now);
+        status.set_mode(Mode::Keyspace, "it refuses CLIENT TRACKING");
         status.set_bad_keys(102);
         status.count_changes(103);
         status.count_drift(104);
@@ -76,6 +91,9 @@ impl RegistryStatus {
             status.set_connected(connected);
         }
         status.set_source(Source::Snapshot(UNIX_EPOCH + Duration::from_secs(105)));
+        let saved = UNIX_EPOCH + Duration::from_secs(106);
+        status.set_snapshot_saved(saved, Duration::from_millis(1500));
+        (0..38).for_each(|_| status.count_bad_tool(false, true));
         status
     }
 }
@@ -97,22 +115,32 @@ impl RegistryStatus {
     /// When the table was last known to be what redis holds, give or take the changes of that
     /// moment; `None`: never since the start. Its age is the age of the table.
     pub fn last_sync(&self) -> Option<SystemTime> {
-        match self.last_sync.load(Relaxed) {
-            0 => None,
-            millis => Some(UNIX_EPOCH + Duration::from_millis(millis)),
+        time(self.last_sync.load(Relaxed))
+    }
+
+    /// The same, and of a table from the snapshot the snapshot's time: 1970 while there is no table.
+    pub fn table_time(&self) -> SystemTime {
+        match (self.last_sync(), self.source()) {
+            (Some(time), _) | (None, Source::Snapshot(time)) => time,
+            (None, Source::Redis) => UNIX_EPOCH,
         }
     }
 
     /// Tools that redis no longer holds and that are kept for the grace time of
-    /// `registry.mass_removal`.
+    /// `registry.mass_removal`, or by hand.
     pub fn held_back(&self) -> u64 {
-        self.held_back.load(Relaxed)
+        self.removals().held() as u64
     }
 
     /// Keys `prefix:*` and `redirect:*` at the last full look that name no possible tool (not
     /// UTF-8, upper case, too long).
     pub fn bad_keys(&self) -> u64 {
         self.bad_keys.load(Relaxed)
+    }
+
+    /// Tools in the table with something that is skipped.
+    pub fn bad_tools(&self) -> u64 {
+        self.bad_tools.load(Relaxed)
     }
 
     /// Entries that were set or removed, those of the first load included.
@@ -135,20 +163,31 @@ impl RegistryStatus {
         self.snapshot_failures.load(Relaxed)
     }
 
+    /// When the snapshot was last written by this process, and how long that took; `None`: never.
+    pub fn snapshot_saved(&self) -> Option<(SystemTime, Duration)> {
+        let took = Duration::from_micros(self.snapshot_took.load(Relaxed));
+        time(self.snapshot_saved.load(Relaxed)).map(|time| (time, took))
+    }
+
     /// How changes become known, and in a sentence why not in a better way (empty: it is the best).
     /// `None`: redis was not reached since the start.
     pub fn mode(&self) -> Option<(Mode, Box<str>)> {
         lock(&self.mode).clone()
     }
 
-    /// The tools that are held back.
+    /// The tools that are held back, in no order. A copy: a million of them take 100 ms and 50 MB.
     pub fn held_tools(&self) -> Vec<HeldTool> {
-        lock(&self.held).clone()
+        self.removals().tools()
+    }
+
+    /// One of them.
+    pub fn held_tool(&self, tool: &str) -> Option<HeldTool> {
+        self.removals().tool(tool)
     }
 
     /// Of the tools that are held back, those that are kept by hand.
     pub fn kept(&self) -> u64 {
-        self.kept.load(Relaxed)
+        self.removals().kept() as u64
     }
 
     /// The first of the keys that [`RegistryStatus::bad_keys`] counts.
@@ -177,12 +216,29 @@ impl RegistryStatus {
     }
 
     pub(super) fn set_synced(&self, now: SystemTime) {
-        let millis = u64::try_from(since_epoch(now).as_millis()).unwrap_or(u64::MAX);
-        self.last_sync.store(millis, Relaxed);
+        self.last_sync.store(millis(now), Relaxed);
     }
 
-    pub(super) fn set_held_back(&self, count: usize) {
-        self.held_back.store(count as u64, Relaxed);
+    pub(super) fn set_mode(&self, mode: Mode, why: &str) {
+        *lock(&self.mode) = Some((mode, why.into()));
+    }
+
+    /// What is held back, and what of it may go. Never lock it across anything that takes time.
+    pub(super) fn removals(&self) -> MutexGuard<'_, Removals> {
+        lock(&self.removals)
+    }
+
+    pub(super) fn set_removals(&self, removals: Removals) {
+        *self.removals() = removals;
+    }
+
+    /// An entry of the table was replaced: whether it had, and has, something that is skipped.
+    pub(super) fn count_bad_tool(&self, had: bool, has: bool) {
+        match (had, has) {
+            (false, true) => self.bad_tools.fetch_add(1, Relaxed),
+            (true, false) => self.bad_tools.fetch_sub(1, Relaxed),
+            _ => return,
+        };
     }
 
     pub(super) fn set_bad_keys(&self, count: u64) {
@@ -197,6 +253,12 @@ impl RegistryStatus {
         self.drift.fetch_add(count, Relaxed);
     }
 
+    pub(super) fn set_snapshot_saved(&self, now: SystemTime, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.snapshot_took.store(took, Relaxed);
+        self.snapshot_saved.store(millis(now), Relaxed);
+    }
+
     pub(super) fn count_snapshot_failure(&self) {
         self.snapshot_failures.fetch_add(1, Relaxed);
     }
@@ -205,6 +267,14 @@ impl RegistryStatus {
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     // Whole at every moment, so a panic elsewhere harms nothing.
     shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn millis(time: SystemTime) -> u64 {
+    u64::try_from(since_epoch(time).as_millis()).unwrap_or(u64::MAX)
+}
+
+fn time(millis: u64) -> Option<SystemTime> {
+    (millis > 0).then(|| UNIX_EPOCH + Duration::from_millis(millis))
 }
 
 fn since_epoch(time: SystemTime) -> Duration {

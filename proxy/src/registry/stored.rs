@@ -80,6 +80,8 @@ pub(super) fn hash_size(answer: Value) -> Result<Size, LinkError> {
 pub(super) fn hash_fields(answer: Value) -> Result<Hash, LinkError> {
     let pairs = match answer {
         Value::Map(pairs) => pairs,
+        // RESP2: fields and values in turn.
+        Value::Array(flat) => pairs_of(flat)?,
         Value::ServerError(error) => return wrong_type(&error),
         _ => return Err(LinkError::Answer("HGETALL")),
     };
@@ -102,6 +104,16 @@ pub(super) fn hash_fields(answer: Value) -> Result<Hash, LinkError> {
     } else {
         Hash::Fields(fields)
     })
+}
+
+fn pairs_of(flat: Vec<Value>) -> Result<Vec<(Value, Value)>, LinkError> {
+    let mut pairs = Vec::with_capacity(flat.len() / 2);
+    let mut flat = flat.into_iter();
+    while let Some(field) = flat.next() {
+        let value = flat.next().ok_or(LinkError::Answer("HGETALL"))?;
+        pairs.push((field, value));
+    }
+    Ok(pairs)
 }
 
 /// A key of another type is that tool's mistake; every other refusal is about the connection.
@@ -191,7 +203,14 @@ mod tests {
     fn only_a_wrong_type_is_the_tools_own_mistake() {
         let field = (b".*".to_vec(), b"http://192.0.2.1:80".to_vec());
         let map = Value::Map(vec![(text(".*"), text("http://192.0.2.1:80"))]);
-        check_fields(map, Ok(Hash::Fields(vec![field])));
+        check_fields(map, Ok(Hash::Fields(vec![field.clone()])));
+        let flat = Value::Array(vec![text(".*"), text("http://192.0.2.1:80")]);
+        check_fields(flat, Ok(Hash::Fields(vec![field])));
+        check_fields(Value::Array(vec![]), Ok(Hash::Absent));
+        check_fields(
+            Value::Array(vec![text(".*")]),
+            Err("it gave an answer to HGETALL that makes no sense"),
+        );
         check_fields(Value::Map(vec![]), Ok(Hash::Absent));
         check_fields(
             server_error("WRONGTYPE Operation against a key"),
@@ -201,7 +220,9 @@ mod tests {
         );
         let loading = "LOADING Redis is loading the dataset in memory";
         check_fields(server_error(loading), Err(loading));
-        check_fields(server_error("NOPERM no"), Err("NOPERM no"));
+        let right = "the user of registry.url lacks a right (NOPERM no); it needs +scan +hlen +hgetall +exists \
+                     ~prefix:* ~redirect:*, and +client|tracking to be told of changes";
+        check_fields(server_error("NOPERM no"), Err(right));
         check_fields(
             Value::Nil,
             Err("it gave an answer to HGETALL that makes no sense"),

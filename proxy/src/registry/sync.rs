@@ -7,20 +7,23 @@
 //!
 //! Invariants: an entry enters or leaves the table only after redis was asked for that very key (a
 //! push and a SCAN only say where to look); an entry is put in place only when it differs; a
-//! comparison that breaks off removes nothing; what vanishes goes through [`Removals`].
+//! comparison that breaks off removes nothing; what vanishes goes through
+//! [`Removals`](super::removal::Removals), which [`RegistryStatus`] holds, to be looked at.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use portico_routing::table::Table;
+use portico_routing::table::{Entry, Table};
 
+use super::commands::CommandReport;
 use super::compare::{Comparison, Job, Outcome, Rescan, Stage, Why};
 use super::disk::Snapshot;
 use super::entry::entry_of;
+use super::held::Moment;
+use super::journal::{Cause, Change};
 use super::link::SCAN_COUNT;
 use super::news::News;
-use super::removal::Removals;
 use super::status::RegistryStatus;
 use super::stored::{Keys, Stored};
 use super::{Admit, Changed};
@@ -48,6 +51,8 @@ pub(super) enum Purpose {
     Found,
     /// Tools of the table that no SCAN found.
     Leftover,
+    /// Held back tools whose removal somebody asked for.
+    Applied,
 }
 
 /// What happened, for the log.
@@ -56,11 +61,37 @@ pub(super) enum Event {
     /// A comparison of the whole table came to its end.
     Compared(Comparison),
     /// `count` of `of` tools vanished and are kept for the grace time.
-    HeldBack { count: usize, of: usize },
+    HeldBack {
+        count: usize,
+        of: usize,
+    },
     /// So many were still missing after the grace time and have left the table.
     Released(usize),
+    /// Held back removals were applied by hand: all of them, or what was done until that broke off.
+    Applied(Applied),
+    ApplyBroken(Applied),
     /// A tool now has something in redis that cannot be used.
-    Bad { tool: Box<str>, reason: Box<str> },
+    Bad {
+        tool: Box<str>,
+        reason: Box<str>,
+    },
+}
+
+/// What applying the removals that are held back has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Applied {
+    /// Tools that were back in redis and differed.
+    pub(super) set: usize,
+    /// Tools that have left the table.
+    pub(super) removed: usize,
+}
+
+/// The kinds of work. They take turns, so that none starves another.
+#[derive(Clone, Copy)]
+enum Work {
+    Pushed,
+    Applying,
+    Rescan,
 }
 
 /// The state machine.
@@ -69,15 +100,18 @@ pub(super) struct TableSync {
     admit: Admit,
     changed: Changed,
     status: Arc<RegistryStatus>,
-    removals: Removals,
     /// Named by pushes, not yet being read.
     pushed: HashSet<Box<str>>,
     reading: Job,
+    /// Held back tools that are read anew to be removed, and what came of it so far.
+    applying: Option<(Job, Applied)>,
     rescan: Option<Rescan>,
+    /// The number of the last comparison that began.
+    comparisons: u32,
     /// Another comparison after the one under way.
     again: Option<Why>,
-    /// Pushes and the comparison take turns, so that neither starves the other.
-    rescan_next: bool,
+    /// Whose turn it is.
+    turn: Work,
     events: Vec<Event>,
     unsaved: bool,
 }
@@ -88,31 +122,66 @@ impl TableSync {
         admit: Admit,
         changed: Changed,
         status: Arc<RegistryStatus>,
-        removals: Removals,
     ) -> Self {
         Self {
             table,
             admit,
             changed,
             status,
-            removals,
             pushed: HashSet::new(),
             reading: Job::default(),
+            applying: None,
             rescan: None,
+            comparisons: 0,
             again: None,
-            rescan_next: false,
+            turn: Work::Pushed,
             events: Vec::new(),
             unsaved: false,
         }
     }
 
     /// Begins to compare the whole table with redis, after the comparison under
-    /// way if there is one.
-    pub(super) fn compare(&mut self, why: Why) {
-        if self.rescan.is_some() {
+    /// way if there is one. The number of the comparison that will answer this, or a later one.
+    pub(super) fn compare(&mut self, why: Why) -> u32 {
+        if self.rescan.is_none() {
+            self.comparisons = self.comparisons.wrapping_add(1);
+            self.rescan = Some(Rescan::new(why, self.comparisons));
+            return self.comparisons;
+        }
+        // One will do for all who wait; the log tells the weightiest reason.
+        if self.again.is_none_or(|again| again < why) {
             self.again = Some(why);
-        } else {
-            self.rescan = Some(Rescan::new(why));
+        }
+        self.comparisons.wrapping_add(1)
+    }
+
+    /// Begins to ask redis again for all that is held back, to remove what it still does not hold:
+    /// [`Event::Applied`] tells the end. `false`: nothing is held back.
+    pub(super) fn apply_held(&mut self) -> bool {
+        let todo = self.status.removals().names();
+        if todo.is_empty() && self.applying.is_none() {
+            return false;
+        }
+        let done = self.applying.take().map(|(_, done)| done);
+        let job = Job {
+            todo,
+            ..Job::default()
+        };
+        self.applying = Some((job, done.unwrap_or_default()));
+        true
+    }
+
+    /// Keeps by hand what is held back, and stops applying it; how many were not kept before.
+    pub(super) fn keep_held(&mut self) -> usize {
+        self.stop_applying();
+        let fresh = self.status.removals().keep();
+        self.unsaved |= fresh > 0;
+        fresh
+    }
+
+    fn stop_applying(&mut self) {
+        if let Some((_, done)) = self.applying.take() {
+            self.events.push(Event::ApplyBroken(done));
         }
     }
 
@@ -125,6 +194,7 @@ impl TableSync {
     pub(super) fn disconnected(&mut self) {
         self.pushed.clear();
         self.reading = Job::default();
+        self.stop_applying();
         self.rescan = None;
         self.again = None;
     }
@@ -148,36 +218,52 @@ impl TableSync {
     /// What to do next. Each [`Action`] but `Wait` must be answered before the next call, or
     /// [`TableSync::disconnected`] be called.
     pub(super) fn next(&mut self, now: Instant) -> Action {
-        if !(self.rescan_next && self.rescan.is_some())
-            && let Some(tools) = self.next_pushed(now)
-        {
-            self.rescan_next = true;
-            return Action::Read(Purpose::Pushed, tools);
+        for _ in 0..3 {
+            let (action, turn) = match self.turn {
+                Work::Pushed => (self.next_pushed(now), Work::Applying),
+                Work::Applying => (self.next_applying(), Work::Rescan),
+                Work::Rescan => (self.next_of_rescan(), Work::Pushed),
+            };
+            self.turn = turn;
+            if let Some(action) = action {
+                return action;
+            }
         }
-        self.rescan_next = false;
-        self.next_of_rescan(now)
+        Action::Wait
     }
 
-    fn next_pushed(&mut self, now: Instant) -> Option<Vec<Box<str>>> {
+    fn next_pushed(&mut self, now: Instant) -> Option<Action> {
         if self.reading.todo.is_empty() {
-            self.pushed.extend(self.removals.due(now));
+            let due = self.status.removals().due(now);
+            self.pushed.extend(due);
             self.reading.todo.extend(self.pushed.drain());
         }
-        self.reading.next_batch()
+        let batch = self.reading.next_batch()?;
+        Some(Action::Read(Purpose::Pushed, batch))
     }
 
-    fn next_of_rescan(&mut self, now: Instant) -> Action {
+    fn next_applying(&mut self) -> Option<Action> {
+        let (job, _) = self.applying.as_mut()?;
+        match job.next_batch() {
+            Some(batch) => Some(Action::Read(Purpose::Applied, batch)),
+            None => {
+                self.end_applying();
+                None
+            }
+        }
+    }
+
+    fn end_applying(&mut self) {
+        if let Some((_, done)) = self.applying.take_if(|(job, _)| job.todo.is_empty()) {
+            self.events.push(Event::Applied(done));
+        }
+    }
+
+    fn next_of_rescan(&mut self) -> Option<Action> {
         loop {
-            let Some(rescan) = &mut self.rescan else {
-                // Pushed tools may be waiting when it was the comparison's turn and that had
-                // nothing left to ask.
-                return match self.next_pushed(now) {
-                    Some(tools) => Action::Read(Purpose::Pushed, tools),
-                    None => Action::Wait,
-                };
-            };
+            let rescan = self.rescan.as_mut()?;
             match &mut rescan.stage {
-                Stage::Scan { keys, cursor } => return Action::Scan(*keys, *cursor),
+                Stage::Scan { keys, cursor } => return Some(Action::Scan(*keys, *cursor)),
                 Stage::Read {
                     found,
                     keys,
@@ -186,7 +272,7 @@ impl TableSync {
                     if !found.is_empty() {
                         let rest = found.split_off(found.len().min(SCAN_COUNT));
                         let batch = std::mem::replace(found, rest);
-                        return Action::Read(Purpose::Found, batch);
+                        return Some(Action::Read(Purpose::Found, batch));
                     }
                     rescan.stage = match (*keys, *cursor) {
                         (keys, Some(cursor)) => Stage::Scan { keys, cursor },
@@ -195,7 +281,7 @@ impl TableSync {
                             cursor: 0,
                         },
                         (Keys::Redirect, None) => {
-                            let todo = rescan.leftovers(&self.table);
+                            let todo = self.table.without_mark(rescan.mark);
                             Stage::Leftovers(Job {
                                 todo,
                                 ..Job::default()
@@ -205,11 +291,11 @@ impl TableSync {
                 }
                 Stage::Leftovers(job) => {
                     if let Some(batch) = job.next_batch() {
-                        return Action::Read(Purpose::Leftover, batch);
+                        return Some(Action::Read(Purpose::Leftover, batch));
                     }
                     rescan.stage = Stage::Settle;
                 }
-                Stage::Settle => return Action::Ping,
+                Stage::Settle => return Some(Action::Ping),
                 Stage::Finished => self.finish(),
             }
         }
@@ -221,7 +307,7 @@ impl TableSync {
             && let Stage::Scan { keys, .. } = rescan.stage
         {
             rescan.stage = Stage::Read {
-                found: rescan.note(found),
+                found: rescan.note(found, &self.table),
                 keys,
                 cursor: (next != 0).then_some(next),
             };
@@ -243,12 +329,12 @@ impl TableSync {
         purpose: Purpose,
         tools: Vec<Box<str>>,
         stored: &[Stored],
-        now: Instant,
+        now: Moment,
     ) {
         let mut missing = Vec::new();
         for (tool, stored) in tools.into_iter().zip(stored) {
-            let outcome = self.apply(&tool, stored, purpose);
-            if purpose != Purpose::Pushed
+            let outcome = self.take_in(&tool, stored, purpose, now);
+            if matches!(purpose, Purpose::Found | Purpose::Leftover)
                 && let Some(rescan) = &mut self.rescan
             {
                 rescan.note_outcome(&tool, outcome);
@@ -259,6 +345,7 @@ impl TableSync {
         }
         let gone = match (purpose, &mut self.rescan) {
             (Purpose::Pushed, _) => self.reading.end_batch(missing),
+            (Purpose::Applied, _) => return self.apply(missing, now),
             (
                 Purpose::Leftover,
                 Some(Rescan {
@@ -274,11 +361,10 @@ impl TableSync {
         {
             self.settle(gone, purpose, now);
         }
-        self.status.set_held_back(self.removals.held());
     }
 
     /// Puts `tool` in place as redis holds it, unless it is so already.
-    fn apply(&mut self, tool: &str, stored: &Stored, purpose: Purpose) -> Outcome {
+    fn take_in(&mut self, tool: &str, stored: &Stored, purpose: Purpose, now: Moment) -> Outcome {
         let entry = entry_of(stored, &self.admit);
         if entry.is_empty() {
             let known = self.table.with(tool, |_| ()).is_some();
@@ -288,7 +374,8 @@ impl TableSync {
                 Outcome::Absent
             };
         }
-        self.removals.present(tool);
+        // The snapshot still says that it is kept.
+        self.unsaved |= self.status.removals().present(tool);
         let bad = entry.bad.first().map(|bad| bad.reason.clone());
         let differs = self.table.with(tool, |old| **old != entry) != Some(false);
         if let Some(reason) = bad {
@@ -297,44 +384,111 @@ impl TableSync {
                     let tool = tool.into();
                     self.events.push(Event::Bad { tool, reason });
                 }
-                (Purpose::Found, Some(rescan)) => rescan.note_bad(tool, reason),
+                (Purpose::Found, Some(rescan)) => {
+                    if differs && rescan.outcome.why == Why::Polled {
+                        let (tool, reason) = (tool.into(), reason.clone());
+                        self.events.push(Event::Bad { tool, reason });
+                    }
+                    rescan.note_bad(tool, reason);
+                }
                 _ => {}
             }
+        }
+        if differs {
+            self.put(tool, entry, self.cause(purpose), now);
+        }
+        if let Some(rescan) = &self.rescan {
+            self.table.mark(tool, rescan.mark);
         }
         if !differs {
             return Outcome::Same;
         }
-        (self.changed)(tool, &entry);
-        self.table.set(tool, entry);
         self.status.count_changes(1);
         self.unsaved = true;
+        if let (Purpose::Applied, Some((_, done))) = (purpose, &mut self.applying) {
+            done.set += 1;
+        }
         Outcome::Set
     }
 
+    /// Removes what somebody asked to remove and redis does not hold.
+    fn apply(&mut self, missing: Vec<Box<str>>, now: Moment) {
+        // Whoever asked has taken it back meanwhile.
+        let Some((_, done)) = &mut self.applying else {
+            return;
+        };
+        let leave = self.status.removals().apply(missing);
+        done.removed += leave.len();
+        self.remove(&leave, Some(Cause::Applied), now);
+        self.end_applying();
+    }
+
     /// Decides about entries that redis no longer holds.
-    fn settle(&mut self, gone: Vec<Box<str>>, purpose: Purpose, now: Instant) {
+    fn settle(&mut self, gone: Vec<Box<str>>, purpose: Purpose, now: Moment) {
         let of = self.table.len();
-        let decision = self.removals.decide(gone, of, now);
+        let decision = self.status.removals().decide(gone, of, now);
         if !decision.hold.is_empty() {
             let count = decision.hold.len();
             self.events.push(Event::HeldBack { count, of });
         }
-        if decision.released > 0 {
-            self.events.push(Event::Released(decision.released));
+        if !decision.released.is_empty() {
+            self.events.push(Event::Released(decision.released.len()));
         }
-        for tool in &decision.remove {
-            self.table.remove(tool);
-        }
-        if decision.remove.is_empty() {
-            return;
-        }
-        self.unsaved = true;
-        self.status.count_changes(decision.remove.len() as u64);
+        self.remove(&decision.remove, self.cause(purpose), now);
+        self.remove(&decision.released, Some(Cause::GraceOver), now);
         if purpose == Purpose::Leftover
             && let Some(rescan) = &mut self.rescan
         {
-            rescan.outcome.removed += decision.remove.len();
+            rescan.outcome.removed += decision.remove.len() + decision.released.len();
             rescan.suspects.extend(decision.remove);
+            rescan.suspects.extend(decision.released);
+        }
+    }
+
+    fn remove(&mut self, tools: &[Box<str>], cause: Option<Cause>, now: Moment) {
+        for tool in tools {
+            let old = self.table.remove(tool);
+            self.note_change(tool, old, None, cause, now);
+        }
+        self.unsaved |= !tools.is_empty();
+        self.status.count_changes(tools.len() as u64);
+    }
+
+    fn put(&self, tool: &str, entry: Entry, cause: Option<Cause>, now: Moment) {
+        (self.changed)(tool, &entry);
+        let old = self.table.set(tool, entry);
+        self.note_change(tool, old, self.table.get(tool), cause, now);
+    }
+
+    fn note_change(
+        &self,
+        tool: &str,
+        old: Option<Arc<Entry>>,
+        new: Option<Arc<Entry>>,
+        cause: Option<Cause>,
+        now: Moment,
+    ) {
+        let is_bad = |entry: &Option<Arc<Entry>>| entry.as_ref().is_some_and(|e| !e.bad.is_empty());
+        self.status.count_bad_tool(is_bad(&old), is_bad(&new));
+        if let Some(cause) = cause {
+            self.status.journal().note(Change {
+                time: now.time,
+                tool: tool.into(),
+                old,
+                new,
+                cause,
+            });
+        }
+    }
+
+    /// What the journal says of a change; `None`: it is part of the first load.
+    fn cause(&self, purpose: Purpose) -> Option<Cause> {
+        let start = |rescan: &Rescan| rescan.outcome.why == Why::Start;
+        match purpose {
+            Purpose::Pushed => Some(Cause::Pushed),
+            Purpose::Applied => Some(Cause::Applied),
+            Purpose::Found | Purpose::Leftover if self.rescan.as_ref().is_some_and(start) => None,
+            Purpose::Found | Purpose::Leftover => Some(Cause::Compared),
         }
     }
 
@@ -353,44 +507,45 @@ impl TableSync {
         }
     }
 
-    /// Fills the table from a snapshot, but for tools that redis has already told about.
-    pub(super) fn restore(&mut self, snapshot: &Snapshot) {
+    /// Fills the table from a snapshot, but for tools that redis has already told about. Those that
+    /// were kept by hand are kept until redis is seen to hold them.
+    pub(super) fn restore(&mut self, snapshot: &Snapshot, now: Moment) {
+        let mut kept = Vec::new();
         for tool in &snapshot.tools {
             if self.table.with(&tool.name, |_| ()).is_none() {
                 let entry = tool.entry(&*self.admit);
-                (self.changed)(&tool.name, &entry);
-                self.table.set(&tool.name, entry);
+                self.put(&tool.name, entry, None, now);
+                if tool.kept {
+                    kept.push(tool.name.clone());
+                }
             }
         }
+        self.status.removals().hold_kept(kept, now);
     }
 
     /// After a first load from redis: what the snapshot of the last run held and redis does not is
     /// a removal like any other, so that a redis that was restarted empty together with portico
-    /// does not empty the table at once either.
-    pub(super) fn hold_vanished(&mut self, snapshot: Snapshot, now: Instant) {
-        let of = snapshot.tools.len();
-        let gone = snapshot
-            .tools
-            .iter()
-            .filter(|tool| self.table.with(&tool.name, |_| ()).is_none())
-            .map(|tool| tool.name.clone())
-            .collect();
-        let decision = self.removals.decide(gone, of, now);
-        let hold: HashSet<Box<str>> = decision.hold.into_iter().collect();
-        if hold.is_empty() {
-            return;
+    /// does not empty the table at once either. What was kept by hand still is.
+    pub(super) fn hold_vanished(&mut self, snapshot: Snapshot, now: Moment) {
+        let Snapshot { written, mut tools } = snapshot;
+        let of = tools.len();
+        tools.retain(|tool| self.table.with(&tool.name, |_| ()).is_none());
+        let (kept, tools): (Vec<_>, Vec<_>) = tools.into_iter().partition(|tool| tool.kept);
+        let snapshot = |tools| Snapshot { written, tools };
+        self.restore(&snapshot(kept), now);
+        let gone = tools.iter().map(|tool| tool.name.clone()).collect();
+        let decision = self.status.removals().decide(gone, of, now);
+        // All or none of them.
+        if !decision.hold.is_empty() {
+            self.restore(&snapshot(tools), now);
+            let count = decision.hold.len();
+            self.events.push(Event::HeldBack { count, of });
         }
-        let (count, written) = (hold.len(), snapshot.written);
-        let mut tools = snapshot.tools;
-        tools.retain(|tool| hold.contains(&tool.name));
-        self.restore(&Snapshot { written, tools });
-        self.events.push(Event::HeldBack { count, of });
-        self.status.set_held_back(self.removals.held());
     }
 
     /// When to call [`TableSync::next`] at the latest, news or not.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.removals.next_due()
+        self.status.removals().next_due()
     }
 
     /// What happened since the last call.
@@ -403,6 +558,18 @@ impl TableSync {
         std::mem::take(&mut self.unsaved)
     }
 
+    /// What a command that has set and removed so many tools is answered.
+    pub(super) fn report(&self, set: usize, removed: usize) -> CommandReport {
+        let removals = self.status.removals();
+        CommandReport {
+            set,
+            removed,
+            held_back: removals.held(),
+            kept: removals.kept(),
+            tools: self.table.len(),
+        }
+    }
+
     /// How many tools the table has.
     pub(super) fn table_len(&self) -> usize {
         self.table.len()
@@ -410,531 +577,4 @@ impl TableSync {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::stored::Hash;
-    use super::*;
-    use portico_routing::table::Entry;
-    use proptest::prelude::*;
-    use std::collections::BTreeMap;
-    use std::time::Duration;
-
-    const GRACE: Duration = Duration::from_secs(60);
-    const TOOLS: u8 = 30;
-    /// Never touched, whatever else is: it must be in the table from the first load on.
-    const ALWAYS: &str = "always";
-
-    fn fields(pairs: &[(&[u8], &[u8])]) -> Stored {
-        let pairs = pairs.iter().map(|(f, v)| (f.to_vec(), v.to_vec()));
-        Stored {
-            hash: Hash::Fields(pairs.collect()),
-            redirect: false,
-        }
-    }
-
-    fn admit_all() -> Admit {
-        Arc::new(|_| Ok(()))
-    }
-
-    /// A redis that never was, driven through the same calls as the real one.
-    struct World {
-        redis: BTreeMap<Box<str>, Stored>,
-        /// Pushed by redis, not yet here.
-        on_its_way: News,
-        arrived: News,
-        connected: bool,
-        asked: Option<Action>,
-        table: Arc<Table>,
-        sync: TableSync,
-        now: Instant,
-        told: Arc<std::sync::Mutex<Vec<String>>>,
-    }
-
-    impl World {
-        fn new(percent: u8) -> Self {
-            let table = Arc::new(Table::new());
-            let told = Arc::new(std::sync::Mutex::new(Vec::new()));
-            let sink = Arc::clone(&told);
-            let sync = TableSync::new(
-                Arc::clone(&table),
-                admit_all(),
-                Arc::new(move |tool, _| sink.lock().unwrap().push(tool.to_owned())),
-                Arc::new(RegistryStatus::default()),
-                Removals::new(percent, GRACE),
-            );
-            let always = fields(&[(b".*", b"http://192.0.2.1:80")]);
-            let mut world = Self {
-                redis: BTreeMap::from([(ALWAYS.into(), always)]),
-                on_its_way: News::default(),
-                arrived: News::default(),
-                connected: true,
-                asked: None,
-                table,
-                sync,
-                now: Instant::now(),
-                told,
-            };
-            world.sync.compare(Why::Start);
-            world.run_until_idle();
-            world
-        }
-
-        fn write(&mut self, tool: &str, stored: Stored) {
-            if stored.is_absent() {
-                self.redis.remove(tool);
-            } else {
-                self.redis.insert(tool.into(), stored);
-            }
-            self.on_its_way.tools.insert(tool.into());
-        }
-
-        fn deliver(&mut self) {
-            let news = std::mem::take(&mut self.on_its_way);
-            if self.connected {
-                self.arrived.tools.extend(news.tools);
-                self.arrived.everything |= news.everything;
-            }
-        }
-
-        fn stored(&self, tool: &str) -> Stored {
-            let absent = Stored {
-                hash: Hash::Absent,
-                redirect: false,
-            };
-            self.redis.get(tool).cloned().unwrap_or(absent)
-        }
-
-        fn scan(&self, keys: Keys, cursor: u64) -> (u64, Vec<Vec<u8>>) {
-            const PAGE: usize = 4;
-            let matching = |stored: &Stored| match keys {
-                Keys::Prefix => stored.hash != Hash::Absent,
-                Keys::Redirect => stored.redirect,
-            };
-            let prefix = if keys == Keys::Prefix {
-                "prefix:"
-            } else {
-                "redirect:"
-            };
-            // The cursor is a place in a fixed order of all possible tools, as redis' is
-            // one in its hash table.
-            let order: Vec<String> = std::iter::once(ALWAYS.to_owned())
-                .chain((0..TOOLS).map(|n| format!("t{n}")))
-                .collect();
-            let start = cursor as usize;
-            let mut found = Vec::new();
-            // One place back: redis may give a key twice.
-            for tool in order.iter().skip(start.saturating_sub(1)).take(PAGE + 1) {
-                if self.redis.get(tool.as_str()).is_some_and(matching) {
-                    found.push(format!("{prefix}{tool}").into_bytes());
-                }
-            }
-            found.push([prefix.as_bytes(), b"\xff"].concat());
-            let next = start + PAGE;
-            (if next >= order.len() { 0 } else { next as u64 }, found)
-        }
-
-        /// Sends the next request, if none is under way.
-        fn ask(&mut self) {
-            if !self.connected || self.asked.is_some() {
-                return;
-            }
-            self.sync.news(std::mem::take(&mut self.arrived));
-            self.asked = match self.sync.next(self.now) {
-                Action::Wait => None,
-                action => Some(action),
-            };
-        }
-
-        /// Redis answers the request under way by what it holds now.
-        fn answer(&mut self) {
-            match self.asked.take() {
-                None | Some(Action::Wait) => {}
-                Some(Action::Ping) => {
-                    self.deliver();
-                    self.sync.ponged();
-                }
-                Some(Action::Scan(keys, cursor)) => {
-                    let (next, found) = self.scan(keys, cursor);
-                    self.sync.scanned(next, &found);
-                }
-                Some(Action::Read(purpose, tools)) => {
-                    let stored: Vec<_> = tools.iter().map(|tool| self.stored(tool)).collect();
-                    self.sync.read(purpose, tools, &stored, self.now);
-                }
-            }
-        }
-
-        fn disconnect(&mut self) {
-            self.connected = false;
-            self.asked = None;
-            self.arrived = News::default();
-            self.on_its_way = News::default();
-            self.sync.disconnected();
-        }
-
-        fn connect(&mut self) {
-            if !self.connected {
-                self.connected = true;
-                self.on_its_way = News::default();
-                self.sync.compare(Why::Reconnected);
-            }
-        }
-
-        fn run_until_idle(&mut self) {
-            for _ in 0..10_000 {
-                self.deliver();
-                self.ask();
-                if self.asked.is_none() {
-                    return;
-                }
-                self.answer();
-            }
-            panic!("it never comes to rest");
-        }
-
-        fn expected(&self) -> BTreeMap<String, Entry> {
-            let entries = self.redis.iter();
-            entries
-                .map(|(tool, stored)| (tool.to_string(), entry_of(stored, &admit_all())))
-                .collect()
-        }
-
-        fn in_table(&self) -> BTreeMap<String, Entry> {
-            let mut entries = BTreeMap::new();
-            self.table.for_each(|tool, entry| {
-                entries.insert(tool.to_owned(), (**entry).clone());
-            });
-            entries
-        }
-
-        fn comparison(&mut self) -> Comparison {
-            let events = self.sync.take_events();
-            let mut comparisons = events.into_iter().filter_map(|event| match event {
-                Event::Compared(comparison) => Some(comparison),
-                _ => None,
-            });
-            comparisons.next_back().unwrap()
-        }
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Write(u8, Stored),
-        Delete(u8),
-        /// All but `ALWAYS`, with the null push.
-        Flush,
-        /// The null push of another database's FLUSHDB.
-        FlushElsewhere,
-        /// SWAPDB: all of these at once, and no push.
-        Swap(Vec<(u8, Stored)>),
-        Deliver,
-        Ask,
-        Answer,
-        Disconnect,
-        Connect,
-        Compare,
-        Wait(u64),
-    }
-
-    fn any_stored() -> impl Strategy<Value = Stored> {
-        let hash = prop_oneof![
-            1 => Just(Hash::Absent),
-            1 => Just(Hash::Unusable("another type".into())),
-            6 => proptest::collection::vec(
-                prop_oneof![
-                    Just((b".*".to_vec(), b"http://192.0.2.1:80".to_vec())),
-                    Just((b"/api/.*".to_vec(), b"http://192.0.2.2:80".to_vec())),
-                    Just((b"(".to_vec(), b"http://192.0.2.3:80".to_vec())),
-                    Just((b"/x".to_vec(), b"\xff".to_vec())),
-                ],
-                1..4,
-            ).prop_map(Hash::Fields),
-        ];
-        (hash, any::<bool>()).prop_map(|(hash, redirect)| Stored { hash, redirect })
-    }
-
-    fn any_step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            6 => (0..TOOLS, any_stored()).prop_map(|(tool, stored)| Step::Write(tool, stored)),
-            3 => (0..TOOLS).prop_map(Step::Delete),
-            1 => Just(Step::Flush),
-            1 => Just(Step::FlushElsewhere),
-            1 => proptest::collection::vec((0..TOOLS, any_stored()), 0..20).prop_map(Step::Swap),
-            3 => Just(Step::Deliver),
-            8 => Just(Step::Ask),
-            8 => Just(Step::Answer),
-            1 => Just(Step::Disconnect),
-            2 => Just(Step::Connect),
-            1 => Just(Step::Compare),
-            2 => (0u64..40).prop_map(Step::Wait),
-        ]
-    }
-
-    fn perform(world: &mut World, step: Step) {
-        match step {
-            Step::Write(tool, stored) => world.write(&format!("t{tool}"), stored),
-            Step::Delete(tool) => {
-                world.write(
-                    &format!("t{tool}"),
-                    Stored {
-                        hash: Hash::Absent,
-                        redirect: false,
-                    },
-                );
-            }
-            Step::Flush => {
-                world.redis.retain(|tool, _| &**tool == ALWAYS);
-                world.on_its_way.everything = true;
-            }
-            Step::FlushElsewhere => world.on_its_way.everything = true,
-            Step::Swap(tools) => {
-                world.redis.retain(|tool, _| &**tool == ALWAYS);
-                for (tool, stored) in tools.into_iter().filter(|(_, stored)| !stored.is_absent()) {
-                    world.redis.insert(format!("t{tool}").into(), stored);
-                }
-            }
-            Step::Deliver => world.deliver(),
-            Step::Ask => world.ask(),
-            Step::Answer => world.answer(),
-            Step::Disconnect => world.disconnect(),
-            Step::Connect => world.connect(),
-            Step::Compare => {
-                if world.connected {
-                    world.sync.compare(Why::Periodic);
-                }
-            }
-            Step::Wait(seconds) => world.now += Duration::from_secs(seconds),
-        }
-    }
-
-    proptest! {
-        /// Any interleaving of writes, pushes, answers, lost connections and flushes ends in the
-        /// table that redis holds.
-        #[test]
-        fn the_table_becomes_what_redis_holds(
-            percent in prop_oneof![Just(50u8), Just(0), Just(100)],
-            steps in proptest::collection::vec(any_step(), 0..200),
-        ) {
-            let mut world = World::new(percent);
-            let swapped = steps.iter().any(|step| matches!(step, Step::Swap(_)));
-            for step in steps {
-                perform(&mut world, step);
-                prop_assert!(world.table.get(ALWAYS).is_some(), "a tool that redis always had was lost");
-            }
-            world.connect();
-            world.answer();
-            world.run_until_idle();
-            if swapped {
-                // SWAPDB says nothing: that takes another look.
-                world.sync.compare(Why::Periodic);
-                world.run_until_idle();
-            }
-            for (tool, entry) in world.expected() {
-                let got = world.table.get(&tool);
-                prop_assert_eq!(got.as_deref(), Some(&entry), "additions and changes wait for nothing");
-            }
-            world.now += GRACE;
-            world.run_until_idle();
-            prop_assert_eq!(world.in_table(), world.expected());
-            prop_assert_eq!(world.sync.next_due(), None);
-            // In step means that another look finds nothing and tells nobody.
-            world.told.lock().unwrap().clear();
-            world.sync.compare(Why::Periodic);
-            world.run_until_idle();
-            let comparison = world.comparison();
-            prop_assert_eq!((comparison.set, comparison.removed, comparison.drift), (0, 0, 0));
-            prop_assert!(world.told.lock().unwrap().is_empty());
-        }
-    }
-
-    fn grid() -> Stored {
-        fields(&[(b".*", b"http://192.0.2.1:80")])
-    }
-
-    fn filled(count: u8) -> World {
-        let mut world = World::new(50);
-        for n in 0..count {
-            world.write(&format!("t{n}"), grid());
-        }
-        world.run_until_idle();
-        assert_eq!(world.table.len(), usize::from(count) + 1);
-        world.sync.take_events();
-        world
-    }
-
-    #[test]
-    fn a_change_costs_one_read_and_an_unchanged_value_tells_nobody() {
-        let mut world = filled(20);
-        world.told.lock().unwrap().clear();
-        world.write("t3", grid());
-        world.deliver();
-        world.ask();
-        assert_eq!(
-            world.asked,
-            Some(Action::Read(Purpose::Pushed, vec!["t3".into()]))
-        );
-        world.answer();
-        world.ask();
-        assert_eq!(world.asked, None);
-        assert!(world.told.lock().unwrap().is_empty());
-        assert!(world.sync.take_unsaved(), "the filling");
-        world.write("t3", fields(&[(b".*", b"http://192.0.2.9:80")]));
-        world.run_until_idle();
-        assert_eq!(*world.told.lock().unwrap(), ["t3"]);
-        assert!(world.sync.take_unsaved());
-        assert!(!world.sync.take_unsaved());
-    }
-
-    #[test]
-    fn a_flush_is_held_back_and_what_returns_stays() {
-        let mut world = filled(20);
-        perform(&mut world, Step::Flush);
-        world.run_until_idle();
-        assert_eq!(world.table.len(), 21);
-        let held = Event::HeldBack { count: 20, of: 21 };
-        assert!(world.sync.take_events().contains(&held));
-        world.write("t5", fields(&[(b".*", b"http://192.0.2.9:80")]));
-        world.now += GRACE / 2;
-        world.run_until_idle();
-        let port = |world: &World| world.table.get("t5").unwrap().routes[0].backend.to_string();
-        assert_eq!(port(&world), "http://192.0.2.9:80", "changes act at once");
-        world.now += GRACE / 2;
-        world.run_until_idle();
-        assert_eq!(world.in_table(), world.expected());
-        assert_eq!(world.table.len(), 2);
-        assert!(world.sync.take_events().contains(&Event::Released(19)));
-    }
-
-    #[test]
-    fn a_push_of_something_bad_is_told_once() {
-        let mut world = filled(3);
-        let bad = fields(&[(b"(", b"http://192.0.2.1:80")]);
-        for expected in [1, 0] {
-            world.write("t1", bad.clone());
-            world.run_until_idle();
-            let events = world.sync.take_events();
-            let told = events
-                .iter()
-                .filter(|e| matches!(e, Event::Bad { tool, .. } if &**tool == "t1"));
-            assert_eq!(told.count(), expected);
-        }
-    }
-
-    #[test]
-    fn a_flush_that_was_told_is_no_drift() {
-        let mut world = filled(5);
-        perform(&mut world, Step::Flush);
-        world.run_until_idle();
-        let comparison = world.comparison();
-        assert_eq!((comparison.removed, comparison.drift), (5, 0));
-    }
-
-    #[test]
-    fn nothing_is_released_while_redis_is_away() {
-        let mut world = filled(20);
-        perform(&mut world, Step::Flush);
-        world.run_until_idle();
-        world.disconnect();
-        world.now += GRACE * 10;
-        assert_eq!(world.table.len(), 21);
-        for n in 0..20 {
-            world.redis.insert(format!("t{n}").into(), grid());
-        }
-        world.connect();
-        world.run_until_idle();
-        assert_eq!(world.table.len(), 21);
-        assert_eq!(world.sync.next_due(), None);
-    }
-
-    #[test]
-    fn drift_is_what_no_push_explains() {
-        let mut world = filled(20);
-        perform(
-            &mut world,
-            Step::Swap(vec![(0, fields(&[(b"/x", b"http://192.0.2.9:80")]))]),
-        );
-        for n in 1..19 {
-            world.redis.insert(format!("t{n}").into(), grid());
-        }
-        world.sync.compare(Why::Periodic);
-        world.run_until_idle();
-        // t0 differs and t19 is gone.
-        assert_eq!(world.comparison().drift, 2);
-        assert_eq!(world.in_table(), world.expected());
-
-        // A write whose push arrives only after the comparison has read the key is no drift.
-        world.write("t0", grid());
-        world.sync.compare(Why::Periodic);
-        for _ in 0..1000 {
-            world.ask();
-            if world.asked.is_none() {
-                break;
-            }
-            world.answer();
-        }
-        let comparison = world.comparison();
-        assert_eq!((comparison.set, comparison.drift), (1, 0));
-    }
-
-    #[test]
-    fn a_flush_during_a_comparison_is_followed_by_another() {
-        let mut world = filled(8);
-        world.sync.compare(Why::Periodic);
-        while !matches!(world.asked, Some(Action::Ping)) {
-            world.answer();
-            world.ask();
-        }
-        perform(&mut world, Step::Flush);
-        world.run_until_idle();
-        assert_eq!(world.in_table(), world.expected());
-    }
-
-    #[test]
-    fn what_is_gone_between_scan_and_read_is_gone() {
-        let mut world = filled(8);
-        world.sync.compare(Why::Periodic);
-        let reads_t0 = |world: &World| matches!(&world.asked, Some(Action::Read(_, tools)) if tools.iter().any(|t| &**t == "t0"));
-        while !reads_t0(&world) {
-            world.answer();
-            world.ask();
-        }
-        world.redis.remove("t0");
-        world.run_until_idle();
-        assert_eq!(world.in_table(), world.expected());
-    }
-
-    #[test]
-    fn pushes_do_not_starve_a_comparison() {
-        let mut world = filled(20);
-        world.sync.compare(Why::Periodic);
-        for turn in 0..200u8 {
-            world.write(&format!("t{}", turn % 20), grid());
-            world.deliver();
-            world.ask();
-            world.answer();
-        }
-        assert!(!world.sync.comparing());
-    }
-
-    #[test]
-    fn a_snapshot_fills_gaps_and_its_vanished_tools_are_held() {
-        let saved = |n: usize| super::super::disk::SavedTool {
-            name: format!("s{n}").into(),
-            redirect: false,
-            routes: vec![(".*".into(), "http://192.0.2.1:80".into())],
-        };
-        let written = std::time::SystemTime::UNIX_EPOCH;
-        let snapshot = |range: std::ops::Range<usize>| Snapshot {
-            written,
-            tools: range.map(saved).collect(),
-        };
-        let mut world = World::new(50);
-        world.sync.hold_vanished(snapshot(0..9), world.now);
-        assert_eq!(world.table.len(), 1, "few are simply gone");
-        let mut world = World::new(50);
-        world.sync.hold_vanished(snapshot(0..20), world.now);
-        assert_eq!(world.table.len(), 21);
-        world.now += GRACE;
-        world.run_until_idle();
-        assert_eq!(world.in_table(), world.expected());
-    }
-}
+mod tests;

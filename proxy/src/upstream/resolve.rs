@@ -42,6 +42,8 @@ const PARALLEL: usize = 16;
 pub struct Resolver {
     names: papaya::HashMap<Box<str>, Arc<Name>, foldhash::fast::RandomState>,
     wake: Notify,
+    /// Something became known of a name.
+    learned: Notify,
     started: Instant,
     /// Tools choose the names in their routes, and how often those come and go: failures and
     /// recoveries, so that they do not fill the log. Only the control thread locks it.
@@ -73,6 +75,7 @@ impl Default for Resolver {
         Self {
             names: papaya::HashMap::default(),
             wake: Notify::new(),
+            learned: Notify::new(),
             started: Instant::now(),
             said: Mutex::default(),
         }
@@ -123,6 +126,22 @@ impl Resolver {
         });
         let _ = names.try_insert(name.into(), fresh);
         self.wake.notify_one();
+    }
+
+    /// Waits until every name that is wanted now has been tried, for `limit` at the most, so that the
+    /// first requests find their backends. [`Resolver::run`] has to run meanwhile.
+    pub async fn tried_all(&self, limit: Duration) {
+        let tried_all = async {
+            loop {
+                let learned = self.learned.notified();
+                if self.names.pin().values().all(|name| name.tried()) {
+                    return;
+                }
+                learned.await;
+            }
+        };
+        // What takes longer is resolved while others are served already.
+        let _ = timeout(limit, tried_all).await;
     }
 
     /// Resolves what is due, for ever. Runs on the control thread.
@@ -188,8 +207,10 @@ impl Resolver {
         known
             .due
             .store(self.now() + millis(next), Ordering::Relaxed);
+        let first = failure.is_some() && known.failures.fetch_add(1, Ordering::Relaxed) == 0;
+        self.learned.notify_waiters();
         if let Some(error) = failure
-            && known.failures.fetch_add(1, Ordering::Relaxed) == 0
+            && first
             && let Some(unsaid) = failures.occur(Instant::now().into_std())
         {
             let kept = known.addresses.load().len();
@@ -205,6 +226,13 @@ impl Resolver {
 
     fn now(&self) -> u64 {
         millis(self.started.elapsed())
+    }
+}
+
+impl Name {
+    /// Whether an attempt to resolve it has come to its end.
+    fn tried(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) > 0 || !self.addresses.load().is_empty()
     }
 }
 
@@ -249,6 +277,25 @@ mod tests {
                     assert!(found.unwrap().iter().all(IpAddr::is_loopback));
                 }
             }
+        });
+    }
+
+    #[test]
+    fn a_start_waits_for_names_but_not_for_ever() {
+        run(async {
+            let resolver = Resolver::default();
+            resolver.tried_all(Duration::from_secs(10)).await;
+            resolver.want("localhost");
+            resolver.want("no name at all");
+            tokio::select! {
+                () = resolver.run() => {}
+                () = resolver.tried_all(Duration::from_secs(30)) => {}
+            }
+            assert!(!resolver.lookup("localhost").is_empty());
+            assert!(resolver.peek("no name at all").failing);
+            // Nobody resolves it.
+            resolver.want("b.example");
+            resolver.tried_all(Duration::from_millis(10)).await;
         });
     }
 

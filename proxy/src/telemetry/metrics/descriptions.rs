@@ -396,6 +396,13 @@ const REGISTRY: Section = Section {
             "",
         ),
         gauge(
+            "portico_registry_mode",
+            &["mode"],
+            "1 for how redis tells of changes: `tracking` at once, `keyspace` (notifications) all but a flush at \
+             once, `polling` not at all. All 0: redis was not reached since the start.",
+            "Not `tracking`: changes are seen late; the log and /status say why and what to do.",
+        ),
+        gauge(
             "portico_registry_table_timestamp_seconds",
             &[],
             "When the table was last known to be what redis holds; `time() -` it is the table's age.",
@@ -414,6 +421,12 @@ const REGISTRY: Section = Section {
             "`portico routes --json` says which and why.",
         ),
         gauge(
+            "portico_registry_bad_tools",
+            &[],
+            "Tools in the table with something that is skipped.",
+            "`portico routes --bad` lists them.",
+        ),
+        gauge(
             "portico_registry_bad_keys",
             &[],
             "Keys in redis that name no possible tool, at the last full look.",
@@ -422,8 +435,14 @@ const REGISTRY: Section = Section {
         gauge(
             "portico_registry_held_back",
             &[],
-            "Tools that redis no longer holds and that are kept for the grace time of registry.mass_removal.",
-            "Any: redis lost many routes at once. Restore them, or let the grace time pass.",
+            "Tools that redis no longer holds and that stay in use for the grace time of registry.mass_removal, or by hand.",
+            "More than portico_registry_kept: redis lost many routes at once. `portico routes keep`, and restore them; or `portico routes apply`.",
+        ),
+        gauge(
+            "portico_registry_kept",
+            &[],
+            "Of those that are held back, the ones kept by hand (`portico routes keep`).",
+            "For days: have the tools registered again, or run `portico routes apply`.",
         ),
         counter(
             "portico_registry_changes_total",
@@ -435,7 +454,8 @@ const REGISTRY: Section = Section {
             "portico_registry_drift_total",
             &[],
             "Entries that a periodic comparison found different although nothing had been pushed.",
-            "Pushes get lost: see redis' client-output-buffer-limit.",
+            "After SWAPDB, or FLUSHALL where the mode is keyspace: nothing. Else pushes get lost: see redis' \
+             client-output-buffer-limit.",
         ),
         counter(
             "portico_registry_disconnects_total",
@@ -448,6 +468,18 @@ const REGISTRY: Section = Section {
             &[],
             "Times that the routes could not be written to registry.snapshot.",
             "A start without redis would use old routes: check the disk and the folder's owner.",
+        ),
+        gauge(
+            "portico_registry_snapshot_timestamp_seconds",
+            &[],
+            "When this process last wrote the snapshot, which it does after changes; 0: never.",
+            "",
+        ),
+        gauge(
+            "portico_registry_snapshot_write_seconds",
+            &[],
+            "How long that took. Writing takes at most one write in 5 seconds, and 2 % of a core.",
+            "Seconds: the disk is slow, or the machine has too much to do.",
         ),
     ],
 };

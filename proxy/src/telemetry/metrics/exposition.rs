@@ -4,7 +4,6 @@
 //! work, for a thread that serves no requests.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use prometheus::TextEncoder;
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
@@ -17,7 +16,7 @@ use super::system::System;
 use super::tools::CLASSES;
 use super::{Metrics, seconds};
 use crate::process::Process;
-use crate::registry::Source;
+use crate::registry::{Mode, Source};
 use crate::response::compress::ALGORITHMS;
 use crate::telemetry::access_log::Dropped;
 use crate::telemetry::record::{Ending, Route};
@@ -289,24 +288,34 @@ fn registry(out: &mut Families, process: &Process) {
         (["snapshot"], flag(source != Source::Redis)),
     ];
     out.gauges("portico_registry_source", sources);
-    let known = match (status.last_sync(), source) {
-        (Some(time), _) | (None, Source::Snapshot(time)) => time,
-        (None, Source::Redis) => SystemTime::UNIX_EPOCH,
-    };
+    let mode = status.mode().map(|(mode, _)| mode);
+    let modes = Mode::ALL.map(|one| ([one.as_str()], flag(mode == Some(one))));
+    out.gauges("portico_registry_mode", modes.into());
     out.gauge(
         "portico_registry_table_timestamp_seconds",
-        seconds(known) as f64,
+        seconds(status.table_time()) as f64,
     );
     out.gauge("portico_registry_tools", table.len() as f64);
     out.gauge("portico_registry_bad_routes", table.bad_routes() as f64);
+    out.gauge("portico_registry_bad_tools", status.bad_tools() as f64);
     out.gauge("portico_registry_bad_keys", status.bad_keys() as f64);
     out.gauge("portico_registry_held_back", status.held_back() as f64);
+    out.gauge("portico_registry_kept", status.kept() as f64);
     out.counter("portico_registry_changes_total", status.changes());
     out.counter("portico_registry_drift_total", status.drift());
     out.counter("portico_registry_disconnects_total", status.disconnects());
     out.counter(
         "portico_registry_snapshot_failures_total",
         status.snapshot_failures(),
+    );
+    let (saved, took) = status.snapshot_saved().unzip();
+    out.gauge(
+        "portico_registry_snapshot_timestamp_seconds",
+        saved.map_or(0.0, |time| seconds(time) as f64),
+    );
+    out.gauge(
+        "portico_registry_snapshot_write_seconds",
+        took.unwrap_or_default().as_secs_f64(),
     );
 }
 
