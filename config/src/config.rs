@@ -17,6 +17,7 @@ use portico_routing::backend::Backend;
 use portico_routing::decide::Rules;
 
 use crate::settings::Settings;
+use crate::values::SentinelUrl;
 
 /// A whole configuration that has passed every check.
 #[derive(Debug, Clone)]
@@ -173,6 +174,16 @@ impl SecretUrl {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// The parts of a URL of Sentinel; `None` if it is of another kind. Of a checked
+    /// configuration it is never an error.
+    ///
+    /// # Errors
+    /// What is wrong, without a part of the URL.
+    pub fn sentinel(&self) -> Option<Result<SentinelUrl, String>> {
+        let read = SentinelUrl::parse(&self.0)?;
+        Some(read.map_err(|mistake| mistake.message))
+    }
 }
 
 impl fmt::Display for SecretUrl {
@@ -192,9 +203,14 @@ impl fmt::Debug for SecretUrl {
 ///
 /// The user information ends at the last `@`: a password with a stray `/` or `@` in it
 /// must not show either. Of a query only the names are kept, because unix socket URLs
-/// carry the password there.
+/// and those of Sentinel carry a password there.
 pub(crate) fn blank_password(url: &str) -> String {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
     let (base, query) = match url.split_once('?') {
+        // Either may hold the password; such a URL of Sentinel is refused.
+        Some((_, query)) if query.contains('@') && query.contains("password=") => {
+            return scheme.map_or("***".to_owned(), |scheme| format!("{scheme}://***"));
+        }
         // An `@` behind the `?` means that the password itself holds a `?`.
         Some((base, query)) if !query.contains('@') => (base, Some(query)),
         _ => (url, None),
@@ -559,6 +575,18 @@ mod tests {
         check_blank(
             "unix:///run/r.sock?db=1&pass=s3cret",
             "unix:///run/r.sock?db=***&pass=***",
+        );
+        check_blank(
+            "redis+sentinel://u:s3cret@a:1,[::1]:2/m/0?sentinel_user=u&sentinel_password=s3cret",
+            "redis+sentinel://u:***@a:1,[::1]:2/m/0?sentinel_user=***&sentinel_password=***",
+        );
+        check_blank(
+            "rediss+sentinel://a/m?sentinel_password=s3cret",
+            "rediss+sentinel://a/m?sentinel_password=***",
+        );
+        check_blank(
+            "redis+sentinel://a/m?sentinel_password=s3@cret",
+            "redis+sentinel://***",
         );
         assert!(!format!("{:?}", SecretUrl::new("redis://u:s3cret@h")).contains("s3cret"));
     }

@@ -174,7 +174,12 @@ table! {
 table! {
     /// Leave the table out to serve only `[routes]`. An empty table takes all defaults.
     RegistryFile {
-        /// Where redis is. The password is never shown in messages.
+        /// Where redis is. Passwords are never shown in messages. A replica will do; portico never
+        /// writes. With `redis+sentinel://` the sentinels are asked for the address of the master,
+        /// at each connect and again and again while connected; `user` and `password` are those of
+        /// redis, and those of the sentinels, if they want any, stand behind the `?`. A port that
+        /// is not written is 6379, that of a sentinel 26379. In a user or a password all but
+        /// letters, digits and `-._~` is written percent-encoded (`@` as `%40`).
         url: SecretUrl = Default("\"redis://127.0.0.1:6379/0\""),
         /// The file that keeps the last known good table, used when redis cannot
         /// be reached at start.

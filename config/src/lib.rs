@@ -31,6 +31,7 @@ pub use config::*;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use reference::reference;
 pub use settings::{Origin, Setting, Settings};
+pub use values::{Credentials, SentinelUrl};
 
 /// A larger file is no configuration of ours.
 const MAX_FILE_BYTES: usize = 4 << 20;

@@ -12,7 +12,6 @@ use crate::reader::{Mistake, Reader, join, or_list};
 
 /// The keys (`*` stands for any name) and the values of them that are not built yet.
 pub(crate) const NOT_BUILT: &[(&str, When)] = &[
-    ("registry.url", When::StartsWith("redis+sentinel://")),
     ("pools.*.balance", When::Is(&["least-requests"])),
     ("pools.*.slow_start", When::Written),
     ("pools.*.max_connections", When::Written),
@@ -38,7 +37,6 @@ pub(crate) enum When {
     NotZero,
     True,
     Is(&'static [&'static str]),
-    StartsWith(&'static str),
 }
 
 impl When {
@@ -55,7 +53,6 @@ impl When {
                 .is_some_and(|number| number.as_str() != "0"),
             Self::True => value.as_bool() == Some(true),
             Self::Is(words) => text.is_some_and(|text| words.contains(&text)),
-            Self::StartsWith(prefix) => text.is_some_and(|text| text.starts_with(prefix)),
         }
     }
 
@@ -67,7 +64,6 @@ impl When {
             Self::NotZero => "leave it out, or 0".to_owned(),
             Self::True => "leave it out, or false".to_owned(),
             Self::Is(words) => format!("anything but {}", or_list(words)),
-            Self::StartsWith(prefix) => format!("anything that does not start with {prefix}"),
         }
     }
 
@@ -78,7 +74,6 @@ impl When {
             Self::NotZero => "Not built yet: only `0`.".to_owned(),
             Self::True => "Not built yet: only `false`.".to_owned(),
             Self::Is(words) => format!("Not built yet: {}.", or_list(words).replace('"', "`")),
-            Self::StartsWith(prefix) => format!("Not built yet: `{prefix}`."),
         }
     }
 }

@@ -6,6 +6,7 @@
 mod header;
 mod network;
 mod quantity;
+mod sentinel;
 mod url;
 
 use std::path::PathBuf;
@@ -17,13 +18,15 @@ use crate::reader::{FromText, Mistake};
 pub(crate) use header::{HeaderName, HeaderPattern, MediaType, ViaName};
 pub(crate) use network::{Domain, MaybeAdmin, MaybeHost, Name};
 pub(crate) use quantity::{Number, Size};
+pub use sentinel::{Credentials, SentinelUrl};
 pub(crate) use url::{ApexWord, MaybeBackend, MaybePage, page_host};
 
 /// The text as TOML would write it, shortened when it is long. A URL with a password may have got
 /// anywhere: it is blanked.
 pub(crate) fn quote(text: &str) -> String {
     const SHOWN: usize = 80;
-    let text = &if text.contains('@') {
+    let url = text.contains("://");
+    let text = &if text.contains('@') || (url && text.contains("pass")) {
         blank_password(text)
     } else {
         text.to_owned()
@@ -155,6 +158,8 @@ mod tests {
     #[test]
     fn quoted_values_hide_passwords() {
         assert_eq!(quote("redis://u:secret@h"), "\"redis://u:***@h\"");
+        let url = "redis+sentinel://h/m?sentinel_password=secret";
+        assert_eq!(quote(url), "\"redis+sentinel://h/m?sentinel_password=***\"");
         assert_eq!(quote(&"x".repeat(100)), format!("{:?}...", "x".repeat(80)));
     }
 

@@ -6,6 +6,7 @@
 //! is in [`process`], kept fresh by [`registry`] on the control thread, which is [`run`].
 
 pub mod admin;
+pub mod ask;
 pub mod buffer;
 pub mod check;
 pub mod client;

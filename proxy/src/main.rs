@@ -1,19 +1,22 @@
 //! The command line of portico: arguments, and exit codes.
 //!
 //! 0: done, or stopped by a signal after a drain. 1: could not start or go on. 2: wrong arguments,
-//! or mistakes in the configuration.
+//! or mistakes in the configuration. `portico routes diff` is as diff(1): 0 the same, 1 different,
+//! 2 trouble.
 
 use std::io::{ErrorKind, Write, stderr, stdout};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use portico::explain::Question;
 use portico::explain::command::{ExplainError, How};
 use portico::failure_text::with_sources;
+use portico::routes::live::Wanted;
+use portico::routes::{RoutesError, diff, list, live};
 use portico::start::StartError;
-use portico::{check, demo, explain, routes, run};
+use portico::{check, demo, explain, run};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -32,14 +35,8 @@ enum Command {
     Run(ConfigFile),
     /// Do all that a start does, except bind, and say what is wrong.
     Check(ConfigFile),
-    /// Print the routing table as a start would have it.
-    Routes {
-        #[command(flatten)]
-        config: ConfigFile,
-        /// Print JSON, by tool.
-        #[arg(long)]
-        json: bool,
-    },
+    /// Print the routing table, as a start would have it or as it is in use; or do something about it.
+    Routes(RoutesArguments),
     /// Say what becomes of a request to a URL, and why, without sending it.
     Explain(ExplainArguments),
     /// Serve an example on loopback with a certificate of its own, and print curl lines to try.
@@ -88,13 +85,62 @@ struct ExplainArguments {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+struct RoutesArguments {
+    #[command(subcommand)]
+    command: Option<RoutesCommand>,
+    /// The configuration file.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/portico/portico.toml",
+        global = true
+    )]
+    config: PathBuf,
+    /// Ask the portico that serves, at its admin address: host:port or unix:/path. Commands that only
+    /// it can answer ask it at listen.admin of the configuration file unless told otherwise.
+    #[arg(long, value_name = "ADDRESS", global = true)]
+    admin: Option<String>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Only the tool of this name.
+    #[arg(long, value_name = "NAME")]
+    tool: Option<String>,
+    /// Only tools with something that is skipped, and keys that name no tool.
+    #[arg(long)]
+    bad: bool,
+    /// Do not ask redis for the routes, but take those of the snapshot on disk.
+    #[arg(long, conflicts_with = "admin")]
+    from_snapshot: bool,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum RoutesCommand {
+    /// Print the last 100 changes, the oldest first.
+    Changes,
+    /// Have routes that are held back removed now, if redis still does not hold them.
+    Apply,
+    /// Have routes that are held back kept until redis holds them again, or until apply.
+    Keep,
+    /// Have all routes compared with redis now.
+    Refresh,
+    /// Print what differs between two snapshots. Exit code 0: nothing, 1: something, 2: trouble.
+    Diff {
+        /// The file of a snapshot, or the word live: the table of the portico that serves.
+        old: String,
+        /// The same.
+        new: String,
+    },
+}
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 enum Failure {
     Run(#[from] run::RunError),
     Check(#[from] StartError),
-    Routes(#[from] routes::RoutesError),
+    Routes(#[from] RoutesError),
     Explain(#[from] explain::command::ExplainError),
     Demo(#[from] demo::DemoError),
 }
@@ -105,7 +151,7 @@ impl Failure {
         let start = match self {
             Self::Check(start)
             | Self::Run(run::RunError::Start(start))
-            | Self::Routes(routes::RoutesError::Start(start))
+            | Self::Routes(RoutesError::Start(start))
             | Self::Explain(ExplainError::Start(start)) => start,
             Self::Explain(ExplainError::Question(_)) => return true,
             Self::Run(_) | Self::Routes(_) | Self::Explain(_) | Self::Demo(_) => return false,
@@ -116,8 +162,9 @@ impl Failure {
     /// Whether who reads the output has had enough: `portico routes | head`.
     fn is_of_a_reader_that_left(&self) -> bool {
         match self {
-            Self::Routes(routes::RoutesError::Io(error))
-            | Self::Explain(ExplainError::Io(error)) => error.kind() == ErrorKind::BrokenPipe,
+            Self::Routes(RoutesError::Io(error)) | Self::Explain(ExplainError::Io(error)) => {
+                error.kind() == ErrorKind::BrokenPipe
+            }
             Self::Run(_) | Self::Check(_) | Self::Routes(_) | Self::Explain(_) | Self::Demo(_) => {
                 false
             }
@@ -126,17 +173,24 @@ impl Failure {
 }
 
 fn main() -> ExitCode {
+    let mut success = ExitCode::SUCCESS;
+    let mut trouble = ExitCode::FAILURE;
     let done = match Arguments::parse().command {
         Command::Run(config) => run::run(&config.path).map_err(Failure::from),
         Command::Check(config) => report(&config),
-        Command::Routes { config, json } => {
-            routes::routes(&config.path, json, &mut stdout().lock()).map_err(Failure::from)
+        Command::Routes(arguments) => {
+            if let Some(RoutesCommand::Diff { .. }) = arguments.command {
+                trouble = ExitCode::from(2);
+            }
+            show_routes(&arguments)
+                .map(|code| success = code)
+                .map_err(Failure::from)
         }
         Command::Explain(arguments) => answer(&arguments).map_err(Failure::from),
         Command::Demo { port } => demo::demo(port).map_err(Failure::from),
     };
     let Err(failure) = done else {
-        return ExitCode::SUCCESS;
+        return success;
     };
     if failure.is_of_a_reader_that_left() {
         return ExitCode::SUCCESS;
@@ -149,7 +203,48 @@ fn main() -> ExitCode {
     for line in text.lines() {
         let _ = writeln!(stderr(), "portico: {line}");
     }
-    ExitCode::FAILURE
+    trouble
+}
+
+fn show_routes(arguments: &RoutesArguments) -> Result<ExitCode, RoutesError> {
+    let (config, admin) = (&*arguments.config, arguments.admin.as_deref());
+    let json = arguments.json;
+    let out = &mut stdout().lock();
+    let Some(command) = &arguments.command else {
+        let how = list::How {
+            tool: arguments.tool.as_deref(),
+            bad: arguments.bad,
+            json,
+            from_snapshot: arguments.from_snapshot,
+            admin,
+        };
+        return list::list(config, how, out).map(|()| ExitCode::SUCCESS);
+    };
+    if arguments.tool.is_some() || arguments.bad || arguments.from_snapshot {
+        let text = "--tool, --bad and --from-snapshot are for portico routes without a command";
+        let kind = clap::error::ErrorKind::ArgumentConflict;
+        Arguments::command().error(kind, text).exit();
+    }
+    let wanted = match command {
+        RoutesCommand::Changes => Wanted::Changes,
+        RoutesCommand::Apply => Wanted::Apply,
+        RoutesCommand::Keep => Wanted::Keep,
+        RoutesCommand::Refresh => Wanted::Refresh,
+        RoutesCommand::Diff { old, new } => {
+            let how = diff::How {
+                config,
+                admin,
+                json,
+            };
+            let same = diff::diff(&old.as_str().into(), &new.as_str().into(), how, out)?;
+            return Ok(if same {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
+    };
+    live::run(wanted, config, admin, json, out).map(|()| ExitCode::SUCCESS)
 }
 
 fn answer(arguments: &ExplainArguments) -> Result<(), ExplainError> {

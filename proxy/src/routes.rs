@@ -1,20 +1,33 @@
-//! `portico routes`: the routing table as a start would have it, for people and for scripts.
+//! `portico routes`: the routing table, for people and for scripts, and what can be done about it.
 //!
-//! Reads redis (or the snapshot when redis cannot be reached) afresh; it does not
-//! ask a running portico.
+//! Here is how a tool and its routes are told, which the administration shares: what `/routes` and
+//! `portico routes --json` say is the same. What the commands do is below: `list` prints the table,
+//! `live` asks the portico that serves for more, `diff` compares snapshots, `delta` says how two
+//! sets of routes differ.
+//!
+//! Invariant: what tools wrote reaches no terminal but through [`visible`].
 
-use std::collections::BTreeMap;
-use std::io::{self, Write};
+pub mod delta;
+pub mod diff;
+pub mod list;
+pub mod live;
+mod near;
+
+use std::borrow::Cow;
+use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::time::SystemTime;
 
+use portico_routing::decide::Rules;
 use portico_routing::table::Entry;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::registry::{self, RegistryError};
-use crate::start::{self, StartError};
+use crate::admin::time::rfc3339;
+use crate::ask::AskError;
+use crate::registry::{HeldTool, RegistryError, RegistryStatus, Source};
+use crate::start::StartError;
 
-/// Why there is no table to show.
+/// Why there is nothing to show.
 #[derive(Debug, thiserror::Error)]
 pub enum RoutesError {
     /// The configuration cannot be used.
@@ -23,152 +36,275 @@ pub enum RoutesError {
     /// Neither redis nor a snapshot.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The portico that serves cannot be asked, or refuses.
+    #[error(transparent)]
+    Admin(#[from] AskError),
+    /// It answers what makes no sense.
+    #[error("portico at {0} gives an answer that makes no sense: is it of another version?")]
+    Answer(String),
+    /// The configuration says that nobody can be asked.
+    #[error(
+        "listen.admin is off in {0}: there is no administration to ask; --admin names another one"
+    )]
+    NoAdmin(String),
+    /// There is no such tool.
+    #[error("{0}")]
+    NoTool(String),
     /// Standard output is gone, or no runtime can be had.
     #[error("cannot write the routes")]
     Io(#[from] io::Error),
 }
 
-/// One tool, as scripts see it.
-#[derive(Debug, Serialize)]
+/// A tool with all that is known of its routes.
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Tool<'a> {
+    #[serde(borrow)]
+    pub(crate) tool: Cow<'a, str>,
+    /// Who answers: `config`, `registry`, `ingress`, or `rename`.
+    pub(crate) decided_by: Cow<'a, str>,
+    /// Since when redis does not hold it although it is in use; `null`: redis holds it.
+    pub(crate) held_back: Option<Held>,
+    /// Static routes first: they win.
+    pub(crate) entries: Vec<Routes<'a>>,
+}
+
+/// How long a tool is held back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Held {
+    pub(crate) since: String,
+    /// `null`: it is kept by hand.
+    pub(crate) until: Option<String>,
+}
+
+/// What one source says of a tool.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Routes<'a> {
     /// `config` or `registry`.
-    source: &'a str,
+    #[serde(borrow)]
+    pub(crate) source: Cow<'a, str>,
     /// Legacy paths redirect to the tool's own host.
-    redirect: bool,
+    pub(crate) redirect: bool,
     /// In the order in which they are tried.
-    routes: Vec<RouteLine<'a>>,
+    pub(crate) routes: Vec<Route<'a>>,
     /// Skipped, and why.
-    bad: Vec<BadLine<'a>>,
+    pub(crate) bad: Vec<Bad<'a>>,
 }
 
-#[derive(Debug, Serialize)]
-struct RouteLine<'a> {
-    pattern: &'a str,
-    backend: String,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Route<'a> {
+    #[serde(borrow)]
+    pub(crate) pattern: Cow<'a, str>,
+    pub(crate) backend: Cow<'a, str>,
 }
 
-#[derive(Debug, Serialize)]
-struct BadLine<'a> {
-    pattern: &'a str,
-    backend: &'a str,
-    reason: &'a str,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Bad<'a> {
+    #[serde(borrow)]
+    pub(crate) pattern: Cow<'a, str>,
+    pub(crate) backend: Cow<'a, str>,
+    pub(crate) reason: Cow<'a, str>,
 }
 
-/// Writes the table to `out`: one line for each route, or JSON by tool.
-///
-/// # Errors
-/// [`RoutesError`]
-pub fn routes(path: &Path, json: bool, out: &mut dyn Write) -> Result<(), RoutesError> {
-    let prepared = start::prepare(path)?;
-    let snapshot = prepared.process.snapshot.load_full();
-    let mut entries: BTreeMap<Box<str>, (&str, Arc<Entry>)> = BTreeMap::new();
-    let mut origin = None;
-    if let Some(config) = &snapshot.config.registry {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build_local(tokio::runtime::LocalOptions::default())?;
-        let (table, source) = runtime.block_on(registry::load_once(config, prepared.admit()))?;
-        table.for_each(|tool, entry| {
-            entries.insert(tool.into(), ("registry", Arc::clone(entry)));
-        });
-        origin = Some(source);
-    }
-    // A static route stands before the registry's.
-    for (tool, entry) in &snapshot.config.rules.routes {
-        entries.insert(tool.clone(), ("config", Arc::clone(entry)));
-    }
-    if json {
-        let tools: BTreeMap<&str, Tool<'_>> = entries
-            .iter()
-            .map(|(tool, (source, entry))| (&**tool, describe(source, entry)))
-            .collect();
-        serde_json::to_writer_pretty(&mut *out, &tools).map_err(io::Error::from)?;
-        writeln!(out)?;
-        return Ok(());
-    }
-    if let Some(source) = origin {
-        writeln!(
-            out,
-            "# {} tools; those of the registry are from {source}",
-            entries.len()
-        )?;
-    }
-    for (tool, (source, entry)) in &entries {
-        write_lines(out, tool, source, entry)?;
-    }
-    Ok(())
+/// A key of redis that names no possible tool.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct BadKey {
+    pub(crate) key: String,
+    pub(crate) reason: String,
 }
 
-pub(crate) fn describe<'a>(source: &'a str, entry: &'a Entry) -> Tool<'a> {
-    let routes = entry.routes.iter().map(|route| RouteLine {
-        pattern: route.pattern.source(),
-        backend: route.backend.to_string(),
-    });
-    let bad = entry.bad.iter().map(|bad| BadLine {
-        pattern: &bad.field,
-        backend: &bad.value,
-        reason: &bad.reason,
-    });
+/// What stands before a list of tools: how many there are, where the table is from, how old it is.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Head {
+    pub(crate) matching: usize,
+    /// `redis` or `snapshot`; `null`: there is no registry.
+    pub(crate) source: Option<String>,
+    /// Only of a snapshot.
+    pub(crate) snapshot_written: Option<String>,
+    /// When the table was last what redis held; `null`: never since the start.
+    pub(crate) last_sync: Option<String>,
+    pub(crate) age_seconds: Option<u64>,
+    /// Only if what is bad was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) bad_keys: Option<Vec<BadKey>>,
+}
+
+impl Head {
+    /// As the task that keeps the table tells it.
+    pub(crate) fn of(status: &RegistryStatus, now: SystemTime) -> Self {
+        let last_sync = status.last_sync();
+        let age = last_sync.map(|sync| now.duration_since(sync).unwrap_or_default());
+        Self {
+            last_sync: last_sync.map(rfc3339),
+            age_seconds: age.map(|age| age.as_secs()),
+            ..Self::from(status.source())
+        }
+    }
+
+    /// The JSON up to the first tool.
+    pub(crate) fn opened(&self) -> Vec<u8> {
+        // Into memory, and strings, lists and numbers only: it cannot fail.
+        let mut bytes = serde_json::to_vec(self).unwrap_or_default();
+        bytes.pop();
+        bytes.extend_from_slice(b", \"tools\": [");
+        bytes
+    }
+}
+
+impl From<Source> for Head {
+    fn from(source: Source) -> Self {
+        let (source, written) = match source {
+            Source::Redis => ("redis", None),
+            Source::Snapshot(written) => ("snapshot", Some(written)),
+        };
+        Self {
+            source: Some(source.to_owned()),
+            snapshot_written: written.map(rfc3339),
+            ..Self::default()
+        }
+    }
+}
+
+impl Held {
+    pub(crate) fn of(held: &HeldTool) -> Self {
+        Self {
+            since: rfc3339(held.since),
+            until: held.until.map(rfc3339),
+        }
+    }
+}
+
+/// The keys in redis that name no possible tool.
+pub(crate) fn bad_keys(status: &RegistryStatus) -> Vec<BadKey> {
+    let keys = status.bad_key_list().into_iter();
+    keys.map(|bad| BadKey {
+        key: bad.key.into(),
+        reason: bad.reason.into(),
+    })
+    .collect()
+}
+
+/// What the configuration and the registry say of a tool.
+pub(crate) fn tool<'a>(
+    rules: &'a Rules,
+    tool: &'a str,
+    registry: Option<&'a Entry>,
+    held: Option<&HeldTool>,
+) -> Tool<'a> {
+    let fixed = rules.routes.get(tool).map(|entry| ("config", &**entry));
+    let entries = [fixed, registry.map(|entry| ("registry", entry))];
     Tool {
-        source,
+        tool: tool.into(),
+        decided_by: decided_by(rules, tool, registry).into(),
+        held_back: held.map(Held::of),
+        entries: (entries.into_iter().flatten())
+            .map(|(source, entry)| routes_of(source, entry))
+            .collect(),
+    }
+}
+
+/// Who decides at the tool's own host when the path fits.
+fn decided_by(rules: &Rules, tool: &str, registry: Option<&Entry>) -> &'static str {
+    let domains = &rules.domains;
+    if domains.reserved.contains(tool) {
+        "ingress"
+    } else if domains.renamed(tool).is_some() {
+        "rename"
+    } else if rules.routes.contains_key(tool) {
+        "config"
+    } else if registry.is_some_and(|entry| !entry.routes.is_empty()) {
+        "registry"
+    } else {
+        "ingress"
+    }
+}
+
+fn routes_of<'a>(source: &'a str, entry: &'a Entry) -> Routes<'a> {
+    Routes {
+        source: source.into(),
         redirect: entry.redirect,
-        routes: routes.collect(),
-        bad: bad.collect(),
+        routes: good_routes(entry),
+        bad: bad_routes(entry),
     }
 }
 
-fn write_lines(out: &mut dyn Write, tool: &str, source: &str, entry: &Entry) -> io::Result<()> {
-    for route in &entry.routes {
-        let pattern = visible(route.pattern.source());
-        writeln!(out, "{tool}\t{pattern}\t{}\t{source}", route.backend)?;
-    }
-    if entry.redirect {
-        writeln!(
-            out,
-            "{tool}\tredirect\tfrom legacy paths to its own host\t{source}"
-        )?;
-    }
-    for bad in &entry.bad {
-        let (field, value) = (visible(&bad.field), visible(&bad.value));
-        let reason = visible(&bad.reason);
-        writeln!(out, "{tool}\tBAD {field}\t{value}\t{reason}")?;
-    }
-    Ok(())
+/// The routes of an entry, in the order in which they are tried.
+pub(crate) fn good_routes(entry: &Entry) -> Vec<Route<'_>> {
+    let routes = entry.routes.iter().map(|route| Route {
+        pattern: route.pattern.source().into(),
+        backend: route.backend.to_string().into(),
+    });
+    routes.collect()
 }
 
-/// What tools wrote, without the power to move the cursor or to look like another line. Backslashes
-/// stay as they are: patterns are full of them.
+/// What was skipped of an entry.
+pub(crate) fn bad_routes(entry: &Entry) -> Vec<Bad<'_>> {
+    let bad = entry.bad.iter().map(|bad| Bad {
+        pattern: (&*bad.field).into(),
+        backend: (&*bad.value).into(),
+        reason: (&*bad.reason).into(),
+    });
+    bad.collect()
+}
+
+/// What tools wrote, without the power to move the cursor, to turn the direction of writing or to
+/// look like another line. Backslashes stay as they are: patterns are full of them.
 pub(crate) fn visible(text: &str) -> String {
     let mut visible = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() {
-            visible.extend(c.escape_debug());
-        } else {
+        if is_harmless(c) {
             visible.push(c);
+        } else {
+            visible.extend(c.escape_debug());
         }
     }
     visible
+}
+
+/// Whether it shows as itself: no control character, and nothing that Unicode does not print.
+fn is_harmless(c: char) -> bool {
+    match c {
+        ' '..='~' => true,
+        _ => c.escape_debug().count() == 1,
+    }
+}
+
+/// The address to ask: the one given, or that of the configuration.
+pub(crate) fn admin_address(admin: Option<&str>, config: &Path) -> Result<String, RoutesError> {
+    if let Some(address) = admin {
+        return Ok(address.to_owned());
+    }
+    let loaded = portico_config::load(config).map_err(StartError::from)?;
+    match &loaded.config.listen.admin {
+        Some(address) => Ok(address.to_string()),
+        None => Err(RoutesError::NoAdmin(config.display().to_string())),
+    }
+}
+
+/// What the commands wait on.
+pub(crate) fn runtime() -> io::Result<tokio::runtime::LocalRuntime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        assert_eq!(visible(text), expected);
+    }
+
     #[test]
-    fn a_tool_writes_one_line_and_nothing_to_the_terminal() {
-        let fields: [(&[u8], &[u8]); 2] = [
-            (b"/a\\.b\n\x1b]0;x\x07", b"http://192.0.2.1"),
-            (b"/c", b"http://192.0.2.1\nadmin\t.*"),
-        ];
-        let entry = Entry::build(fields, false, &|_| Ok(()));
-        let mut out = Vec::new();
-        write_lines(&mut out, "tool", "registry", &entry).unwrap();
-        let out = String::from_utf8(out).unwrap();
-        assert_eq!(out.lines().count(), 2, "{out:?}");
-        assert!(
-            out.starts_with("tool\t/a\\.b\\n\\u{1b}]0;x\\u{7}\thttp://192.0.2.1"),
-            "{out:?}"
-        );
-        assert!(out.contains("\tBAD /c\t"), "{out:?}");
+    fn nothing_that_tools_write_moves_the_cursor() {
+        check("^/a\\.b\"'(é|中|\u{1f600})$", "^/a\\.b\"'(é|中|\u{1f600})$");
+        check("a\n\r\t\0", "a\\n\\r\\t\\0");
+        check("\x1b]0;x\x07\x7f", "\\u{1b}]0;x\\u{7}\\u{7f}");
+        check("\u{9b}31m", "\\u{9b}31m");
+        // Right-to-left override, zero width space, line separator, soft hyphen, tags, byte order.
+        check("a\u{202e}b\u{200b}", "a\\u{202e}b\\u{200b}");
+        check("\u{2028}\u{ad}", "\\u{2028}\\u{ad}");
+        check("\u{e0041}\u{feff}", "\\u{e0041}\\u{feff}");
     }
 }

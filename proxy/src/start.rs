@@ -17,10 +17,10 @@ use portico_routing::table::{Entry, Table};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::places::Places;
-use crate::policy::backends::BackendPolicy;
+use crate::policy::backends::{BackendPolicy, RegistryServers};
 use crate::policy::tool_cap::ToolCap;
 use crate::process::Process;
-use crate::registry::{self, Admit, Changed};
+use crate::registry::{self, Admit, Changed, RegistryStatus};
 use crate::reloads::Reloads;
 use crate::response::pages::Pages;
 use crate::snapshot::Snapshot;
@@ -106,11 +106,12 @@ pub fn prepare_config(config: Config, warnings: Vec<String>) -> Result<Prepared,
         mut warnings,
     } = build(config, warnings, None)?;
     warnings.extend_from_slice(tls::root_warnings());
+    let registry = snapshot.backends.registry.clone();
     let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
     let table = Arc::new(Table::new());
     let process = Process {
         metrics: Arc::new(Metrics::new(Arc::clone(&table), Arc::clone(&snapshot))),
-        registry_status: Arc::default(),
+        registry_status: Arc::new(RegistryStatus::new(registry)),
         started: SystemTime::now(),
         stage: AtomicU8::new(0),
         snapshot,
@@ -267,18 +268,19 @@ fn backend_policy(config: &Config, previous: Option<&Snapshot>) -> BackendPolicy
         allowed: registry.map_or_else(Vec::new, |r| r.backends.clone()),
         own,
         registry: match previous {
-            // The registry stays where it is.
+            // The registry stays where it is, or where sentinels move it to.
             Some(previous) => previous.backends.registry.clone(),
-            None => registry.map_or_else(Vec::new, registry_addresses),
+            None => RegistryServers::new(registry.map_or_else(Vec::new, registry_addresses)),
         },
     }
 }
 
-/// Where redis listens; none for unix sockets. Once, at start, before anybody waits for an answer.
+/// Where redis listens, or its sentinels; none for unix sockets. Once, at start, before anybody
+/// waits for an answer.
 fn registry_addresses(config: &portico_config::Registry) -> Vec<SocketAddr> {
-    registry::server_address(config)
-        .and_then(|address| address.to_socket_addrs().ok())
-        .map_or_else(Vec::new, Iterator::collect)
+    let servers = registry::server_addresses(config).into_iter();
+    let resolved = servers.filter_map(|server| server.to_socket_addrs().ok());
+    resolved.flatten().collect()
 }
 
 /// That the routes cannot be kept would otherwise be known when they are needed, or from the log of

@@ -11,6 +11,7 @@
 //! - [`relay`] a bad line between portico and redis
 //! - [`registry`] the table as portico serves it and as redis holds it
 //! - [`load`] requests all the time, each with its expected answer
+//! - [`sentinel`] redis servers with replicas, and sentinels
 //! - [`client`] a raw HTTP/1 client that sends exact bytes and reads exactly one answer
 //! - [`http2`] a raw HTTP/2 client that sends any frame and checks what comes back
 //! - [`websocket`] WebSocket frames by hand
@@ -26,6 +27,7 @@ pub mod portico;
 pub mod redis;
 pub mod registry;
 pub mod relay;
+pub mod sentinel;
 pub mod stream;
 pub mod tls;
 pub mod vectors;

@@ -33,6 +33,8 @@ const PAGES: &[(&str, &str, &str)] = &[
     ("/readyz?format=json", "application/json", "\"ready\": true"),
     ("/metrics", "text/plain; version=0.0.4", "# HELP portico_"),
     ("/routes", "application/json", "\"grid\""),
+    ("/routes/changes", "application/json", "\"changes\": ["),
+    ("/routes/changes?format=text", "text/plain", "# no change"),
     (
         "/list",
         "application/json",
@@ -185,13 +187,13 @@ fn what_is_not_there_is_said() {
         &portico,
         "GET /routes?page_size=0 HTTP/1.1\nHost: HOST\n\n",
         400,
-        "1 to 1000",
+        "1 to 10000",
     );
     check_refused(
         &portico,
-        "GET /routes?page_size=1001 HTTP/1.1\nHost: HOST\n\n",
+        "GET /routes?page_size=10001 HTTP/1.1\nHost: HOST\n\n",
         400,
-        "1 to 1000",
+        "1 to 10000",
     );
     check_refused(
         &portico,

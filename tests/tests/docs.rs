@@ -90,6 +90,45 @@ const COMMANDS: &[(&str, How)] = &[
         How::Configured,
     ),
     (r#"curl --fail "http://$ADMIN/routes?bad""#, How::Configured),
+    (
+        r#"curl --fail "http://$ADMIN/routes?held""#,
+        How::Configured,
+    ),
+    ("portico routes --admin $ADMIN --tool grid", How::Configured),
+    ("portico routes --admin $ADMIN --bad", How::Configured),
+    (
+        "portico routes --config portico.toml --bad",
+        How::Configured,
+    ),
+    ("curl --fail http://$ADMIN/routes/changes", How::Configured),
+    (
+        r#"curl --fail "http://$ADMIN/routes/changes?format=text""#,
+        How::Configured,
+    ),
+    ("portico routes changes --admin $ADMIN", How::Configured),
+    (
+        "curl --fail-with-body --request POST http://$ADMIN/routes/keep",
+        How::Configured,
+    ),
+    (
+        "curl --fail-with-body --request POST http://$ADMIN/routes/apply",
+        How::Configured,
+    ),
+    (
+        "curl --fail-with-body --request POST http://$ADMIN/routes/refresh",
+        How::Configured,
+    ),
+    (
+        "curl --fail --output before.snapshot http://$ADMIN/snapshot",
+        How::Configured,
+    ),
+    (
+        "portico routes diff before.snapshot live --admin $ADMIN",
+        How::Configured,
+    ),
+    ("portico routes refresh --admin $ADMIN", How::Configured),
+    ("portico routes keep --admin $ADMIN", How::Configured),
+    ("portico routes apply --admin $ADMIN", How::Configured),
     ("curl --fail http://$ADMIN/config", How::Configured),
     (
         r#"curl --fail "http://$ADMIN/config?format=json""#,
@@ -189,7 +228,7 @@ const COMMANDS: &[(&str, How)] = &[
 ];
 
 /// Makes a user of redis that may only read.
-const ONLY_READS: &str = "redis-cli -p $REDIS_PORT ACL SETUSER portico on '>a-password' '%R~prefix:*' '%R~redirect:*' -@all +ping +select +scan +hlen +exists +hgetall '+client|tracking'";
+const ONLY_READS: &str = "redis-cli -p $REDIS_PORT ACL SETUSER portico on '>a-password' '%R~prefix:*' '%R~redirect:*' -@all +ping +select +scan +hlen +exists +hgetall +dbsize '+client|tracking'";
 
 /// Prints what two proxies answer differently.
 const COMPARE: &str = r#"while read -r url; do for at in $OLD $NEW; do curl --silent --output /dev/null --insecure --max-time 30 --connect-to ::$at --write-out "%{http_code} %{redirect_url} $url\n" "$url" || true; done; done < urls.txt | uniq --count | awk '$1 != 2'"#;
@@ -210,16 +249,19 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The fenced blocks of `language`, without their fences.
+/// The fenced blocks of `language`, without their fences and their indentation.
 fn blocks(text: &str, language: &str) -> Vec<String> {
     let mut blocks = Vec::new();
-    let mut open: Option<String> = None;
+    let mut open: Option<(usize, String)> = None;
     for line in text.lines() {
-        match (&mut open, line.strip_prefix("```")) {
-            (Some(_), Some("")) => blocks.extend(open.take()),
-            (None, Some(tag)) if tag == language => open = Some(String::new()),
-            (Some(block), _) => {
-                block.push_str(line);
+        let bare = line.trim_start();
+        match (&mut open, bare.strip_prefix("```")) {
+            (Some(_), Some("")) => blocks.extend(open.take().map(|(_, block)| block)),
+            (None, Some(tag)) if tag == language => {
+                open = Some((line.len() - bare.len(), String::new()));
+            }
+            (Some((indent, block)), _) => {
+                block.push_str(line.get(*indent..).unwrap_or(bare));
                 block.push('\n');
             }
             (None, _) => {}

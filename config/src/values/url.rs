@@ -7,6 +7,7 @@ use super::quote;
 use crate::config::SecretUrl;
 use crate::diagnostic::nearest;
 use crate::reader::{FromText, Mistake};
+use crate::values::sentinel::SentinelUrl;
 
 impl FromText for Backend {
     fn allowed() -> String {
@@ -125,7 +126,9 @@ pub(crate) fn page_host(url: &str) -> String {
 
 impl FromText for SecretUrl {
     fn allowed() -> String {
-        "redis://[user:password@]host[:port][/database], rediss://... (TLS), unix:///path/of/socket"
+        "redis://[user:password@]host[:port][/database], rediss://... (TLS), unix:///path/of/socket, \
+         redis+sentinel://[user:password@]sentinel[:port][,sentinel[:port]...]/master[/database][?sentinel_user=...&sentinel_password=...], \
+         rediss+sentinel://... (TLS)"
             .to_owned()
     }
 
@@ -139,9 +142,10 @@ impl FromText for SecretUrl {
             ));
         }
         match scheme {
-            "redis" | "rediss" => check_redis_authority(rest, true)?,
-            // Behind the hosts stands the name of the master.
-            "redis+sentinel" => check_redis_authority(rest, false)?,
+            "redis" | "rediss" => check_redis_authority(rest)?,
+            "redis+sentinel" | "rediss+sentinel" => {
+                SentinelUrl::parse(text).transpose()?;
+            }
             "unix" | "redis+unix" if !rest.starts_with('/') => {
                 return Err(Mistake::new(
                     "the path of a unix socket is absolute: three slashes follow the colon",
@@ -149,7 +153,16 @@ impl FromText for SecretUrl {
             }
             "unix" | "redis+unix" => {}
             _ => {
-                let meant = nearest(scheme, ["redis", "rediss", "unix", "redis+unix"]);
+                let meant = if scheme.contains("sentinel") {
+                    let secure = scheme.starts_with("rediss");
+                    Some(if secure {
+                        "rediss+sentinel"
+                    } else {
+                        "redis+sentinel"
+                    })
+                } else {
+                    nearest(scheme, ["redis", "rediss", "unix", "redis+unix"])
+                };
                 let meant = meant.map(|scheme| format!("{scheme}://"));
                 return Err(Mistake::new("portico does not know this scheme").suggest(meant));
             }
@@ -158,9 +171,8 @@ impl FromText for SecretUrl {
     }
 }
 
-/// Checks `[user:password@]host[:port][/database]`; several hosts with commas
-/// between them for Sentinel.
-fn check_redis_authority(rest: &str, has_database: bool) -> Result<(), Mistake> {
+/// Checks `[user:password@]host[:port][/database]`.
+fn check_redis_authority(rest: &str) -> Result<(), Mistake> {
     let rest = rest.split('?').next().unwrap_or_default();
     // The user information ends at the last `@`; a password that holds a `/`
     // has to write it as %2F.
@@ -172,12 +184,10 @@ fn check_redis_authority(rest: &str, has_database: bool) -> Result<(), Mistake> 
             "in the password /, @ and # are written %2F, %40 and %23",
         ));
     }
-    let (hosts, database) = rest.split_once('/').unwrap_or((rest, ""));
-    for host in hosts.split(',') {
-        Backend::parse(&format!("http://{host}"))
-            .map_err(|_| Mistake::new("the URL's host or port is not valid"))?;
-    }
-    if has_database && !database.is_empty() && database.parse::<u32>().is_err() {
+    let (host, database) = rest.split_once('/').unwrap_or((rest, ""));
+    Backend::parse(&format!("http://{host}"))
+        .map_err(|_| Mistake::new("the URL's host or port is not valid"))?;
+    if !database.is_empty() && database.parse::<u32>().is_err() {
         return Err(Mistake::new(
             "the database behind the last slash is a number",
         ));
@@ -200,12 +210,17 @@ mod tests {
             "unix:///run/redis.sock",
             "redis+unix:///run/redis.sock?db=1",
             "redis+sentinel://a:1,b:2/mymaster/0",
+            "rediss+sentinel://u:p@a/mymaster?sentinel_password=x",
         ] {
             good(url, SecretUrl::new(url));
         }
         bad::<SecretUrl>("127.0.0.1:6379", None);
         bad::<SecretUrl>("reddis://h", Some("redis://"));
         bad::<SecretUrl>("http://h", None);
+        bad::<SecretUrl>("sentinel://h/m", Some("redis+sentinel://"));
+        bad::<SecretUrl>("rediss-sentinel://h/m", Some("rediss+sentinel://"));
+        bad::<SecretUrl>("redis+sentinel://h", None);
+        bad::<SecretUrl>("redis://a,b/m", None);
         bad::<SecretUrl>("redis://h:99999", None);
         bad::<SecretUrl>("redis://h/zero", None);
         bad::<SecretUrl>("redis://", None);

@@ -1,6 +1,6 @@
 //! Answers of the administration, and in which form a client wants them.
 
-use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::list::Names;
 use super::query::Query;
+use super::snapshot::Pieces;
 use crate::response::accept::Format;
 
 /// The body of an answer.
@@ -24,19 +25,25 @@ pub enum Body {
     Whole(Option<Bytes>),
     /// Made while it is sent.
     List(Names),
+    /// Made beside, while it is sent; may break off.
+    Snapshot(Pieces),
 }
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let next = match self.get_mut() {
             Self::Whole(bytes) => bytes.take(),
             Self::List(names) => names.next(),
+            Self::Snapshot(pieces) => {
+                let next = pieces.poll_next(context);
+                return next.map(|next| next.map(|bytes| bytes.map(Frame::data)));
+            }
         };
         Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
     }
@@ -48,7 +55,7 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::List(_) => SizeHint::default(),
+            Self::List(_) | Self::Snapshot(_) => SizeHint::default(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Which pages there are, and the page that lists them.
 
 use hyper::header::{ALLOW, HeaderValue};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 
 use super::answer::{Body, Form, answer, bad_request, text};
 use super::query::Query;
@@ -15,9 +15,14 @@ pub(super) enum Page {
     Metrics,
     Status,
     Routes,
+    Changes,
+    Snapshot,
     Explain,
     Config,
     List,
+    Apply,
+    Keep,
+    Refresh,
     Reload,
 }
 
@@ -46,7 +51,19 @@ const PAGES: &[(&str, Page, &str, &str)] = &[
         "/routes",
         Page::Routes,
         "GET",
-        "the routes of tools (?tool=, ?contains=, ?bad, ?page_size=, ?after=)",
+        "the routes of tools (?tool=, ?contains=, ?bad, ?held, ?page_size=, ?after=)",
+    ),
+    (
+        "/routes/changes",
+        Page::Changes,
+        "GET",
+        "the last changes of the routes (?format=text)",
+    ),
+    (
+        "/snapshot",
+        Page::Snapshot,
+        "GET",
+        "the routes of the registry, as the snapshot on disk has them",
     ),
     (
         "/explain",
@@ -67,6 +84,24 @@ const PAGES: &[(&str, Page, &str, &str)] = &[
         "the names of all tools with routes",
     ),
     (
+        "/routes/apply",
+        Page::Apply,
+        "POST",
+        "have routes that are held back removed now",
+    ),
+    (
+        "/routes/keep",
+        Page::Keep,
+        "POST",
+        "have routes that are held back kept",
+    ),
+    (
+        "/routes/refresh",
+        Page::Refresh,
+        "POST",
+        "have the routes compared with redis now",
+    ),
+    (
         "/reload",
         Page::Reload,
         "POST",
@@ -82,6 +117,32 @@ impl Page {
         }
         let found = PAGES.iter().find(|(known, ..)| *known == path);
         found.map(|(_, page, ..)| *page)
+    }
+
+    /// Whether it changes something.
+    pub(super) fn acts(self) -> bool {
+        match self {
+            Self::Apply | Self::Keep | Self::Refresh | Self::Reload => true,
+            Self::Index
+            | Self::Healthz
+            | Self::Readyz
+            | Self::Metrics
+            | Self::Status
+            | Self::Routes
+            | Self::Changes
+            | Self::Snapshot
+            | Self::Explain
+            | Self::Config
+            | Self::List => false,
+        }
+    }
+
+    /// Whether it takes this method.
+    pub(super) fn takes(self, method: &Method) -> bool {
+        match self.acts() {
+            true => method == Method::POST,
+            false => method == Method::GET || method == Method::HEAD,
+        }
     }
 }
 
@@ -112,7 +173,7 @@ pub(super) fn page<B>(request: &Request<B>) -> Response<Body> {
 
 fn listing() -> String {
     let line = |(path, _, method, what): &(&str, Page, &str, &str)| {
-        format!("{method:<4} {path:<9} {what}\n")
+        format!("{method:<4} {path:<15} {what}\n")
     };
     PAGES.iter().map(line).collect()
 }
@@ -143,10 +204,7 @@ pub(super) fn not_found() -> Response<Body> {
 
 /// 405
 pub(super) fn wrong_method(page: Page) -> Response<Body> {
-    let allow = match page {
-        Page::Reload => "POST",
-        _ => "GET, HEAD",
-    };
+    let allow = if page.acts() { "POST" } else { "GET, HEAD" };
     let mut response = text(
         StatusCode::METHOD_NOT_ALLOWED,
         format!("this page takes {allow}\n"),

@@ -8,9 +8,11 @@
 //!
 //! Invariants: no number of clients, and no slowness of theirs, takes more than
 //! [`ADMIN_CONNECTIONS`] connections or keeps one for ever; every answer says `no-store` and `nosniff`;
-//! nothing but `POST /reload` changes anything.
+//! nothing but a POST changes anything.
 
 mod answer;
+mod changes;
+mod commands;
 mod config;
 mod explain;
 mod guard;
@@ -21,9 +23,10 @@ mod metrics;
 mod query;
 mod reload;
 mod routes;
+mod snapshot;
 mod socket;
 mod status;
-mod time;
+pub(crate) mod time;
 
 #[cfg(test)]
 mod tests;
@@ -37,7 +40,7 @@ use std::time::{Duration, Instant};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use portico_config::AdminAddress;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -47,7 +50,7 @@ use tracing::{debug, error, warn};
 
 use crate::listen::ListenError;
 use crate::process::Process;
-use crate::registry::CommandRequest;
+use crate::registry::{Command, CommandRequest};
 use crate::reloads::ReloadRequest;
 use crate::repeats::Repeats;
 use crate::start::ADMIN_CONNECTIONS;
@@ -76,6 +79,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const MAX_HEAVY: usize = 2;
 /// Lists of all tools in memory at once; 503 above.
 const MAX_LISTS: usize = 4;
+/// Snapshots that are made at once, each with a thread while it is sent; 503 above.
+const MAX_SNAPSHOTS: usize = 2;
 /// Between two tries to accept while the system refuses.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -89,6 +94,7 @@ pub struct State {
     pub commands: Option<mpsc::Sender<CommandRequest>>,
     heavy: Semaphore,
     lists: Arc<Semaphore>,
+    snapshots: Arc<Semaphore>,
 }
 
 impl State {
@@ -104,6 +110,7 @@ impl State {
             commands,
             heavy: Semaphore::new(MAX_HEAVY),
             lists: Arc::new(Semaphore::new(MAX_LISTS)),
+            snapshots: Arc::new(Semaphore::new(MAX_SNAPSHOTS)),
         }
     }
 }
@@ -272,11 +279,7 @@ async fn answer(request: Request<Incoming>, reach: Reach, state: &Arc<State>) ->
     let Some(page) = Page::find(request.uri().path()) else {
         return index::not_found();
     };
-    let known = match (page, request.method()) {
-        (Page::Reload, method) => method == Method::POST,
-        (_, method) => method == Method::GET || method == Method::HEAD,
-    };
-    if !known {
+    if !page.takes(request.method()) {
         return index::wrong_method(page);
     }
     if request.body().size_hint().lower() > MAX_BODY_BYTES {
@@ -289,11 +292,16 @@ async fn answer(request: Request<Incoming>, reach: Reach, state: &Arc<State>) ->
         Page::Readyz => health::ready(&request, &state.process),
         Page::Metrics => metrics::page(state).await,
         Page::Routes => routes::page(&request, state).await,
+        Page::Changes => changes::page(&request, state).await,
+        Page::Snapshot => snapshot::page(&request, state),
         Page::List => list::page(state).await,
         Page::Config => config::page(&request, state).await,
         Page::Status => status::page(&request, state).await,
         Page::Explain => explain::page(&request, state).await,
         Page::Reload => reload::page(&request, state).await,
+        Page::Apply => commands::page(&request, state, Command::Apply).await,
+        Page::Keep => commands::page(&request, state, Command::Keep).await,
+        Page::Refresh => commands::page(&request, state, Command::Refresh).await,
     }
 }
 

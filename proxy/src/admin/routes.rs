@@ -5,22 +5,22 @@
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use hyper::{Request, Response, StatusCode};
-use portico_routing::decide::Rules;
 use portico_routing::table::Entry;
-use serde::Serialize;
 
 use super::State;
 use super::answer::{Body, bad_request, json_bytes};
 use super::query::Query;
 use crate::percent::encode;
-use crate::routes::{Tool, describe};
+use crate::registry::RegistryStatus;
+use crate::routes::{Head, bad_keys, tool};
 
 /// Tools on a page unless told otherwise.
 const PAGE_SIZE: usize = 100;
 /// Tools on a page at the most.
-const MAX_PAGE_SIZE: usize = 1000;
+const MAX_PAGE_SIZE: usize = 10_000;
 /// A page ends at the tool that fills it to this.
 const MAX_PAGE_BYTES: usize = 4 << 20;
 
@@ -30,18 +30,9 @@ struct Wanted {
     prefix: String,
     contains: String,
     bad: bool,
+    held: bool,
     after: String,
     size: usize,
-}
-
-/// A tool with all that is known of its routes.
-#[derive(Debug, Serialize)]
-struct Listed<'a> {
-    tool: &'a str,
-    /// Who answers: `config`, `registry`, `ingress`, or `rename`.
-    decided_by: &'static str,
-    /// Static routes first: they win.
-    entries: Vec<Tool<'a>>,
 }
 
 pub(super) async fn page<B>(request: &Request<B>, state: &Arc<State>) -> Response<Body> {
@@ -56,7 +47,15 @@ pub(super) async fn page<B>(request: &Request<B>, state: &Arc<State>) -> Respons
 }
 
 fn wanted<B>(request: &Request<B>) -> Result<Wanted, String> {
-    let known = ["tool", "contains", "bad", "page_size", "after", "format"];
+    let known = [
+        "tool",
+        "contains",
+        "bad",
+        "held",
+        "page_size",
+        "after",
+        "format",
+    ];
     let query = Query::parse(request, &known)?;
     if query.one("format")?.is_some_and(|format| format != "json") {
         return Err("this page is JSON; portico routes prints text".to_owned());
@@ -76,6 +75,7 @@ fn wanted<B>(request: &Request<B>) -> Result<Wanted, String> {
         prefix: text("tool")?,
         contains: text("contains")?,
         bad: query.flag("bad")?,
+        held: query.flag("held")?,
         after: text("after")?,
         size,
     })
@@ -107,8 +107,9 @@ impl Found {
 }
 
 impl Wanted {
-    fn matches(&self, tool: &str, entries: [Option<&Entry>; 2]) -> bool {
+    fn matches(&self, tool: &str, entries: [Option<&Entry>; 2], status: &RegistryStatus) -> bool {
         tool.starts_with(&self.prefix)
+            && (!self.held || status.held_tool(tool).is_some())
             && tool.contains(&self.contains)
             && (!self.bad
                 || entries
@@ -122,70 +123,45 @@ fn made(state: &State, wanted: &Wanted) -> Vec<u8> {
     let snapshot = state.process.snapshot.load_full();
     let rules = &*snapshot.config.rules;
     let table = &state.process.table;
+    let status = &state.process.registry_status;
     let mut found = Found::default();
     for (tool, entry) in &rules.routes {
         let other = table.get(tool);
-        if wanted.matches(tool, [Some(entry), other.as_deref()]) {
+        if wanted.matches(tool, [Some(entry), other.as_deref()], status) {
             found.offer(wanted, tool);
         }
     }
     table.for_each(|tool, entry| {
         // The others were looked at above.
-        if wanted.matches(tool, [Some(entry), None]) && !rules.routes.contains_key(tool) {
+        if wanted.matches(tool, [Some(entry), None], status) && !rules.routes.contains_key(tool) {
             found.offer(wanted, tool);
         }
     });
-    let Found {
-        first,
-        matching,
-        mut more,
-    } = found;
-    let mut bytes = format!("{{\"matching\": {matching}, \"tools\": [").into_bytes();
+    let mut head = match &snapshot.config.registry {
+        Some(_) => Head::of(status, SystemTime::now()),
+        None => Head::default(),
+    };
+    head.matching = found.matching;
+    head.bad_keys = wanted.bad.then(|| bad_keys(status));
+    let mut bytes = head.opened();
     let mut last = None;
-    for tool in first.into_sorted_vec() {
+    for name in found.first.into_sorted_vec() {
         if bytes.len() >= MAX_PAGE_BYTES {
-            more = true;
+            found.more = true;
             break;
         }
-        let registry = table.get(&tool);
+        let registry = table.get(&name);
         bytes.extend_from_slice(if last.is_some() { b",\n" } else { b"\n" });
-        write_tool(&mut bytes, rules, &tool, registry.as_deref());
-        last = Some(tool);
+        let held = status.held_tool(&name);
+        let listed = tool(rules, &name, registry.as_deref(), held.as_ref());
+        // Into memory, and strings, lists and booleans only: it cannot fail.
+        let _ = serde_json::to_writer(&mut bytes, &listed);
+        last = Some(name);
     }
-    let next = last.filter(|_| more).map(|last| wanted.next(&last));
+    let next = last.filter(|_| found.more).map(|last| wanted.next(&last));
     let next = serde_json::Value::from(next);
     bytes.extend_from_slice(format!("\n], \"next\": {next}}}\n").as_bytes());
     bytes
-}
-
-fn write_tool(bytes: &mut Vec<u8>, rules: &Rules, tool: &str, registry: Option<&Entry>) {
-    let fixed = rules.routes.get(tool).map(|entry| ("config", &**entry));
-    let entries = [fixed, registry.map(|entry| ("registry", entry))];
-    let listed = Listed {
-        tool,
-        decided_by: decided_by(rules, tool, registry),
-        entries: (entries.into_iter().flatten())
-            .map(|(source, entry)| describe(source, entry))
-            .collect(),
-    };
-    // Into memory, and strings, lists and booleans only: it cannot fail.
-    let _ = serde_json::to_writer(bytes, &listed);
-}
-
-/// Who decides at the tool's own host when the path fits.
-fn decided_by(rules: &Rules, tool: &str, registry: Option<&Entry>) -> &'static str {
-    let domains = &rules.domains;
-    if domains.reserved.contains(tool) {
-        "ingress"
-    } else if domains.renamed(tool).is_some() {
-        "rename"
-    } else if rules.routes.contains_key(tool) {
-        "config"
-    } else if registry.is_some_and(|entry| !entry.routes.is_empty()) {
-        "registry"
-    } else {
-        "ingress"
-    }
 }
 
 impl Wanted {
@@ -197,8 +173,10 @@ impl Wanted {
                 target.push_str(&format!("{name}={}&", encode(value)));
             }
         }
-        if self.bad {
-            target.push_str("bad=true&");
+        for (name, on) in [("bad", self.bad), ("held", self.held)] {
+            if on {
+                target.push_str(&format!("{name}=true&"));
+            }
         }
         format!("{target}page_size={}&after={}", self.size, encode(last))
     }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +17,7 @@ use super::health::unready;
 use super::query::Query;
 use super::time::{in_words, rfc3339};
 use crate::process::{Process, Stage};
-use crate::registry::Source;
+use crate::registry::{Mode, Source};
 use crate::start;
 use crate::telemetry::access_log::Dropped;
 use crate::telemetry::metrics::Totals;
@@ -66,11 +67,24 @@ struct Registry {
     snapshot_written: Option<String>,
     last_sync: Option<String>,
     age_seconds: Option<u64>,
+    /// How changes become known; `null`: redis was not reached since the start.
+    mode: Option<&'static str>,
+    /// Why not in a better way; `null`: there is none.
+    mode_reason: Option<String>,
     held_back: u64,
+    /// Of those held back, the ones kept by hand.
+    kept: u64,
+    /// When the first of the others leaves, unless it comes back.
+    held_until: Option<String>,
+    bad_tools: u64,
+    bad_routes: usize,
     bad_keys: u64,
     changes: u64,
     drift: u64,
     disconnects: u64,
+    snapshot_path: String,
+    /// When this process last wrote it; `null`: never.
+    snapshot_saved: Option<String>,
     snapshot_failures: u64,
 }
 
@@ -169,7 +183,8 @@ impl Status {
                 config: config.rules.routes.len(),
                 registry: process.table.len(),
             },
-            registry: config.registry.as_ref().map(|_| registry(process, now)),
+            registry: (config.registry.as_ref())
+                .map(|config| registry(process, &config.snapshot, now)),
             certificates: store.map_or_else(Vec::new, |store| certificates(store, now)),
             certificate_failures: store.map_or(0, |store| store.failures()),
             requests: process.metrics.totals(),
@@ -233,6 +248,20 @@ impl Status {
         );
         if let Some(registry) = &self.registry {
             line("registry", registry.in_words());
+            if let Some(mode) = registry.mode_in_words() {
+                line("  changes", mode);
+            }
+            if let Some(held) = registry.held_in_words() {
+                line("  held back", held);
+            }
+            if let Some(bad) = registry.bad_in_words() {
+                line("  skipped", bad);
+            }
+            let saved = match &registry.snapshot_saved {
+                Some(saved) => format!("written {saved}"),
+                None => "not written since the start".to_owned(),
+            };
+            line("  snapshot", format!("{saved}, {}", registry.snapshot_path));
         }
         for certificate in &self.certificates {
             let Certificate {
@@ -307,11 +336,55 @@ impl Registry {
             Some(written) => format!(", routes from the snapshot of {written}"),
             None => String::new(),
         };
-        let held = match self.held_back {
-            0 => String::new(),
-            count => format!(", {count} TOOLS HELD BACK"),
+        format!("{state}, {age}{source}")
+    }
+
+    fn mode_in_words(&self) -> Option<String> {
+        let how = match self.mode? {
+            "tracking" => "pushed by redis",
+            "keyspace" => "told by keyspace notifications",
+            _ => "found by POLLING",
         };
-        format!("{state}, {age}{source}{held}")
+        Some(match &self.mode_reason {
+            None => how.to_owned(),
+            Some(why) => format!("{how}: {why}"),
+        })
+    }
+
+    /// What is to be decided, until when, and how.
+    fn held_in_words(&self) -> Option<String> {
+        let (held, kept) = (self.held_back, self.kept);
+        let waiting = held.saturating_sub(kept);
+        let mut said = Vec::new();
+        if waiting > 0 {
+            let until = match &self.held_until {
+                Some(until) => format!("stay in use until {until}"),
+                None => "stay in use for the grace time".to_owned(),
+            };
+            said.push(format!(
+                "{waiting} TOOLS VANISHED FROM REDIS and {until}: restore redis, or decide: \
+                 portico routes keep | apply"
+            ));
+        }
+        if kept > 0 {
+            said.push(format!(
+                "{kept} TOOLS that redis does not hold ARE KEPT by hand, until it does or until: \
+                 portico routes apply"
+            ));
+        }
+        (!said.is_empty()).then(|| said.join("; "))
+    }
+
+    fn bad_in_words(&self) -> Option<String> {
+        let (routes, tools, keys) = (self.bad_routes, self.bad_tools, self.bad_keys);
+        let routes_of = format!("{routes} bad routes of {tools} tools");
+        let what = match (routes, keys) {
+            (0, 0) => return None,
+            (_, 0) => routes_of,
+            (0, keys) => format!("{keys} keys that name no tool"),
+            (_, keys) => format!("{routes_of}, {keys} keys that name no tool"),
+        };
+        Some(format!("{what}: portico routes --bad"))
     }
 }
 
@@ -354,13 +427,14 @@ fn reloads(process: &Process) -> Reloads {
     }
 }
 
-fn registry(process: &Process, now: SystemTime) -> Registry {
+fn registry(process: &Process, snapshot: &Path, now: SystemTime) -> Registry {
     let status = &process.registry_status;
     let last_sync = status.last_sync();
     let written = match status.source() {
         Source::Redis => None,
         Source::Snapshot(written) => Some(written),
     };
+    let (mode, reason) = status.mode().unzip();
     Registry {
         connected: status.connected(),
         source: if written.is_some() {
@@ -371,11 +445,19 @@ fn registry(process: &Process, now: SystemTime) -> Registry {
         snapshot_written: written.map(rfc3339),
         last_sync: last_sync.map(rfc3339),
         age_seconds: last_sync.map(|sync| now.duration_since(sync).unwrap_or_default().as_secs()),
+        mode: mode.map(Mode::as_str),
+        mode_reason: reason.filter(|why| !why.is_empty()).map(String::from),
         held_back: status.held_back(),
+        kept: status.kept(),
+        held_until: status.first_release().map(rfc3339),
+        bad_tools: status.bad_tools(),
+        bad_routes: process.table.bad_routes(),
         bad_keys: status.bad_keys(),
         changes: status.changes(),
         drift: status.drift(),
         disconnects: status.disconnects(),
+        snapshot_path: snapshot.display().to_string(),
+        snapshot_saved: (status.snapshot_saved()).map(|(time, _)| rfc3339(time)),
         snapshot_failures: status.snapshot_failures(),
     }
 }
@@ -423,20 +505,34 @@ mod tests {
         let prepared = start::prepare_config(config, Vec::new()).unwrap();
         let mut process = prepared.process;
         Arc::get_mut(&mut process).unwrap().registry_status = Arc::new(RegistryStatus::sample());
-        let shown = serde_json::to_value(registry(&process, SystemTime::now())).unwrap();
+        let shown = serde_json::to_value(registry(
+            &process,
+            Path::new("/nonexistent/routes"),
+            SystemTime::now(),
+        ))
+        .unwrap();
         let expected = serde_json::json!({
             "connected": true,
             "source": "snapshot",
             "snapshot_written": "1970-01-01T00:01:45Z",
             "last_sync": null,
             "age_seconds": null,
+            "mode": null,
+            "mode_reason": null,
             "held_back": 101,
+            "kept": 37,
+            "held_until": shown["held_until"],
+            "bad_tools": 0,
+            "bad_routes": 0,
             "bad_keys": 102,
             "changes": 103,
             "drift": 104,
             "disconnects": 3,
+            "snapshot_path": "/nonexistent/routes",
+            "snapshot_saved": shown["snapshot_saved"],
             "snapshot_failures": 2,
         });
         assert_eq!(shown, expected);
+        assert!(shown["held_until"].is_string());
     }
 }

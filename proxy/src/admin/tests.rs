@@ -1,5 +1,6 @@
 //! The server in this process: what a black-box test cannot bring about.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -12,6 +13,7 @@ use portico_routing::table::Entry;
 
 use super::*;
 use crate::process::Stage;
+use crate::registry::CommandReport;
 use crate::reloads::ReloadReport;
 
 const CONFIG: &str = r#"
@@ -32,7 +34,12 @@ struct Server {
 
 impl Server {
     fn start(change: impl FnOnce(&mut State)) -> Self {
-        let config = portico_config::parse("test", CONFIG).unwrap().config;
+        Self::start_with("", change)
+    }
+
+    fn start_with(more: &str, change: impl FnOnce(&mut State)) -> Self {
+        let config = format!("{CONFIG}{more}");
+        let config = portico_config::parse("test", &config).unwrap().config;
         let prepared = crate::start::prepare_config(config, Vec::new()).unwrap();
         let (reload, _) = mpsc::channel(1);
         let mut state = State::new(Arc::clone(&prepared.process), reload, None);
@@ -167,6 +174,126 @@ fn a_reload_that_hangs_takes_no_connections() {
     });
 }
 
+/// The other end of commands: tells what was asked, and answers with `outcomes`, one by one.
+fn keeper(
+    outcomes: Vec<Option<Result<CommandReport, String>>>,
+) -> (mpsc::Sender<CommandRequest>, Rc<RefCell<Vec<Command>>>) {
+    let (sender, mut requests) = mpsc::channel::<CommandRequest>(1);
+    let asked = Rc::new(RefCell::new(Vec::new()));
+    let noted = Rc::clone(&asked);
+    spawn_local(async move {
+        for outcome in outcomes {
+            let Some(request) = requests.recv().await else {
+                return;
+            };
+            noted.borrow_mut().push(request.command);
+            if let Some(outcome) = outcome {
+                let _ = request.answer.send(outcome);
+            }
+        }
+    });
+    (sender, asked)
+}
+
+#[test]
+fn commands_are_passed_on_and_their_outcome_told() {
+    run(async || {
+        let report = CommandReport {
+            set: 1,
+            removed: 2,
+            held_back: 5,
+            kept: 4,
+            tools: 6,
+        };
+        let away = Err("redis cannot be \x1b reached".to_owned());
+        let outcomes = vec![
+            Some(Ok(report)),
+            Some(Ok(report)),
+            Some(Ok(report)),
+            Some(away.clone()),
+            Some(away),
+            None,
+        ];
+        let (sender, asked) = keeper(outcomes);
+        let server = Server::start(|state| state.commands = Some(sender));
+        let answer = server.ask("POST", "/routes/apply").await;
+        check_answer(&answer, 200, &["removed 2 tools", "6 tools in the table"]);
+        let answer = server.ask("POST", "/routes/keep").await;
+        check_answer(&answer, 200, &["4 tools that redis does not hold"]);
+        let answer = server.ask("POST", "/routes/refresh?format=json").await;
+        let counts = [
+            "\"done\": \"refresh\"",
+            "\"set\": 1",
+            "\"removed\": 2",
+            "\"held_back\": 5",
+            "\"kept\": 4",
+            "\"tools\": 6",
+        ];
+        check_answer(&answer, 200, &counts);
+        // Refused before it is asked for.
+        for path in ["/routes/apply", "/routes/keep", "/routes/refresh"] {
+            let answer = server.ask("GET", path).await;
+            check_answer(&answer, 405, &["allow: POST\r\n"]);
+            let answer = server.ask("POST", &format!("{path}?now")).await;
+            check_answer(&answer, 400, &["known: format"]);
+        }
+        let all = [Command::Apply, Command::Keep, Command::Refresh];
+        assert_eq!(*asked.borrow(), all);
+        let answer = server.ask("POST", "/routes/apply").await;
+        check_answer(&answer, 503, &["\r\n\r\nredis cannot be \\u{1b} reached\n"]);
+        let answer = server.ask("POST", "/routes/apply?format=json").await;
+        check_answer(&answer, 503, &["\"done\": null", "\\u001b reached"]);
+        let answer = server.ask("POST", "/routes/keep").await;
+        check_answer(&answer, 500, &["broke off"]);
+        let answer = server.ask("POST", "/routes/keep").await;
+        check_answer(&answer, 503, &["portico stops: nothing was done"]);
+    });
+}
+
+#[test]
+fn commands_need_a_registry_and_do_not_pile_up() {
+    run(async || {
+        let server = Server::start(|_| {});
+        for path in ["/routes/apply", "/routes/keep", "/routes/refresh"] {
+            let answer = server.ask("POST", path).await;
+            check_answer(&answer, 409, &["no [registry] is configured"]);
+        }
+        check_answer(
+            &server.ask("GET", "/snapshot").await,
+            409,
+            &["no [registry] is configured"],
+        );
+        let (sender, _requests) = mpsc::channel::<CommandRequest>(1);
+        let (answer, _waits) = oneshot::channel();
+        let command = Command::Keep;
+        sender.try_send(CommandRequest { command, answer }).unwrap();
+        let server = Server::start(|state| state.commands = Some(sender));
+        let answer = server.ask("POST", "/routes/apply").await;
+        check_answer(&answer, 503, &["too many commands"]);
+    });
+}
+
+/// A command that takes for ever holds a connection, but not for ever.
+#[test]
+fn a_command_that_hangs_is_given_up() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build_local(tokio::runtime::LocalOptions::default())
+        .unwrap();
+    runtime.block_on(async {
+        let (sender, mut requests) = mpsc::channel::<CommandRequest>(1);
+        let config = portico_config::parse("test", CONFIG).unwrap().config;
+        let prepared = crate::start::prepare_config(config, Vec::new()).unwrap();
+        let (reload, _) = mpsc::channel(1);
+        let state = Arc::new(State::new(prepared.process, reload, Some(sender)));
+        let request = Request::post("/routes/apply").body(()).unwrap();
+        let answer = commands::page(&request, &state, Command::Apply).await;
+        assert_eq!(answer.status(), 504);
+        assert!(requests.recv().await.unwrap().answer.is_closed());
+    });
+}
+
 #[test]
 fn metrics_and_explain() {
     run(async || {
@@ -240,6 +367,68 @@ fn lists_are_bounded() {
         let server = Server::start(|state| state.lists = Arc::new(Semaphore::new(0)));
         let answer = server.ask("GET", "/list").await;
         check_answer(&answer, 503, &["too many clients get the list"]);
+    });
+}
+
+const REGISTRY: &str = r#"
+    [registry]
+    url = "redis://127.0.0.1:4"
+    snapshot = "/nonexistent/routes"
+"#;
+
+fn fill(table: &portico_routing::table::Table, count: usize) {
+    let fields = [(&b".*"[..], &b"http://192.0.2.1:8000"[..])];
+    let entry = Entry::build(fields, false, &|_| Ok(()));
+    for n in 0..count {
+        table.set(&format!("tool-{n}"), entry.clone());
+    }
+}
+
+#[test]
+fn the_snapshot_is_the_table_and_is_bounded() {
+    run(async || {
+        let server = Server::start_with(REGISTRY, |_| {});
+        fill(&server.process.table, 20_000);
+        let mut stream = server.connect().await;
+        let request = "GET /snapshot HTTP/1.0\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
+        let body = &answer[end.unwrap() + 4..];
+        let saved = crate::registry::decode_snapshot(body).unwrap();
+        assert_eq!(saved.tools.len(), 20_000);
+        check_answer(
+            &server.ask("GET", "/snapshot?x").await,
+            400,
+            &["known: none"],
+        );
+        let answer = server.ask("HEAD", "/snapshot").await;
+        check_answer(&answer, 200, &["application/octet-stream"]);
+
+        let server = Server::start_with(REGISTRY, |state| {
+            state.snapshots = Arc::new(Semaphore::new(0));
+        });
+        check_answer(&server.ask("GET", "/snapshot").await, 503, &["too many"]);
+    });
+}
+
+/// Whoever reads half of it gives the thread and the place back by leaving.
+#[test]
+fn a_snapshot_that_nobody_reads_ends() {
+    run(async || {
+        let places = Arc::new(Semaphore::new(1));
+        let state_places = Arc::clone(&places);
+        let server = Server::start_with(REGISTRY, |state| state.snapshots = state_places);
+        fill(&server.process.table, 100_000);
+        let mut stream = server.connect().await;
+        let request = "GET /snapshot HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut bytes = [0; 1024];
+        assert!(stream.read(&mut bytes).await.unwrap() > 0);
+        assert_eq!(places.available_permits(), 0, "it is being written");
+        drop(stream);
+        drop(places.acquire().await.unwrap());
     });
 }
 

@@ -10,24 +10,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::Request;
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::{Explanation, Question, QuestionError, Seen, State, explain_seen};
+use crate::ask::{AskError, Page, ask};
 use crate::registry::{self, RegistryError, Source};
 use crate::start::{self, Prepared, StartError};
 use crate::upstream::resolve::Resolver;
 
-/// How long the running portico may take to answer.
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of its answer.
-const MAX_ANSWER: usize = 4 << 20;
 /// How long the names of one request may take to resolve.
 const RESOLVE: Duration = Duration::from_secs(10);
 /// Between two looks whether they have.
@@ -46,13 +36,8 @@ pub enum ExplainError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// The running portico cannot be asked.
-    #[error("cannot ask portico at {address}: {reason}")]
-    Admin {
-        /// As given.
-        address: String,
-        /// What went wrong.
-        reason: String,
-    },
+    #[error(transparent)]
+    Admin(#[from] AskError),
     /// Standard output is gone, or no runtime can be had.
     #[error("cannot explain")]
     Io(#[from] io::Error),
@@ -84,8 +69,9 @@ pub fn run(
         .build_local(tokio::runtime::LocalOptions::default())?;
     if let Some(address) = how.admin {
         question.check()?;
-        let answer = runtime.block_on(ask(address, question, how.json))?;
-        return Ok(out.write_all(answer.as_bytes())?);
+        let target = format!("/explain?{}", question.to_query());
+        let answer = runtime.block_on(ask(address, Page::get(&target, how.json)))?;
+        return Ok(out.write_all(&answer)?);
     }
     let prepared = start::prepare(config)?;
     let explanation = runtime.block_on(offline(&prepared, question, how))?;
@@ -165,58 +151,4 @@ fn unresolved(explanation: &Explanation) -> Vec<String> {
         .filter_map(|address| address.name.rsplit_once(':'))
         .map(|(name, _)| name.to_owned())
         .collect()
-}
-
-async fn ask(address: &str, question: &Question, json: bool) -> Result<String, ExplainError> {
-    let failed = |reason: String| ExplainError::Admin {
-        address: address.to_owned(),
-        reason,
-    };
-    let asking = async {
-        match address.strip_prefix("unix:") {
-            Some(path) => exchange(UnixStream::connect(path).await?, question, json).await,
-            None => {
-                let address = address.strip_prefix("http://").unwrap_or(address);
-                let address = address.trim_end_matches('/');
-                exchange(TcpStream::connect(address).await?, question, json).await
-            }
-        }
-    };
-    match timeout(ADMIN_TIMEOUT, asking).await {
-        Ok(Ok((200, answer))) => Ok(answer),
-        Ok(Ok((status, answer))) => Err(failed(format!("it answers {status}: {}", answer.trim()))),
-        Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(_) => {
-            let seconds = ADMIN_TIMEOUT.as_secs();
-            Err(failed(format!("no answer within {seconds} s")))
-        }
-    }
-}
-
-async fn exchange<S>(stream: S, question: &Question, json: bool) -> io::Result<(u16, String)>
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(io::Error::other)?;
-    let driver = tokio::task::spawn_local(connection);
-    let accept = match json {
-        true => "application/json",
-        false => "text/plain",
-    };
-    let request = Request::get(format!("/explain?{}", question.to_query()))
-        .header("Host", "localhost")
-        .header("Accept", accept)
-        .body(Empty::<Bytes>::new())
-        .map_err(io::Error::other)?;
-    let answer = sender
-        .send_request(request)
-        .await
-        .map_err(io::Error::other)?;
-    let status = answer.status().as_u16();
-    let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
-    driver.abort();
-    let body = body.map_err(io::Error::other)?.to_bytes();
-    Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }

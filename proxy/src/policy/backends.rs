@@ -12,9 +12,14 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use portico_routing::backend::{Backend, BackendHost};
+
+/// So many addresses at which sentinels found the registry are remembered.
+const MAX_FOUND: usize = 64;
 
 /// The rules for backend addresses; built with the snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,8 +29,70 @@ pub struct BackendPolicy {
     /// portico's own listeners.
     pub own: Vec<SocketAddr>,
     /// Addresses of the registry.
-    pub registry: Vec<SocketAddr>,
+    pub registry: RegistryServers,
 }
+
+/// Where the registry is: the addresses in its URL, and those at which sentinels found it since.
+/// Clones share what is found.
+#[derive(Debug, Clone, Default)]
+pub struct RegistryServers(Arc<Servers>);
+
+#[derive(Debug, Default)]
+struct Servers {
+    written: Vec<SocketAddr>,
+    /// The oldest first. Former masters too: they come back as replicas.
+    found: ArcSwap<Vec<SocketAddr>>,
+}
+
+impl RegistryServers {
+    /// With the addresses in the URL.
+    pub fn new(written: Vec<SocketAddr>) -> Self {
+        let found = ArcSwap::default();
+        Self(Arc::new(Servers { written, found }))
+    }
+
+    /// Remembers an address at which the registry was found.
+    pub fn note(&self, address: SocketAddr) {
+        let found = self.0.found.load_full();
+        if found.contains(&address) {
+            return;
+        }
+        let old = found.len().saturating_sub(MAX_FOUND - 1);
+        let mut found: Vec<SocketAddr> = found.iter().copied().skip(old).collect();
+        found.push(address);
+        // Nobody else writes: there is one registry.
+        self.0.found.store(Arc::new(found));
+    }
+
+    /// Whether a connection to the address reaches the registry.
+    fn reached_by(&self, address: SocketAddr) -> bool {
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let at = |servers: &[SocketAddr]| servers.iter().any(|own| same_server(*own, address));
+        at(&self.0.written) || at(&self.0.found.load())
+    }
+
+    /// Checks the backend of a registry route, as far as it can be known without DNS.
+    ///
+    /// # Errors
+    /// A sentence for the list of bad entries.
+    pub fn admit(&self, backend: &Backend) -> Result<(), String> {
+        match backend.host {
+            BackendHost::Ip(ip) if self.reached_by(SocketAddr::new(ip, backend.port)) => {
+                Err(Refusal::Registry.to_string())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl PartialEq for RegistryServers {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+            || (self.0.written == other.0.written && *self.0.found.load() == *other.0.found.load())
+    }
+}
+
+impl Eq for RegistryServers {}
 
 /// Why a route may not point at an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +161,7 @@ impl BackendPolicy {
         if self.own.iter().any(|own| same_endpoint(*own, address)) {
             return Err(Refusal::OwnListener);
         }
-        if self.registry.iter().any(|own| same_server(*own, address)) {
+        if self.registry.reached_by(address) {
             return Err(Refusal::Registry);
         }
         Ok(())
@@ -151,7 +218,7 @@ mod tests {
                 "[::]:443".parse().unwrap(),
                 "127.0.0.1:9113".parse().unwrap(),
             ],
-            registry: vec!["127.0.0.1:6379".parse().unwrap()],
+            registry: RegistryServers::new(vec!["127.0.0.1:6379".parse().unwrap()]),
         }
     }
 
@@ -189,6 +256,27 @@ mod tests {
         check("127.0.0.2:6379", Err(Refusal::Registry));
         check("[::1]:6379", Err(Refusal::Registry));
         check("10.0.0.1:6379", Ok(()));
+    }
+
+    #[test]
+    fn the_registry_is_refused_wherever_it_was_found() {
+        let policy = policy();
+        let reloaded = policy.clone();
+        policy.registry.note("10.0.0.9:7000".parse().unwrap());
+        policy.registry.note("10.0.0.9:7000".parse().unwrap());
+        let refused = Err(Refusal::Registry);
+        assert_eq!(reloaded.check("10.0.0.9:7000".parse().unwrap()), refused);
+        assert_eq!(reloaded.check("10.0.0.9:7001".parse().unwrap()), Ok(()));
+        assert_eq!(policy, reloaded);
+        for port in 7001..7064 {
+            policy.registry.note(([10, 0, 0, 9], port).into());
+        }
+        assert_eq!(reloaded.check("10.0.0.9:7000".parse().unwrap()), refused);
+        // As many as are remembered: the oldest is forgotten, but not what the URL says.
+        policy.registry.note("10.0.0.9:8000".parse().unwrap());
+        assert_eq!(reloaded.check("10.0.0.9:7000".parse().unwrap()), Ok(()));
+        assert_eq!(reloaded.check("10.0.0.9:7001".parse().unwrap()), refused);
+        assert_eq!(reloaded.check("127.0.0.1:6379".parse().unwrap()), refused);
     }
 
     #[test]

@@ -121,8 +121,7 @@ impl Rescan {
                 keys: Keys::Prefix,
                 cursor: 0,
             },
-            // 0 is no mark; after 4 billion comparisons the first ones are forgotten.
-            mark: (number % u64::from(u32::MAX)) as u32 + 1,
+            mark: number,
             suspects: HashSet::new(),
             outcome: Comparison {
                 why,

@@ -25,7 +25,7 @@ pub(super) use layout::SavedTool;
 pub(super) use layout::{LayoutError, Snapshot};
 
 /// A larger file is not read: a million tools take about 80 MB.
-const MAX_FILE_BYTES: u64 = 1 << 30;
+pub(super) const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// Why a snapshot file is not used.
 #[derive(Debug, thiserror::Error)]

@@ -10,12 +10,13 @@
 
 use std::time::{Duration, Instant};
 
+use super::mode::Mode;
 use super::pace::REST;
 
 /// Comparisons for hints are at least so far apart, but for the first.
 const MIN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What redis has told.
+/// How much pushes explain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Told {
     /// How often a key was named: so many keys may be new.
@@ -36,9 +37,10 @@ impl std::ops::Add for Told {
 }
 
 /// Watches the number of keys on one connection.
-#[derive(Default)]
 pub(super) struct Sizes {
     last: Option<u64>,
+    /// The table had been changed so often at the last look.
+    changes: u64,
     /// Told before the last look: a push and an answer that cross each other must not look like a
     /// change that was not told.
     before: Told,
@@ -53,8 +55,31 @@ pub(super) struct HintLimit {
 }
 
 impl Sizes {
-    /// Redis has `size` keys, and has told so much since the last look.
-    pub(super) fn look(&mut self, size: u64, told: Told) {
+    /// `changes`: so often the table was changed so far.
+    pub(super) fn new(changes: u64) -> Self {
+        Self {
+            last: None,
+            changes,
+            before: Told::default(),
+            owed: false,
+        }
+    }
+
+    /// Redis had `size` keys, and pushes have told so much since the last look; the table has been
+    /// changed `changes` times so far.
+    pub(super) fn look(&mut self, size: u64, mode: Mode, told: Told, changes: u64) {
+        let changed = changes.saturating_sub(self.changes);
+        self.changes = changes;
+        let told = match mode {
+            // Its pushes name keys of all databases: only what came of them counts. A tool has two.
+            Mode::Tracking => {
+                told + Told {
+                    keys: 2 * changed,
+                    removals: 2 * changed,
+                }
+            }
+            Mode::Keyspace | Mode::Polling => told,
+        };
         let explained = self.before + told;
         if let Some(last) = self.last {
             let grown = size.saturating_sub(last);
@@ -97,9 +122,9 @@ mod tests {
     /// Whether the last of these looks calls for a comparison.
     #[track_caller]
     fn check(looks: &[(u64, Told)], expected: bool) {
-        let mut sizes = Sizes::default();
+        let mut sizes = Sizes::new(0);
         for (size, told) in looks {
-            sizes.look(*size, *told);
+            sizes.look(*size, Mode::Keyspace, *told, 0);
         }
         let due = sizes.due(&mut HintLimit::default(), Duration::ZERO, Instant::now());
         assert_eq!(due, expected, "{looks:?}");
@@ -130,27 +155,49 @@ mod tests {
         check(&[(5, told(0, 0)), (0, told(u64::MAX, u64::MAX))], false);
     }
 
+    /// Under client tracking: numbers of keys, and how often the table was changed until then.
+    #[track_caller]
+    fn check_tracking(looks: &[(u64, u64)], expected: bool) {
+        let mut sizes = Sizes::new(100);
+        for (size, changes) in looks {
+            sizes.look(*size, Mode::Tracking, Told::default(), 100 + changes);
+        }
+        let due = sizes.due(&mut HintLimit::default(), Duration::ZERO, Instant::now());
+        assert_eq!(due, expected, "{looks:?}");
+    }
+
+    #[test]
+    fn tracking_explains_what_changed_the_table() {
+        check_tracking(&[(5, 0), (6, 0)], true);
+        check_tracking(&[(5, 0), (7, 1)], false);
+        check_tracking(&[(5, 0), (8, 1)], true);
+        check_tracking(&[(5, 0), (3, 1)], false);
+        check_tracking(&[(5, 0), (2, 1)], true);
+        check_tracking(&[(5, 1), (7, 1)], false);
+        check_tracking(&[(5, 1), (5, 1), (7, 1)], true);
+    }
+
     #[test]
     fn the_first_hint_acts_at_once_and_the_others_wait() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut limit = HintLimit::default();
-        let mut sizes = Sizes::default();
+        let mut sizes = Sizes::new(0);
         let took = Duration::from_secs(4);
-        sizes.look(5, Told::default());
-        sizes.look(0, Told::default());
+        sizes.look(5, Mode::Keyspace, Told::default(), 0);
+        sizes.look(0, Mode::Keyspace, Told::default(), 0);
         assert!(sizes.due(&mut limit, took, at(0)));
         assert!(!sizes.due(&mut limit, took, at(100)), "it was seen to");
-        sizes.look(3, Told::default());
+        sizes.look(3, Mode::Keyspace, Told::default(), 0);
         assert!(!sizes.due(&mut limit, took, at(79)));
         // On the next connection too.
-        let mut sizes = Sizes::default();
-        sizes.look(3, Told::default());
-        sizes.look(5, Told::default());
+        let mut sizes = Sizes::new(0);
+        sizes.look(3, Mode::Keyspace, Told::default(), 0);
+        sizes.look(5, Mode::Keyspace, Told::default(), 0);
         assert!(!sizes.due(&mut limit, took, at(79)));
-        sizes.look(5, Told::default());
+        sizes.look(5, Mode::Keyspace, Told::default(), 0);
         assert!(sizes.due(&mut limit, took, at(80)), "it is not forgotten");
-        sizes.look(9, Told::default());
+        sizes.look(9, Mode::Keyspace, Told::default(), 0);
         sizes.compared();
         assert!(!sizes.due(&mut limit, took, at(500)));
     }
@@ -162,15 +209,15 @@ mod tests {
         fn what_is_told_never_calls_for_a_comparison(
             steps in proptest::collection::vec((any::<bool>(), any::<bool>(), any::<bool>()), 0..200),
         ) {
-            let mut sizes = Sizes::default();
+            let mut sizes = Sizes::new(0);
             let (mut size, mut news) = (0u64, Told::default());
-            sizes.look(0, news);
+            sizes.look(0, Mode::Keyspace, news, 0);
             for (new, early, look) in steps {
                 let one = if new || size == 0 { told(1, 0) } else { told(1, 1) };
                 if look {
                     // The change comes after the number; its push may be taken with it all the same.
                     let (with, after) = if early { (one, Told::default()) } else { (Told::default(), one) };
-                    sizes.look(size, news + with);
+                    sizes.look(size, Mode::Keyspace, news + with, 0);
                     news = after;
                 } else {
                     news = news + one;

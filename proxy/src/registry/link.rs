@@ -16,7 +16,6 @@ use redis::{
 };
 
 use super::endpoint::Endpoint;
-use super::hint::Sizes;
 use super::link_error::{LinkError, connect_error, link_error, refused};
 use super::mode::Mode;
 use super::news::Pending;
@@ -52,7 +51,8 @@ pub(super) struct Link {
     /// How it tells of changes, and in a sentence why not in a better way.
     pub(super) mode: Mode,
     pub(super) why: String,
-    pub(super) sizes: Sizes,
+    /// The number of keys in the database at the last look; to be taken.
+    pub(super) size: Option<u64>,
     /// DBSIZE was refused.
     no_size: bool,
 }
@@ -63,8 +63,8 @@ impl Link {
     ///
     /// Needs a tokio runtime: the redis crate spawns the task that drives the socket; it
     /// ends with the `Link`.
-    pub(super) async fn open(endpoint: &Endpoint) -> Result<Self, LinkError> {
-        let client = &endpoint.client;
+    pub(super) async fn open(endpoint: &mut Endpoint) -> Result<Self, LinkError> {
+        let client = &endpoint.find().await?;
         let pending = Arc::new(Pending::default());
         let (connection, resp3) = connect(client, &pending).await?;
         let settings = client.get_connection_info().redis_settings();
@@ -77,14 +77,13 @@ impl Link {
             resp3,
             mode: Mode::Polling,
             why: String::new(),
-            sizes: Sizes::default(),
+            size: None,
             no_size: false,
         };
         let mut set_name = redis::cmd("CLIENT");
         // For people who look at CLIENT LIST; it may be refused.
         let _ = granted(&link.ask(set_name.arg("SETNAME").arg("portico")).await?)?;
         link.probe().await?;
-        // From here on every difference must be told, or be found by the comparison that follows.
         link.look().await?;
         Ok(link)
     }
@@ -245,17 +244,12 @@ impl Link {
     }
 
     async fn look(&mut self) -> Result<(), LinkError> {
-        let size = self.size().await?;
-        // Tracking pushes only after the number what the number counts, but before this answer.
-        self.ping().await?;
-        if let Some(size) = size {
-            self.sizes.look(size, self.pending.take_told());
-        }
-        Ok(())
+        self.size = self.ask_size().await?;
+        // Tracking pushes what the number counts only after the number, but before this answer.
+        self.ping().await
     }
 
-    /// The number of keys in the database, if the server tells it.
-    async fn size(&mut self) -> Result<Option<u64>, LinkError> {
+    async fn ask_size(&mut self) -> Result<Option<u64>, LinkError> {
         if self.no_size {
             return Ok(None);
         }
@@ -267,6 +261,13 @@ impl Link {
             }
             _ => Err(LinkError::Answer("DBSIZE")),
         }
+    }
+
+    /// Whether the server may be a master: it does not say that it is something else. By HELLO, as
+    /// no access list takes that away, unlike ROLE and INFO.
+    pub(super) async fn may_be_master(&mut self) -> Result<bool, LinkError> {
+        let answer = self.ask(&redis::cmd("HELLO")).await?;
+        Ok(role(&answer).is_none_or(|role| role == "master"))
     }
 
     async fn ask(&mut self, command: &Cmd) -> Result<Value, LinkError> {
@@ -325,4 +326,57 @@ async fn connect(
     let connected = client.get_multiplexed_async_connection_with_config(&config);
     let connection = connected.await.map_err(|error| failed(&error))?;
     Ok((connection, Err(refusal)))
+}
+
+/// The role of a server, by its answer to HELLO in either protocol: "master" or "replica".
+pub(super) fn role(answer: &Value) -> Option<&str> {
+    match answer {
+        Value::Map(pairs) => {
+            let (_, role) = pairs.iter().find(|(key, _)| text(key) == Some("role"))?;
+            text(role)
+        }
+        Value::Array(flat) => {
+            let key = flat
+                .iter()
+                .step_by(2)
+                .position(|key| text(key) == Some("role"))?;
+            text(flat.get(key * 2 + 1)?)
+        }
+        _ => None,
+    }
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_role(resp: &str, expected: Option<&str>) {
+        let answer = redis::parse_redis_value(resp.as_bytes()).unwrap();
+        assert_eq!(role(&answer), expected);
+    }
+
+    #[test]
+    fn hello_tells_the_role() {
+        let replica = "%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$4\r\nrole\r\n$7\r\nreplica\r\n";
+        check_role(replica, Some("replica"));
+        check_role("%1\r\n+role\r\n+master\r\n", Some("master"));
+        check_role("%1\r\n+role\r\n:1\r\n", None);
+        check_role("%1\r\n+mode\r\n+sentinel\r\n", None);
+        check_role("*4\r\n+role\r\n+x\r\n+role\r\n+y\r\n", Some("x"));
+        check_role(
+            "*4\r\n+mode\r\n+role\r\n+role\r\n+replica\r\n",
+            Some("replica"),
+        );
+        check_role("*3\r\n+mode\r\n+role\r\n+role\r\n", None);
+        check_role("-NOPROTO no\r\n", None);
+    }
 }

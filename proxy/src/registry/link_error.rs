@@ -10,7 +10,7 @@ const MAX_ERROR_CHARS: usize = 200;
 const NO_PASSWORD: &str = "it wants a password and registry.url has none";
 
 /// Why the connection is of no use any more. Never holds the password.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub(super) enum LinkError {
     #[error("{0}")]
     Redis(String),
@@ -30,6 +30,8 @@ pub(super) enum LinkError {
          protected mode, or is no redis"
     )]
     Unwelcome,
+    #[error("sentinels name another master by now: {0}")]
+    Moved(String),
 }
 
 /// For an answer without which nothing works.

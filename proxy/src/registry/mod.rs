@@ -31,6 +31,7 @@ mod probe;
 mod removal;
 mod report;
 mod saver;
+mod sentinel;
 mod status;
 mod stored;
 mod sync;
@@ -50,11 +51,15 @@ use tracing::{error, warn};
 pub use commands::{Command, CommandReport, CommandRequest};
 pub use held::HeldTool;
 pub use journal::{Cause, Change, Journal};
-pub use load::{load_into, load_once, load_snapshot, server_address};
+pub use load::{
+    SavedTable, SavedTool, decode_snapshot, described, load_into, load_once, load_snapshot,
+    load_with, read_snapshot_file, server_addresses, write_snapshot,
+};
 pub use mode::Mode;
 pub use saver::Saver;
 pub use status::{BadKey, RegistryStatus, Source};
 
+use crate::policy::backends::RegistryServers;
 use crate::repeats::Repeats;
 
 use backoff::{Backoff, MAX_WAIT};
@@ -62,6 +67,7 @@ use commands::Commands;
 use compare::Why;
 use endpoint::Endpoint;
 use held::Moment;
+use hint::Sizes;
 use link::Link;
 use link_error::LinkError;
 use outage::Outage;
@@ -149,8 +155,9 @@ impl Registry {
         admit: Admit,
         changed: Changed,
     ) -> Result<Registry, RegistryError> {
-        let endpoint =
-            Endpoint::new(&config.url).map_err(|error| RegistryError::Url(error.to_string()))?;
+        let endpoint = Endpoint::new(&config.url, status.servers())
+            .map_err(|error| RegistryError::Url(error.to_string()))?;
+        let admit = not_itself(admit, status.servers().clone());
         let removal = &config.mass_removal;
         status.set_removals(Removals::new(removal.percent, removal.grace));
         let sync = TableSync::new(Arc::clone(&table), admit, changed, Arc::clone(&status));
@@ -203,7 +210,7 @@ impl Registry {
 
     /// Connects and compares the table with redis once.
     async fn load(&mut self) -> Result<Link, LinkError> {
-        let mut link = Link::open(&self.endpoint).await?;
+        let mut link = Link::open(&mut self.endpoint).await?;
         self.sync.compare(Why::Start);
         while self.sync.comparing() {
             self.turn(&mut link).await?;
@@ -263,7 +270,11 @@ impl Registry {
             let error = match link.take() {
                 Some(link) => {
                     let since = Instant::now();
-                    let error = self.follow(link).await;
+                    let moved = self.endpoint.moved();
+                    let error = tokio::select! {
+                        error = self.follow(link) => error,
+                        error = moved => error,
+                    };
                     self.sync.disconnected();
                     self.pace.disconnected();
                     self.status.set_connected(false);
@@ -277,7 +288,7 @@ impl Registry {
                 }
                 None => match self
                     .commands
-                    .while_waiting(&mut self.sync, &self.saver, Link::open(&self.endpoint))
+                    .while_waiting(&mut self.sync, &self.saver, Link::open(&mut self.endpoint))
                     .await
                 {
                     Ok(opened) => {
@@ -298,6 +309,7 @@ impl Registry {
     /// Follows one connection until it is of no use any more.
     async fn follow(&mut self, mut link: Link) -> LinkError {
         self.set_mode(&link);
+        let mut sizes = Sizes::new(self.status.changes());
         let mut next_ping = Instant::now() + PING_INTERVAL;
         let mut next_probe = Instant::now() + PROBE_INTERVAL;
         loop {
@@ -305,6 +317,16 @@ impl Registry {
                 Ok(Turn::Worked) => continue,
                 Ok(Turn::Idle) => {}
                 Err(error) => return error,
+            }
+            // Idle means that the comparison after connecting is through.
+            if let Some(size) = link.size.take() {
+                let told = link.pending.take_told();
+                sizes.look(size, link.mode, told, self.status.changes());
+                let took = self.pace.took();
+                if sizes.due(&mut self.pace.hints, took, now()) {
+                    self.sync.compare(self.pace.why());
+                    continue;
+                }
             }
             let compare = self.pace.due();
             let due = self.sync.next_due().unwrap_or(compare);
@@ -316,19 +338,15 @@ impl Registry {
                 }
                 request = self.commands.next() => self.commands.begin(request, &mut self.sync),
                 () = sleep_until(compare.into()) => {
-                    link.sizes.compared();
+                    sizes.compared();
                     self.sync.compare(self.pace.why());
                 }
                 () = sleep_until(next_ping) => {
                     if let Err(error) = self.while_waiting(link.alive()).await {
                         return error;
                     }
-                    self.in_step(link.mode);
+                    self.in_step(&link);
                     next_ping = Instant::now() + PING_INTERVAL;
-                    let took = self.pace.took();
-                    if link.sizes.due(&mut self.pace.hints, took, now()) {
-                        self.sync.compare(self.pace.why());
-                    }
                 }
                 () = sleep_until(next_probe), if link.mode != Mode::Tracking => {
                     let mode = link.mode;
@@ -353,8 +371,17 @@ impl Registry {
         self.log_mode(link.mode, &link.why);
     }
 
+    /// Redis was just heard, and had nothing to tell that is not in the table.
+    fn in_step(&self, link: &Link) {
+        // Under polling only a comparison can tell.
+        if link.mode != Mode::Polling {
+            self.status.set_synced(SystemTime::now());
+        }
+    }
+
     /// Takes in news, does one piece of work and logs what came of it.
     async fn turn(&mut self, link: &mut Link) -> Result<Turn, LinkError> {
+        self.endpoint.check_role(link).await?;
         let news = link.pending.take();
         if news.lost {
             return Err(LinkError::Closed);
@@ -376,7 +403,7 @@ impl Registry {
             Action::Wait => {
                 self.save_changes();
                 self.log_events();
-                self.in_step(link.mode);
+                self.in_step(link);
                 self.pace.note(self.sync.comparing(), now(), random());
                 return Ok(Turn::Idle);
             }
@@ -395,13 +422,6 @@ impl Registry {
             .await
     }
 
-    /// Redis answers and has told of nothing else. Where it does not tell, only a comparison knows.
-    fn in_step(&self, mode: Mode) {
-        if mode != Mode::Polling {
-            self.status.set_synced(SystemTime::now());
-        }
-    }
-
     fn save_changes(&mut self) {
         if self.sync.take_unsaved() {
             self.saver.note_change();
@@ -413,6 +433,14 @@ impl Registry {
 enum Turn {
     Worked,
     Idle,
+}
+
+/// Routes must not point at the registry either, wherever it was found by now.
+fn not_itself(admit: Admit, servers: RegistryServers) -> Admit {
+    Arc::new(move |backend| {
+        servers.admit(backend)?;
+        admit(backend)
+    })
 }
 
 /// The clock of tokio, which tests may stop, as the pure parts want it.

@@ -13,6 +13,14 @@ use super::{Registry, now};
 
 impl Registry {
     pub(super) fn log_failure(&mut self, error: &LinkError) {
+        if let LinkError::Moved(server) = error {
+            let redis = &self.endpoint.address;
+            info!(
+                redis,
+                server, "the master has moved, and portico goes there"
+            );
+            return;
+        }
         let Some(unsaid) = self.outage.occur(&error.to_string(), now()) else {
             return;
         };

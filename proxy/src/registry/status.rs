@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::held::HeldTool;
 #[cfg(test)]
@@ -12,6 +12,7 @@ use super::held::Moment;
 use super::journal::Journal;
 use super::mode::Mode;
 use super::removal::Removals;
+use crate::policy::backends::RegistryServers;
 
 /// Where the table came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,7 @@ pub struct RegistryStatus {
     removals: Mutex<Removals>,
     bad_key_list: Mutex<Vec<BadKey>>,
     journal: Journal,
+    servers: RegistryServers,
 }
 
 /// A key of redis that names no possible tool.
@@ -99,6 +101,19 @@ impl RegistryStatus {
 }
 
 impl RegistryStatus {
+    /// With the set that is told where redis is found.
+    pub fn new(servers: RegistryServers) -> Self {
+        Self {
+            servers,
+            ..Self::default()
+        }
+    }
+
+    /// The servers that the registry was found at.
+    pub(super) fn servers(&self) -> &RegistryServers {
+        &self.servers
+    }
+
     /// Whether redis answers and the table is kept in step with it.
     pub fn connected(&self) -> bool {
         self.connected.load(Relaxed)
@@ -183,6 +198,13 @@ impl RegistryStatus {
     /// One of them.
     pub fn held_tool(&self, tool: &str) -> Option<HeldTool> {
         self.removals().tool(tool)
+    }
+
+    /// When the first of them leaves the table, unless redis holds it again; `None`: none does, as
+    /// nothing is held back, or all is kept by hand.
+    pub fn first_release(&self) -> Option<SystemTime> {
+        let due = self.removals().next_due()?;
+        Some(SystemTime::now() + due.saturating_duration_since(Instant::now()))
     }
 
     /// Of the tools that are held back, those that are kept by hand.
