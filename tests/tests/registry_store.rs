@@ -429,6 +429,8 @@ fn half_written_hashes_are_what_they_are() {
     }
     in_step(&portico, &site.redis);
     load.finish();
+    // One tool, again and again, is no mass removal.
+    assert_eq!(said(&portico, "ERROR"), 0, "{}", portico.stderr());
 }
 
 /// Redis drops a client that does not take its pushes fast enough; here, one burst is enough.
