@@ -58,6 +58,10 @@ pub(super) struct Decision {
     pub(super) released: Vec<Box<str>>,
     /// Stay in the table until their grace time is over; only those not held already.
     pub(super) hold: Vec<Box<str>>,
+    /// How many vanished together, those removed or held just before included, ...
+    pub(super) vanished: usize,
+    /// ... of a table of how many.
+    pub(super) of: usize,
 }
 
 impl Removals {
@@ -97,6 +101,7 @@ impl Removals {
         // table that it vanishes from.
         let vanished = fresh.len() + self.held.len() - self.kept + recent;
         let before = table_len.saturating_sub(decision.released.len() + self.kept) + recent;
+        (decision.vanished, decision.of) = (vanished, before);
         if vanished >= MIN_HELD && vanished * 100 > usize::from(self.percent) * before {
             for tool in &fresh {
                 let held = Held {
@@ -329,7 +334,9 @@ mod tests {
         let mut len = 100;
         for (n, tool) in tools(0..100).into_iter().enumerate() {
             let now = start + Duration::from_millis(10 * n as u64);
-            len -= removals.decide(vec![tool], len, at(now)).remove.len();
+            let decision = removals.decide(vec![tool], len, at(now));
+            assert_eq!((decision.vanished, decision.of), (n + 1, 100));
+            len -= decision.remove.len();
         }
         assert_eq!((len, removals.held()), (50, 50));
     }
