@@ -53,8 +53,13 @@ impl Site {
             self.redis
                 .route(&format!("tool{index}"), ".*", &self.a.url());
         }
-        self.redis.route("moved", ".*", &self.a.url());
+        self.seed_moved();
+    }
+
+    /// Registers `moved`. The redirect first: a tool is what redis holds of it, and a load asks.
+    pub fn seed_moved(&self) {
         self.redis.redirect("moved");
+        self.redis.route("moved", ".*", &self.a.url());
     }
 
     /// A portico on this redis.

@@ -53,8 +53,7 @@ fn what_is_gone_for_the_grace_time_is_gone() {
     // Those of the load come back, and one that changed.
     site.redis.route("tool0", ".*", &site.a.url());
     site.redis.route("tool1", ".*", &site.b.url());
-    site.redis.route("moved", ".*", &site.a.url());
-    site.redis.redirect("moved");
+    site.seed_moved();
     soon_held(&portico, Site::TOOLS - 2);
     while flushed.elapsed() < Duration::from_secs(2) {
         assert_eq!(goes(&portico, "tool2"), "a");
@@ -153,6 +152,9 @@ fn key_by_key_is_at_once_too() {
     eventually("about half of them are held back", SOON, || {
         (status(&portico, "held_back") >= 10).then_some(())
     });
+    let stderr = portico.stderr();
+    assert!(stderr.contains("vanished=1"), "{stderr}");
+    assert!(stderr.contains(" of=21 "), "{stderr}");
     // Tool 0 was among the last, and is.
     assert_eq!(goes(&portico, "tool0"), "a");
     load.finish();
@@ -225,8 +227,7 @@ fn a_removal_that_was_meant_is_applied_by_hand() {
     soon_held(&portico, Site::TOOLS + 1);
     // Those that redis holds again are not removed.
     site.redis.route("tool0", ".*", &site.a.url());
-    site.redis.route("moved", ".*", &site.a.url());
-    site.redis.redirect("moved");
+    site.seed_moved();
     decide(&portico, "apply");
     assert_eq!(goes(&portico, "tool1"), "404");
     in_step(&portico, &site.redis);
@@ -262,10 +263,8 @@ fn what_is_kept_by_hand_outlives_the_grace_time_and_a_restart() {
     thread::sleep(Duration::from_secs(4));
     assert_eq!(served(&portico), before);
     // Some come back and are as any other; the rest goes when it is told to.
-    for tool in ["tool0", "moved"] {
-        site.redis.route(tool, ".*", &site.a.url());
-    }
-    site.redis.redirect("moved");
+    site.redis.route("tool0", ".*", &site.a.url());
+    site.seed_moved();
     soon_held(&portico, Site::TOOLS - 1);
     decide(&portico, "apply");
     in_step(&portico, &site.redis);

@@ -140,12 +140,26 @@ fn porticos_that_share_a_redis_converge() {
     }
 }
 
+/// A redis that keeps its data, whose user `portico` is told of changes in this mode.
+fn redis_for(mode: &str) -> Redis {
+    let keep = ["--appendonly", "yes", "--appendfsync", "no"];
+    let user = ["--user", "portico", "on", ">s3cret", "~*", "&*", "+@all"];
+    let more: &[&str] = match mode {
+        "tracking" => &[],
+        "keyspace" => &["-client|tracking", "--notify-keyspace-events", "KA"],
+        _ => &["-client|tracking"],
+    };
+    Redis::with(&[&keep[..], &user, more].concat())
+}
+
 /// Writes and failures in any order, of one portico and a redis that keeps its data.
 #[track_caller]
-fn check_interleaving(seed: u64) {
-    let mut site = Site::on(Redis::persistent());
+fn check_interleaving(seed: u64, mode: &str) {
+    let mut site = Site::on(redis_for(mode));
     let relay = Relay::start(site.redis.address(), Way::Through);
-    let portico = start(&relay.url());
+    let portico = start(&format!("redis://portico:s3cret@{}/0", relay.address()));
+    let series = format!("portico_registry_mode{{mode=\"{mode}\"}}");
+    assert_eq!(portico.metric(&series), Some(1.0));
     let load = site.load(&portico);
     let urls = backends(&site);
     let backends = [urls[0].as_str(), urls[1].as_str()];
@@ -203,7 +217,9 @@ fn check_interleaving(seed: u64) {
     let fresh = Origin::echo("fresh");
     site.redis.route("fresh", ".*", &fresh.url());
     soon_goes(&portico, "fresh", "fresh");
-    assert_eq!(status(&portico, "drift"), 0);
+    if mode == "tracking" {
+        assert_eq!(status(&portico, "drift"), 0);
+    }
     eventually("nothing is held back", SOON, || {
         (status(&portico, "held_back") == 0).then_some(())
     });
@@ -212,13 +228,17 @@ fn check_interleaving(seed: u64) {
 }
 
 #[test]
-fn any_interleaving_ends_in_the_table_of_redis_1() {
-    check_interleaving(1);
-    check_interleaving(2);
+fn any_interleaving_ends_in_the_table_of_redis() {
+    check_interleaving(1, "tracking");
+    check_interleaving(2, "tracking");
 }
 
 #[test]
-fn any_interleaving_ends_in_the_table_of_redis_2() {
-    check_interleaving(3);
-    check_interleaving(4);
+fn so_does_any_under_keyspace_notifications() {
+    check_interleaving(3, "keyspace");
+}
+
+#[test]
+fn so_does_any_under_polling() {
+    check_interleaving(4, "polling");
 }

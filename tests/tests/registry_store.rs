@@ -57,6 +57,45 @@ fn a_replica_is_as_good_as_its_master() {
     load.finish();
 }
 
+/// What takes the place of a master has missed some writes, or all of them.
+#[test]
+fn a_failover_to_a_lagging_replica() {
+    let site = Site::new();
+    let relay = Relay::start(site.redis.address(), Way::Through);
+    let portico = Builder::new().registry_at(&relay.url()).start();
+    let load = site.load(&portico);
+    let lagging = Redis::replica_of(&site.redis);
+    lagging.command(&["REPLICAOF", "NO", "ONE"]);
+    site.redis.route("new", ".*", &site.b.url());
+    site.redis.route("tool1", ".*", &site.b.url());
+    site.redis.command(&["DEL", "prefix:tool2"]);
+    for (tool, to) in [("new", "b"), ("tool1", "b"), ("tool2", "404")] {
+        soon_goes(&portico, tool, to);
+    }
+    relay.lead_to(lagging.address());
+    // What it has counts, and what is written to it.
+    for (tool, to) in [("new", "404"), ("tool1", "a"), ("tool2", "a")] {
+        soon_goes(&portico, tool, to);
+    }
+    in_step(&portico, &lagging);
+    lagging.route("new", ".*", &site.b.url());
+    soon_goes(&portico, "new", "b");
+
+    // One that has nothing yet is no reason to forget everything.
+    let empty = Redis::start();
+    relay.lead_to(empty.address());
+    soon_says(&portico, "vanished from redis at once");
+    load.go_on();
+    let master = lagging.address().port().to_string();
+    empty.command(&["REPLICAOF", "127.0.0.1", &master]);
+    empty.wait_for_master();
+    eventually("nothing is held back", SOON, || {
+        (status(&portico, "held_back") == 0).then_some(())
+    });
+    in_step(&portico, &lagging);
+    load.finish();
+}
+
 /// A user that may write nothing and see nothing else, and no command that is dangerous.
 #[test]
 fn the_right_to_read_its_keys_is_enough() {
