@@ -56,10 +56,17 @@ impl Site {
         self.seed_moved();
     }
 
-    /// Registers `moved`. The redirect first: a tool is what redis holds of it, and a load asks.
+    /// Registers `moved`, at once: a tool is what redis holds of it, and a load asks.
     pub fn seed_moved(&self) {
-        self.redis.redirect("moved");
-        self.redis.route("moved", ".*", &self.a.url());
+        let url = self.a.url();
+        let commands = vec![
+            vec!["MULTI"],
+            vec!["HSET", "prefix:moved", ".*", &url],
+            vec!["HSET", "redirect:moved", ".*", "x"],
+            vec!["EXEC"],
+        ];
+        let answers = self.redis.session().ask_all(&commands);
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     }
 
     /// A portico on this redis.
