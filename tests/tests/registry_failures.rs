@@ -253,6 +253,35 @@ fn a_start_whose_load_breaks_off_goes_by_the_snapshot() {
 }
 
 #[test]
+fn a_redis_killed_in_the_first_load() {
+    let mut site = Site::on(Redis::persistent());
+    let snapshot = site.snapshot();
+    let relay = Relay::start(site.redis.address(), Way::Slow(Duration::from_millis(400)));
+    let builder = Builder::new();
+    std::fs::write(builder.snapshot(), snapshot).unwrap();
+    let builder = builder.registry_at(&relay.url());
+    let portico = thread::scope(|scope| {
+        let starting = scope.spawn(|| builder.start());
+        thread::sleep(Duration::from_secs(1));
+        site.redis.kill();
+        starting.join().unwrap()
+    });
+    let load = site.load(&portico);
+    soon_says(&portico, "routing by the snapshot on disk");
+    assert_eq!(served(&portico).len(), Site::TOOLS + 1);
+    site.redis.restart();
+    relay.set(Way::Through);
+    let scene = Scene {
+        load,
+        portico,
+        relay,
+        site,
+    };
+    scene.write();
+    scene.end();
+}
+
+#[test]
 fn without_a_snapshot_a_load_that_breaks_off_is_no_start() {
     let site = Site::new();
     let relay = Relay::start(site.redis.address(), Way::ResetAfter(900));

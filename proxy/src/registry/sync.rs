@@ -69,7 +69,7 @@ pub(super) enum Purpose {
 pub(super) enum Event {
     /// A comparison of the whole table came to its end.
     Compared(Comparison),
-    /// `count` of `of` tools vanished and are kept for the grace time.
+    /// `count` of `of` tools vanished; what of them is still there is kept for the grace time.
     HeldBack {
         count: usize,
         of: usize,
@@ -415,10 +415,10 @@ impl TableSync {
 
     /// Decides about entries that redis no longer holds.
     fn settle(&mut self, gone: Vec<Box<str>>, purpose: Purpose, now: Moment) {
-        let of = self.table.len();
-        let decision = self.status.removals().decide(gone, of, now);
+        let table_len = self.table.len();
+        let decision = self.status.removals().decide(gone, table_len, now);
         if !decision.hold.is_empty() {
-            let count = decision.hold.len();
+            let (count, of) = (decision.vanished, decision.of);
             self.events.push(Event::HeldBack { count, of });
         }
         if !decision.released.is_empty() {
