@@ -1038,6 +1038,7 @@ fn what_is_kept_by_hand_is_kept_over_restarts_with_and_without_redis() {
             "one alone is no mass removal"
         );
         assert_eq!(status.held_tool("t11").unwrap().until, None);
+        eventually_logged(&redis.url(), "were kept before the restart");
         assert_eq!(running.table.len(), 12);
     }
     redis.kill();

@@ -77,6 +77,12 @@ impl Registry {
             match event {
                 Event::Compared(comparison) => self.compared(&comparison),
                 Event::HeldBack { count, of } => self.held_back(count, of),
+                Event::StillKept(count) => warn!(
+                    redis = self.endpoint.address,
+                    kept = count,
+                    "routes that redis did not hold were kept before the restart, as somebody asked, and still are; portico \
+                     routes apply removes them"
+                ),
                 Event::Released(count) => warn!(
                     redis = self.endpoint.address,
                     removed = count,

@@ -74,6 +74,8 @@ pub(super) enum Event {
         count: usize,
         of: usize,
     },
+    /// So many tools of the snapshot were kept by hand in the last run, and still are.
+    StillKept(usize),
     /// So many were still missing after the grace time and have left the table.
     Released(usize),
     /// Held back removals were applied by hand: all of them, or what was done until that broke off.

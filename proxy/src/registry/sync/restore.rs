@@ -19,6 +19,9 @@ impl TableSync {
                 }
             }
         }
+        if !kept.is_empty() {
+            self.events.push(Event::StillKept(kept.len()));
+        }
         self.status.removals().hold_kept(kept, now);
     }
 
