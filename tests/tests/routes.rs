@@ -138,7 +138,7 @@ fn the_table_in_use_is_that_of_a_start() {
     let (start, live) = (said(&start), said(&live));
     let (head, start) = start.split_once('\n').unwrap();
     let redis = site.redis.address();
-    let expected = format!("# 2503 tools, of redis at {redis}, as it is now");
+    let expected = format!("# 2503 tools, of redis at {redis}/0, as it is now");
     assert_eq!(head, expected);
     let (head, live) = live.split_once('\n').unwrap();
     let admin = site.portico.admin;
