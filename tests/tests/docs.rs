@@ -152,6 +152,11 @@ const COMMANDS: &[(&str, How)] = &[
         "benches/compare --system-calls",
         How::Elsewhere("by hand: it needs a kernel that allows perf"),
     ),
+    ("benches/routes", How::Elsewhere("benches/smoke, smaller")),
+    (
+        "benches/routes --patterns --sizes 1000000",
+        How::Elsewhere("benches/smoke, smaller"),
+    ),
     ("benches/smoke", How::Elsewhere("scripts/test")),
     (
         "UPDATE_DOCS=1 cargo test -p portico-config --test docs",

@@ -207,7 +207,7 @@ fn write(arguments: &Arguments, table: &Table, change: Change) -> usize {
     let pause = Duration::from_secs(1) / u32::try_from(arguments.changes).unwrap_or(1).max(1);
     let start = Instant::now();
     let mut changes = 0;
-    while Instant::now() < end {
+    while change == Change::New || Instant::now() < end {
         match change {
             Change::None => thread::sleep(pause),
             Change::Known => {

@@ -176,11 +176,11 @@ impl Link {
         keys: Keys,
         cursor: u64,
     ) -> Result<(u64, Vec<Vec<u8>>), LinkError> {
-        let step = match self.ahead.take() {
+        let mut step = match self.ahead.take() {
             Some(ahead) if (ahead.keys, ahead.cursor) == (keys, cursor) => ahead,
             _ => self.scan_ahead(keys, cursor),
         };
-        let answer = step.answer.await.map_err(|_| LinkError::Closed)?;
+        let answer = (&mut step.answer).await.map_err(|_| LinkError::Closed)?;
         let answer = answer.map_err(|error| self.failed(&error))?;
         let (next, found) = scan_answer(answer)?;
         self.ahead = (next != 0).then(|| self.scan_ahead(keys, next));
@@ -369,6 +369,13 @@ struct Ahead {
     keys: Keys,
     cursor: u64,
     answer: JoinHandle<RedisResult<Value>>,
+}
+
+impl Drop for Ahead {
+    /// Nobody wants the answer any more, and a connection that is given up must not wait for it.
+    fn drop(&mut self) {
+        self.answer.abort();
+    }
 }
 
 /// Connects by RESP3, or by RESP2 if that is refused, which is told too.
