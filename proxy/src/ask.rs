@@ -15,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use crate::routes::visible;
+
 /// Bytes of an ordinary answer: a page of routes has 4 MiB and the tool that filled it.
 const MAX_ANSWER: usize = 16 << 20;
 /// How long an ordinary answer may take.
@@ -103,7 +105,7 @@ pub async fn ask(address: &str, page: Page<'_>) -> Result<Bytes, AskError> {
         Ok(Ok((status, answer))) => Err(AskError::Refused {
             address: address.to_owned(),
             status: status.as_u16(),
-            reason: String::from_utf8_lossy(&answer).trim().to_owned(),
+            reason: shown(&answer),
         }),
         Ok(Err(error)) => Err(failed(error.to_string())),
         Err(_) => {
@@ -111,6 +113,13 @@ pub async fn ask(address: &str, page: Page<'_>) -> Result<Bytes, AskError> {
             Err(failed(format!("no answer within {seconds} s")))
         }
     }
+}
+
+/// Text of the other side, whoever that is, for a terminal.
+fn shown(answer: &[u8]) -> String {
+    let text = String::from_utf8_lossy(answer);
+    let lines: Vec<String> = text.trim().lines().map(visible).collect();
+    lines.join("\n")
 }
 
 fn nobody(error: io::Error) -> io::Error {

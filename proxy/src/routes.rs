@@ -14,7 +14,7 @@ pub mod live;
 mod near;
 
 use std::borrow::Cow;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -143,7 +143,8 @@ impl Head {
     /// The JSON up to the first tool.
     pub(crate) fn opened(&self) -> Vec<u8> {
         // Into memory, and strings, lists and numbers only: it cannot fail.
-        let mut bytes = serde_json::to_vec(self).unwrap_or_default();
+        let mut bytes = Vec::new();
+        let _ = write_json(&mut bytes, self);
         bytes.pop();
         bytes.extend_from_slice(b", \"tools\": [");
         bytes
@@ -260,6 +261,28 @@ pub(crate) fn visible(text: &str) -> String {
     visible
 }
 
+/// The same for a text that is JSON, which means the same afterwards.
+pub(crate) fn visible_json(json: &str) -> String {
+    let mut visible = String::with_capacity(json.len());
+    let mut units = [0; 2];
+    for c in json.chars() {
+        // What JSON itself has of these stands between its tokens.
+        if c == '\n' || is_harmless(c) {
+            visible.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut units) {
+            visible.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    visible
+}
+
+/// Writes it as JSON that harms no terminal.
+pub(crate) fn write_json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    out.write_all(visible_json(&serde_json::to_string(value)?).as_bytes())
+}
+
 /// Whether it shows as itself: no control character, and nothing that Unicode does not print.
 fn is_harmless(c: char) -> bool {
     match c {
@@ -294,6 +317,21 @@ mod tests {
     #[track_caller]
     fn check(text: &str, expected: &str) {
         assert_eq!(visible(text), expected);
+    }
+
+    #[test]
+    fn json_means_the_same_and_moves_no_cursor_either() {
+        let hostile = "a\"\\\n\x1b\x7f\u{9b}31m\u{202e}\u{e0041}é\u{1f600}";
+        let json = serde_json::to_string_pretty(&[hostile]).unwrap();
+        let visible = visible_json(&json);
+        let again: [String; 1] = serde_json::from_str(&visible).unwrap();
+        assert_eq!(again, [hostile]);
+        let shown: String = visible.split('\n').collect();
+        assert!(shown.chars().all(is_harmless), "{shown:?}");
+        assert!(
+            shown.contains("\\u009b31m\\u202e\\udb40\\udc41é\u{1f600}"),
+            "{shown}"
+        );
     }
 
     #[test]

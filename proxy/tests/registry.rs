@@ -346,6 +346,11 @@ fn the_first_load_takes_what_is_good_and_shows_what_is_bad() {
     assert!(running.status.connected());
     assert!(running.status.last_sync().is_some());
     assert_eq!(running.status.bad_keys(), 3);
+    let bad_keys = running.status.bad_key_list();
+    assert_eq!(&*bad_keys[0].key, "prefix:UPPER");
+    assert!(bad_keys[0].reason.contains("upper-case"));
+    assert!(bad_keys.len() == 3 && bad_keys[2].reason.contains("not UTF-8"));
+    assert_eq!(running.status.bad_tools(), 4);
     assert_eq!(
         running.backend("grid", "/").unwrap(),
         "http://192.0.2.1:8000"
@@ -444,6 +449,69 @@ fn changes_are_seen_at_once() {
     eventually("the last tool", || running.table.get("last").is_some());
     assert_eq!(running.table.len(), 2);
     assert_eq!(running.told.lock().unwrap()[told..], ["last"]);
+}
+
+#[test]
+fn a_huge_hash_is_refused_and_not_read() {
+    let redis = Redis::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let huge = "x".repeat(20 << 20);
+    redis.run(&["HSET", "prefix:first", ".*", &huge]);
+    let url = "http://192.0.2.1:80".to_owned();
+    let mut many = vec!["HSET".to_owned(), "prefix:many".to_owned()];
+    many.extend((0..200).flat_map(|n| [format!("/{n}"), url.clone()]));
+    redis.run(&many.iter().map(String::as_str).collect::<Vec<_>>());
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_connection().unwrap();
+    let mut sent = || -> u64 {
+        let info: String = redis::cmd("INFO")
+            .arg("stats")
+            .query(&mut connection)
+            .unwrap();
+        let line = info
+            .lines()
+            .find_map(|l| l.strip_prefix("total_net_output_bytes:"));
+        line.unwrap().parse().unwrap()
+    };
+    let before = sent();
+    let running = Running::start(&config(&redis.url(), directory.path())).unwrap();
+    let reason = |tool: &str| {
+        let entry = running.table.get(tool).unwrap();
+        entry.bad.first().map(|bad| bad.reason.to_string())
+    };
+    assert!(reason("first").unwrap().contains("the limit is 4194304"));
+    assert_eq!(reason("many"), None);
+    // One long value in the midst of many short ones.
+    redis.run(&["HSET", "prefix:many", "/77", &huge]);
+    eventually("it is bad", || reason("many").is_some());
+    assert!(running.backend("many", "/1").is_none(), "as a whole");
+    let read = sent() - before;
+    assert!(read < 1 << 20, "{read} bytes were read");
+    redis.run(&["HSET", "prefix:many", "/77", &url]);
+    eventually("it is good again", || reason("many").is_none());
+    assert_eq!(running.backend("many", "/77").unwrap(), url);
+}
+
+#[test]
+fn keys_that_name_no_tool_come_and_go() {
+    let redis = Redis::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let running = Running::start(&config(&redis.url(), directory.path())).unwrap();
+    let listed = || {
+        let list = running.status.bad_key_list().into_iter();
+        list.map(|bad| bad.key.to_string()).collect::<Vec<_>>()
+    };
+    redis.run(&["SET", "redirect:a.b", "1"]);
+    redis.run(&["HSET", "prefix:Grid", ".*", "http://192.0.2.1:80"]);
+    eventually("both are listed", || {
+        listed() == ["prefix:Grid", "redirect:a.b"]
+    });
+    redis.run(&["DEL", "redirect:a.b"]);
+    eventually("one is gone", || listed() == ["prefix:Grid"]);
+    redis.run(&["FLUSHALL"]);
+    eventually("all are gone", || listed().is_empty());
+    assert_eq!(running.status.bad_keys(), 0);
+    assert!(running.table.is_empty());
 }
 
 #[test]
@@ -780,7 +848,7 @@ fn passwords_and_rights_are_told_apart_and_never_shown() {
     let (mode, why) = running.status.mode().unwrap();
     assert_eq!(mode, Mode::Polling, "{why}");
     drop(running);
-    for command in ["hgetall", "hlen", "exists", "scan"] {
+    for command in ["hgetall", "exists", "scan"] {
         redis::cmd("HSET")
             .arg(&["prefix:t0", ".*", "http://192.0.2.1:80"])
             .exec(&mut connection)
@@ -792,6 +860,20 @@ fn passwords_and_rights_are_told_apart_and_never_shown() {
         let right = format!("+{command}");
         check_no_start(&limited, None, &["NOPERM", "lacks a right", &right]);
     }
+    redis::cmd("ACL")
+        .arg(&["SETUSER", "limited", "+@all", "-memory|usage"])
+        .exec(&mut connection)
+        .unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let running = Running::start(&config(&limited, directory.path())).unwrap();
+    assert_eq!(running.table.len(), 1, "HLEN will do");
+    eventually_logged(&limited, "allow MEMORY USAGE");
+    drop(running);
+    redis::cmd("ACL")
+        .arg(&["SETUSER", "limited", "-hlen"])
+        .exec(&mut connection)
+        .unwrap();
+    check_no_start(&limited, None, &["NOPERM", "lacks a right", "+hlen"]);
     let directory = tempfile::tempdir().unwrap();
     let running = Running::start(&config(&url, directory.path())).unwrap();
     assert!(running.status.connected());
@@ -956,6 +1038,7 @@ fn what_is_kept_by_hand_is_kept_over_restarts_with_and_without_redis() {
             "one alone is no mass removal"
         );
         assert_eq!(status.held_tool("t11").unwrap().until, None);
+        eventually_logged(&redis.url(), "were kept before the restart");
         assert_eq!(running.table.len(), 12);
     }
     redis.kill();

@@ -567,11 +567,18 @@ pub fn collect(mut from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
     let sink = Arc::clone(&text);
     std::thread::spawn(move || {
         let mut chunk = [0; 4096];
+        let mut bytes = Vec::new();
         while let Ok(count @ 1..) = from.read(&mut chunk) {
-            let piece = String::from_utf8_lossy(&chunk[..count]).into_owned();
+            bytes.extend_from_slice(&chunk[..count]);
+            // A character may come in two pieces.
+            let whole = match std::str::from_utf8(&bytes) {
+                Err(error) if error.error_len().is_none() => error.valid_up_to(),
+                _ => bytes.len(),
+            };
+            let piece: Vec<u8> = bytes.drain(..whole).collect();
             sink.lock()
                 .expect("no panic under the lock")
-                .push_str(&piece);
+                .push_str(&String::from_utf8_lossy(&piece));
         }
     });
     text

@@ -53,8 +53,20 @@ impl Site {
             self.redis
                 .route(&format!("tool{index}"), ".*", &self.a.url());
         }
-        self.redis.route("moved", ".*", &self.a.url());
-        self.redis.redirect("moved");
+        self.seed_moved();
+    }
+
+    /// Registers `moved`, at once: a tool is what redis holds of it, and a load asks.
+    pub fn seed_moved(&self) {
+        let url = self.a.url();
+        let commands = vec![
+            vec!["MULTI"],
+            vec!["HSET", "prefix:moved", ".*", &url],
+            vec!["HSET", "redirect:moved", ".*", "x"],
+            vec!["EXEC"],
+        ];
+        let answers = self.redis.session().ask_all(&commands);
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     }
 
     /// A portico on this redis.
@@ -82,6 +94,12 @@ impl Site {
         eventually("the snapshot is written", SOON, || {
             std::fs::read(&path).ok()
         })
+    }
+}
+
+impl Default for Site {
+    fn default() -> Site {
+        Site::new()
     }
 }
 

@@ -40,7 +40,7 @@ pub struct Relay {
 
 #[derive(Debug)]
 struct Shared {
-    to: SocketAddr,
+    to: Mutex<SocketAddr>,
     stop: AtomicBool,
     way: Mutex<Way>,
     /// Of clients. A connection ends when both of its threads have let it go.
@@ -53,7 +53,7 @@ impl Relay {
     pub fn start(to: SocketAddr, way: Way) -> Relay {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a relay can listen");
         let shared = Arc::new(Shared {
-            to,
+            to: Mutex::new(to),
             stop: AtomicBool::new(false),
             way: Mutex::new(way),
             sockets: Mutex::default(),
@@ -65,6 +65,18 @@ impl Relay {
         };
         std::thread::spawn(move || accept(&listener, &shared));
         relay
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// To another redis from now on, as a name or an address that moves: connections under way are
+    /// reset.
+    pub fn lead_to(&self, to: SocketAddr) {
+        *lock(&self.shared.to) = to;
+        self.cut(Way::Through);
     }
 
     /// As `[registry].url` wants it.
@@ -110,8 +122,9 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         let Ok(client) = socket else { continue };
         lock(&shared.connects).push(Instant::now());
         let way = *lock(&shared.way);
+        let to = *lock(&shared.to);
         let Some(redis) = (way != Way::Reset)
-            .then(|| TcpStream::connect(shared.to).ok())
+            .then(|| TcpStream::connect(to).ok())
             .flatten()
         else {
             reset(&client);

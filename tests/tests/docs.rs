@@ -233,7 +233,7 @@ const COMMANDS: &[(&str, How)] = &[
 ];
 
 /// Makes a user of redis that may only read.
-const ONLY_READS: &str = "redis-cli -p $REDIS_PORT ACL SETUSER portico on '>a-password' '%R~prefix:*' '%R~redirect:*' -@all +ping +select +scan +hlen +exists +hgetall +dbsize '+client|tracking'";
+const ONLY_READS: &str = "redis-cli -p $REDIS_PORT ACL SETUSER portico on '>a-password' '%R~prefix:*' '%R~redirect:*' -@all +ping +select +scan +exists +hgetall +dbsize '+memory|usage' '+client|tracking'";
 
 /// Prints what two proxies answer differently.
 const COMPARE: &str = r#"while read -r url; do for at in $OLD $NEW; do curl --silent --output /dev/null --insecure --max-time 30 --connect-to ::$at --write-out "%{http_code} %{redirect_url} $url\n" "$url" || true; done; done < urls.txt | uniq --count | awk '$1 != 2'"#;

@@ -1,32 +1,14 @@
-//! The routing table and a real redis: start, change, failure, return.
+//! The routing table and a real redis: starts, changes, entries and URLs of every kind. What happens
+//! when redis fails is in `registry_failures.rs` and its neighbours.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use portico_tests::client::get;
 use portico_tests::origin::Origin;
 use portico_tests::portico::{Builder, Portico};
 use portico_tests::redis::Redis;
+use portico_tests::registry::{goes, soon_goes};
 use portico_tests::{SOON, eventually, free_address};
-
-/// Where a tool's requests go: `a`, `b`, or the status of portico's own answer.
-fn goes(portico: &Portico, tool: &str) -> String {
-    let answer = portico
-        .tcp()
-        .exchange(get(&format!("{tool}.toolforge.org"), "/"));
-    let text = answer.text();
-    let name = text
-        .strip_prefix("{\"backend\": \"")
-        .and_then(|rest| rest.split('"').next());
-    name.map_or(answer.status.to_string(), str::to_owned)
-}
-
-#[track_caller]
-fn soon_goes(portico: &Portico, tool: &str, to: &str) {
-    eventually(&format!("{tool} goes to {to}"), SOON, || {
-        (goes(portico, tool) == to).then_some(())
-    });
-}
 
 /// Ten tools at `a`: enough that one more or less is a small change.
 fn seed(redis: &Redis, origin: &Origin) {
@@ -194,93 +176,6 @@ fn other_databases_do_not_count() {
         (goes(&portico, "tool0"), goes(&portico, "other")),
         ("a".into(), "404".into())
     );
-}
-
-#[test]
-fn the_table_outlives_redis_and_catches_up() {
-    let mut site = Site::new();
-    let portico = site.start();
-    site.redis.kill();
-    for _ in 0..20 {
-        assert_eq!(goes(&portico, "tool0"), "a");
-        thread::sleep(Duration::from_millis(50));
-    }
-    site.redis.restart();
-    seed(&site.redis, &site.a);
-    site.redis.route("tool0", ".*", &site.b.url());
-    site.redis.command(&["DEL", "prefix:tool1"]);
-    soon_goes(&portico, "tool0", "b");
-    soon_goes(&portico, "tool1", "404");
-    // And tracking works again.
-    site.redis.route("new", ".*", &site.b.url());
-    soon_goes(&portico, "new", "b");
-}
-
-#[test]
-fn a_frozen_redis_stalls_no_request() {
-    let site = Site::new();
-    let portico = site.start();
-    assert_eq!(goes(&portico, "tool0"), "a");
-    site.redis.freeze();
-    let start = Instant::now();
-    for _ in 0..50 {
-        assert_eq!(goes(&portico, "tool0"), "a");
-        assert_eq!(goes(&portico, "unknown"), "404");
-    }
-    let taken = start.elapsed();
-    site.redis.thaw();
-    assert!(
-        taken < Duration::from_secs(10),
-        "100 requests took {taken:?}"
-    );
-    site.redis.route("new", ".*", &site.b.url());
-    soon_goes(&portico, "new", "b");
-}
-
-#[test]
-fn a_flush_is_held_back_for_its_grace_time() {
-    let site = Site::new();
-    let portico = Builder::new()
-        .registry(&site.redis)
-        .with("[registry]\nmass_removal = { percent = 50, grace = '3s' }")
-        .start();
-    let before = portico.stderr().len();
-    site.redis.command(&["FLUSHALL"]);
-    let flushed = Instant::now();
-    eventually("the flush is said", SOON, || {
-        (portico.stderr().len() > before).then_some(())
-    });
-    while flushed.elapsed() < Duration::from_secs(1) {
-        assert_eq!(goes(&portico, "tool0"), "a");
-        thread::sleep(Duration::from_millis(50));
-    }
-    // It was meant.
-    soon_goes(&portico, "tool0", "404");
-    assert!(
-        flushed.elapsed() >= Duration::from_secs(2),
-        "{:?}",
-        flushed.elapsed()
-    );
-}
-
-#[test]
-fn a_table_that_comes_back_within_the_grace_time_never_went() {
-    let mut site = Site::new();
-    let portico = Builder::new()
-        .registry(&site.redis)
-        .with("[registry]\nmass_removal = { percent = 50, grace = '2s' }")
-        .start();
-    // Restarted empty, seeded half a second later.
-    site.redis.restart();
-    let empty = Instant::now();
-    while empty.elapsed() < Duration::from_millis(500) {
-        assert_eq!(goes(&portico, "tool9"), "a");
-    }
-    seed(&site.redis, &site.a);
-    while empty.elapsed() < Duration::from_secs(6) {
-        assert_eq!(goes(&portico, "tool9"), "a");
-        thread::sleep(Duration::from_millis(50));
-    }
 }
 
 #[test]

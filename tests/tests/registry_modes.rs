@@ -198,6 +198,14 @@ fn soon_is(portico: &Portico, mode: &str) {
         let series = format!("portico_registry_mode{{mode=\"{other}\"}}");
         assert_eq!(portico.metric(&series), Some(0.0), "{series}");
     }
+    let status = portico.admin_get("/status").text();
+    let compact: String = status.split_whitespace().collect();
+    assert!(
+        compact.contains(&format!("\"mode\":\"{mode}\"")),
+        "{status}"
+    );
+    let no_reason = compact.contains("\"mode_reason\":null");
+    assert_eq!(no_reason, mode == "tracking", "{status}");
 }
 
 /// Every kind of change is seen; told ones without reading the whole table.
@@ -508,7 +516,10 @@ fn check_cost(way: &Way) {
     let portico = site.start();
     soon_is(&portico, way.mode);
     let costs = |reads: u64| {
-        for command in ["hlen", "exists", "hgetall"] {
+        // How large a hash is, is asked by one of these.
+        let sizes = site.calls("hlen") + site.calls("memory|usage");
+        assert_eq!(sizes, reads);
+        for command in ["exists", "hgetall"] {
             assert_eq!(site.calls(command), reads, "{command}");
         }
         assert_eq!(site.calls("scan"), 0);

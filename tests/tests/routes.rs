@@ -138,7 +138,7 @@ fn the_table_in_use_is_that_of_a_start() {
     let (start, live) = (said(&start), said(&live));
     let (head, start) = start.split_once('\n').unwrap();
     let redis = site.redis.address();
-    let expected = format!("# 2503 tools, of redis at {redis}, as it is now");
+    let expected = format!("# 2503 tools, of redis at {redis}/0, as it is now");
     assert_eq!(head, expected);
     let (head, live) = live.split_once('\n').unwrap();
     let admin = site.portico.admin;
@@ -264,6 +264,23 @@ fn a_snapshot_is_said_to_be_one() {
     let text = said(&gone);
     assert!(text.starts_with(&expected), "{text}");
     assert!(text.contains("cannot be reached\n"), "{text}");
+    // One that started from it says so.
+    let builder = Builder::new();
+    std::fs::copy(&snapshot, builder.snapshot()).unwrap();
+    let site = Site {
+        portico: builder.registry(&redis).start(),
+        redis,
+    };
+    let live = site.live(&[]);
+    let (head, _) = said(&live).split_once('\n').unwrap();
+    let expected = format!(
+        "# 12 tools, of the portico at {}, from the snapshot of 20",
+        site.portico.admin
+    );
+    assert!(head.starts_with(&expected), "{head}");
+    let page = json(&site.portico.admin_get("/routes"));
+    assert_eq!(page["source"], "snapshot");
+    assert!(page["snapshot_written"].is_string() && page["last_sync"].is_null());
 }
 
 // --- changes
@@ -337,10 +354,16 @@ fn the_last_hundred_changes_are_kept_and_harm_no_terminal() {
     let changes = site.changes(100);
     assert_eq!(changes.len(), 100);
     assert!(changes[99].to_string().contains("^/102/.*"));
+    for target in ["/routes", "/routes/changes", "/routes/changes?format=text"] {
+        check_harmless(&site.portico.admin_get(target).text());
+    }
+    check_harmless(said(&site.routes(&["changes", "--json"])));
+    check_harmless(said(&site.routes(&["--json"])));
     let text = site.routes(&["changes"]);
     let text = said(&text);
     check_harmless(text);
-    assert!(text.lines().all(|line| line.chars().count() <= 100));
+    let long = text.lines().find(|line| line.chars().count() > 100);
+    assert_eq!(long, None);
     assert!(text.contains("+ ^/102/.* -> "), "{text}");
 }
 
@@ -403,6 +426,7 @@ fn snapshots_and_the_live_table_are_compared() {
     let different = site.routes(&["diff", old, new, "--json"]);
     different.expect(1, &[]);
     let value: Value = serde_json::from_str(&different.stdout).unwrap();
+    check_harmless(&different.stdout);
     assert_eq!(value["old"]["tools"], 20);
     assert_eq!(
         value["counts"],
@@ -484,6 +508,8 @@ fn what_vanished_is_shown_kept_and_applied() {
     eventually("it is back", SOON, || {
         (site.status()["held_back"] == 29).then_some(())
     });
+    let page = json(&site.portico.admin_get("/routes?held"));
+    assert_eq!(page["matching"], 29);
     let kept = site.routes(&["keep"]);
     let expected = "29 tools that redis does not hold: kept until it holds them again, or until \
                     portico routes apply; 30 tools in the table\n";

@@ -15,7 +15,7 @@ use super::query::Query;
 use super::time::rfc3339;
 use crate::registry::Change;
 use crate::routes::delta::{Side, deltas};
-use crate::routes::{Bad, Route, bad_routes, good_routes, visible};
+use crate::routes::{Bad, Route, bad_routes, good_routes, visible, write_json};
 use portico_routing::table::Entry;
 
 /// What does not fit is the oldest, and is left out.
@@ -64,7 +64,7 @@ fn in_json(changes: &[Change]) -> Vec<u8> {
     let mut lines = Vec::new();
     let mut bytes = 0;
     for change in changes.iter().rev() {
-        let line = Line {
+        let told = Line {
             time: rfc3339(change.time),
             tool: &change.tool,
             cause: change.cause.as_str(),
@@ -72,7 +72,8 @@ fn in_json(changes: &[Change]) -> Vec<u8> {
             new: change.new.as_deref().map(Value::of),
         };
         // Into memory, and strings, lists and booleans only: it cannot fail.
-        let line = serde_json::to_vec(&line).unwrap_or_default();
+        let mut line = Vec::new();
+        let _ = write_json(&mut line, &told);
         bytes += line.len();
         if bytes > MAX_BYTES && !lines.is_empty() {
             break;

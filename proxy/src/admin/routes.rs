@@ -15,7 +15,7 @@ use super::answer::{Body, bad_request, json_bytes};
 use super::query::Query;
 use crate::percent::encode;
 use crate::registry::RegistryStatus;
-use crate::routes::{Head, bad_keys, tool};
+use crate::routes::{Head, bad_keys, tool, write_json};
 
 /// Tools on a page unless told otherwise.
 const PAGE_SIZE: usize = 100;
@@ -155,7 +155,7 @@ fn made(state: &State, wanted: &Wanted) -> Vec<u8> {
         let held = status.held_tool(&name);
         let listed = tool(rules, &name, registry.as_deref(), held.as_ref());
         // Into memory, and strings, lists and booleans only: it cannot fail.
-        let _ = serde_json::to_writer(&mut bytes, &listed);
+        let _ = write_json(&mut bytes, &listed);
         last = Some(name);
     }
     let next = last.filter(|_| found.more).map(|last| wanted.next(&last));

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::header::{CONTENT_DISPOSITION, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::State;
@@ -59,11 +59,7 @@ pub(super) fn page<B>(request: &Request<B>, state: &Arc<State>) -> Response<Body
         let why = "too many clients get the snapshot already; try again later";
         return refusal(StatusCode::SERVICE_UNAVAILABLE, why);
     };
-    let body = match *request.method() {
-        // Nobody reads it.
-        Method::HEAD => Body::Whole(None),
-        _ => Body::Snapshot(write(state, place)),
-    };
+    let body = Body::Snapshot(write(state, place));
     let mut response = answer(StatusCode::OK, "application/octet-stream", body);
     let name = HeaderValue::from_static("attachment; filename=\"routes.snapshot\"");
     response.headers_mut().insert(CONTENT_DISPOSITION, name);
@@ -129,5 +125,58 @@ impl Write for Sender {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    fn run(test: impl AsyncFnOnce()) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(test());
+    }
+
+    /// What comes of these pieces, when the last is followed by nothing.
+    async fn came(pieces: Vec<Piece>, limit: Duration) -> (usize, bool) {
+        let (sender, receiver) = mpsc::channel(PIECES_WAITING);
+        for piece in pieces {
+            sender.try_send(piece).ok().unwrap();
+        }
+        drop(sender);
+        let mut pieces = Pieces {
+            pieces: receiver,
+            deadline: Instant::now() + limit,
+            ended: false,
+        };
+        let mut count = 0;
+        loop {
+            match poll_fn(|context| pieces.poll_next(context)).await {
+                Some(Ok(_)) => count += 1,
+                Some(Err(_)) => {
+                    let after = poll_fn(|context| pieces.poll_next(context)).await;
+                    assert!(after.is_none());
+                    return (count, false);
+                }
+                None => return (count, true),
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_is_never_taken_for_the_whole() {
+        let piece = || Piece::Bytes(Bytes::from_static(b"x"));
+        run(async || {
+            let long = Duration::from_secs(60);
+            assert_eq!(came(vec![piece(), Piece::End], long).await, (1, true));
+            assert_eq!(came(vec![piece(), piece()], long).await, (2, false));
+            assert_eq!(came(vec![], long).await, (0, false));
+            let late = came(vec![piece(), Piece::End], Duration::ZERO).await;
+            assert_eq!(late, (0, false));
+        });
     }
 }

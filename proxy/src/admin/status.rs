@@ -517,22 +517,102 @@ mod tests {
             "snapshot_written": "1970-01-01T00:01:45Z",
             "last_sync": null,
             "age_seconds": null,
-            "mode": null,
-            "mode_reason": null,
+            "mode": "keyspace",
+            "mode_reason": "it refuses CLIENT TRACKING",
             "held_back": 101,
             "kept": 37,
             "held_until": shown["held_until"],
-            "bad_tools": 0,
+            "bad_tools": 38,
             "bad_routes": 0,
             "bad_keys": 102,
             "changes": 103,
             "drift": 104,
             "disconnects": 3,
             "snapshot_path": "/nonexistent/routes",
-            "snapshot_saved": shown["snapshot_saved"],
+            "snapshot_saved": "1970-01-01T00:01:46Z",
             "snapshot_failures": 2,
         });
         assert_eq!(shown, expected);
         assert!(shown["held_until"].is_string());
+    }
+
+    fn some() -> Registry {
+        Registry {
+            connected: true,
+            source: "redis",
+            snapshot_written: None,
+            last_sync: None,
+            age_seconds: Some(70),
+            mode: Some("tracking"),
+            mode_reason: None,
+            held_back: 0,
+            kept: 0,
+            held_until: None,
+            bad_tools: 0,
+            bad_routes: 0,
+            bad_keys: 0,
+            changes: 0,
+            drift: 0,
+            disconnects: 0,
+            snapshot_path: "/s".to_owned(),
+            snapshot_saved: None,
+            snapshot_failures: 0,
+        }
+    }
+
+    #[track_caller]
+    fn check_held(held_back: u64, kept: u64, expected: Option<&str>) {
+        let registry = Registry {
+            held_back,
+            kept,
+            held_until: Some("2026-11-20T20:01:36Z".to_owned()),
+            ..some()
+        };
+        assert_eq!(registry.held_in_words().as_deref(), expected);
+    }
+
+    #[test]
+    fn what_has_to_be_decided_stands_out_with_how() {
+        check_held(0, 0, None);
+        check_held(
+            12,
+            0,
+            Some(
+                "12 TOOLS VANISHED FROM REDIS and stay in use until 2026-11-20T20:01:36Z: restore redis, or decide: \
+                 portico routes keep | apply",
+            ),
+        );
+        let kept = "5 TOOLS that redis does not hold ARE KEPT by hand, until it does or until: portico routes apply";
+        check_held(5, 5, Some(kept));
+        let both = Registry {
+            held_back: 7,
+            kept: 5,
+            ..some()
+        };
+        let said = both.held_in_words().unwrap();
+        assert!(said.starts_with("2 TOOLS VANISHED"), "{said}");
+        assert!(said.ends_with(kept), "{said}");
+    }
+
+    #[test]
+    fn how_changes_become_known_and_what_is_skipped() {
+        assert_eq!(some().in_words(), "connected, in step 1m 10s ago");
+        assert_eq!(some().mode_in_words().as_deref(), Some("pushed by redis"));
+        let worse = Registry {
+            mode: Some("polling"),
+            mode_reason: Some("redis refuses CLIENT".to_owned()),
+            ..some()
+        };
+        let expected = "found by POLLING: redis refuses CLIENT";
+        assert_eq!(worse.mode_in_words().as_deref(), Some(expected));
+        assert_eq!(some().bad_in_words(), None);
+        let bad = Registry {
+            bad_routes: 3,
+            bad_tools: 2,
+            bad_keys: 1,
+            ..some()
+        };
+        let expected = "3 bad routes of 2 tools, 1 keys that name no tool: portico routes --bad";
+        assert_eq!(bad.bad_in_words().as_deref(), Some(expected));
     }
 }

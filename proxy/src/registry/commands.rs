@@ -266,3 +266,6 @@ fn tell(answer: Answer, outcome: Result<CommandReport, String>) {
     // Who asked may be gone.
     let _ = answer.send(outcome);
 }
+
+#[cfg(test)]
+mod tests;

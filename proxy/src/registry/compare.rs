@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use portico_routing::table::Table;
 
+use super::bad_keys::BadKeys;
 use super::link::SCAN_COUNT;
 use super::stored::{Keys, tool_of};
 
@@ -76,6 +77,7 @@ pub(super) struct Rescan {
     /// Tools that differed and that no push has named: drift, if the connection had
     /// been there all the time.
     pub(super) suspects: HashSet<Box<str>>,
+    pub(super) bad_keys: BadKeys,
     pub(super) outcome: Comparison,
 }
 
@@ -123,6 +125,7 @@ impl Rescan {
             },
             mark: number,
             suspects: HashSet::new(),
+            bad_keys: BadKeys::default(),
             outcome: Comparison {
                 why,
                 number,
@@ -141,7 +144,9 @@ impl Rescan {
         let mut found = Vec::new();
         for key in keys {
             match tool_of(key) {
-                None => self.outcome.bad_keys += 1,
+                None => {
+                    self.bad_keys.add(key);
+                }
                 Some(tool) if table.has_mark(tool, self.mark) => {}
                 Some(tool) => found.push(tool.into()),
             }

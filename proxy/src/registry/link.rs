@@ -24,7 +24,7 @@ use super::mode::Mode;
 use super::news::Pending;
 use super::probe::{Answers, events_of, granted, refusal_of_resp3};
 use super::stored::{
-    Hash, Keys, PREFIX, REDIRECT, Size, Stored, hash_fields, hash_size, key, scan_answer,
+    Hash, Keys, PREFIX, REDIRECT, Size, Sizing, Stored, hash_fields, hash_size, key, scan_answer,
 };
 
 /// To connect, to authenticate and to select the database, together.
@@ -43,8 +43,8 @@ pub(super) const SCAN_COUNT: usize = 1000;
 /// on the others.
 const PARTS: usize = 4;
 
-/// Hashes are read together until they have this many fields, so that one answer stays small.
-const MAX_FIELDS_PER_BATCH: u64 = 10_000;
+/// Hashes are read together until they take so much memory of redis, so that one answer stays small.
+const MAX_BATCH_BYTES: u64 = 1 << 20;
 
 /// An open connection whose pushes arrive in `pending`.
 pub(super) struct Link {
@@ -55,6 +55,8 @@ pub(super) struct Link {
     database: i64,
     /// Whether the server speaks RESP3, without which it pushes nothing; or how it refused.
     resp3: Result<(), String>,
+    /// To keyspace notifications.
+    subscribed: bool,
     /// How it tells of changes, and in a sentence why not in a better way.
     pub(super) mode: Mode,
     pub(super) why: String,
@@ -65,6 +67,9 @@ pub(super) struct Link {
     ahead: Option<Ahead>,
     /// DBSIZE was refused.
     no_size: bool,
+    /// How the size of a hash is asked, and why not in the better way.
+    sizing: Sizing,
+    pub(super) no_bytes: Option<String>,
 }
 
 impl Link {
@@ -85,15 +90,22 @@ impl Link {
             user: settings.username().unwrap_or("default").to_owned(),
             database: settings.db(),
             resp3,
+            subscribed: false,
             mode: Mode::Polling,
             why: String::new(),
             size: None,
             ahead: None,
             no_size: false,
+            sizing: Sizing::Bytes,
+            no_bytes: None,
         };
         let mut set_name = redis::cmd("CLIENT");
         // For people who look at CLIENT LIST; it may be refused.
         let _ = granted(&link.ask(set_name.arg("SETNAME").arg("portico")).await?)?;
+        let size = Sizing::Bytes.question(PREFIX.to_owned());
+        if let Err(why) = granted(&link.ask(&size).await?)? {
+            (link.sizing, link.no_bytes) = (Sizing::Fields, Some(why));
+        }
         link.probe().await?;
         link.look().await?;
         Ok(link)
@@ -111,7 +123,11 @@ impl Link {
         if answers.resp3.is_ok() {
             answers.tracking = self.track().await?;
             if answers.tracking.is_err() {
-                answers.subscribed = self.subscribe().await?;
+                answers.subscribed = self.for_both_prefixes("PSUBSCRIBE").await?;
+                self.subscribed |= answers.subscribed.is_ok();
+            } else if std::mem::take(&mut self.subscribed) {
+                // Each change would be told twice.
+                let _ = self.for_both_prefixes("PUNSUBSCRIBE").await?;
             }
             if answers.subscribed.is_ok() {
                 let mut get = redis::cmd("CONFIG");
@@ -139,11 +155,11 @@ impl Link {
         }
     }
 
-    /// Subscribes to keyspace notifications. What they tell is a reason to look in any case, also
-    /// where they are not complete.
-    async fn subscribe(&mut self) -> Result<Result<(), String>, LinkError> {
+    /// Subscribes to keyspace notifications, or ends that. What they tell is a reason to look in any
+    /// case, also where they are not complete.
+    async fn for_both_prefixes(&mut self, command: &str) -> Result<Result<(), String>, LinkError> {
         for prefix in [PREFIX, REDIRECT] {
-            let mut subscribe = redis::cmd("PSUBSCRIBE");
+            let mut subscribe = redis::cmd(command);
             subscribe.arg(format!("__keyspace@{}__:{prefix}*", self.database));
             let granted = granted(&self.ask(&subscribe).await?)?;
             if granted.is_err() {
@@ -204,22 +220,22 @@ impl Link {
     async fn read_part(&self, tools: &[Box<str>]) -> Result<Vec<Stored>, LinkError> {
         let mut pipeline = redis::pipe();
         for tool in tools {
-            pipeline.cmd("HLEN").arg(key(PREFIX, tool));
+            pipeline.add_command(self.sizing.question(key(PREFIX, tool)));
             pipeline.cmd("EXISTS").arg(key(REDIRECT, tool));
         }
         let answers = self.ask_all(&pipeline, tools.len() * 2).await?;
         let mut stored = Vec::with_capacity(tools.len());
         let mut wanted: Vec<(usize, u64)> = Vec::new();
         let mut answers = answers.into_iter();
-        while let (Some(length), Some(exists)) = (answers.next(), answers.next()) {
+        while let (Some(size), Some(exists)) = (answers.next(), answers.next()) {
             let redirect = match exists {
                 Value::Int(count) => count > 0,
                 Value::ServerError(error) => return Err(refused(&error)),
                 _ => return Err(LinkError::Answer("EXISTS")),
             };
-            let hash = match hash_size(length)? {
-                Size::Read(fields) => {
-                    wanted.push((stored.len(), fields));
+            let hash = match hash_size(self.sizing, size)? {
+                Size::Read(bytes) => {
+                    wanted.push((stored.len(), bytes));
                     Hash::Absent
                 }
                 Size::Known(hash) => hash,
@@ -230,7 +246,7 @@ impl Link {
         Ok(stored)
     }
 
-    /// Reads the hashes of those `tools` whose index and number of fields are in
+    /// Reads the hashes of those `tools` whose index and size in bytes are in
     /// `wanted` into `stored`.
     async fn read_hashes(
         &self,
@@ -243,13 +259,13 @@ impl Link {
             let mut pipeline = redis::pipe();
             let mut batch = Vec::new();
             let mut total = 0;
-            while let Some((index, fields)) = wanted
-                .next_if(|(_, fields)| batch.is_empty() || total + fields <= MAX_FIELDS_PER_BATCH)
+            while let Some((index, bytes)) =
+                wanted.next_if(|(_, bytes)| batch.is_empty() || total + bytes <= MAX_BATCH_BYTES)
             {
                 if let Some(tool) = tools.get(*index) {
                     pipeline.cmd("HGETALL").arg(key(PREFIX, tool));
                     batch.push(*index);
-                    total += fields;
+                    total += bytes;
                 }
             }
             let answers = self.ask_all(&pipeline, batch.len()).await?;
@@ -260,6 +276,22 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    /// Whether there are such keys, in their order.
+    pub(super) async fn exist(&mut self, keys: &[Box<[u8]>]) -> Result<Vec<bool>, LinkError> {
+        let mut pipeline = redis::pipe();
+        for key in keys {
+            pipeline.cmd("EXISTS").arg(&**key);
+        }
+        let answers = self.ask_all(&pipeline, keys.len()).await?;
+        let exists = |answer| match answer {
+            Value::Int(count) => Ok(count > 0),
+            // No right to such a name: somebody wrote it all the same.
+            answer @ Value::ServerError(_) => granted(&answer).map(|_| true),
+            _ => Err(LinkError::Answer("EXISTS")),
+        };
+        answers.into_iter().map(exists).collect()
     }
 
     /// A round trip: what redis pushed before its answer has arrived.

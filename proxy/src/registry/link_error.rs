@@ -26,8 +26,8 @@ pub(super) enum LinkError {
     #[error("it closed the connection")]
     Closed,
     #[error(
-        "it closed the connection before its first answer: it has no room for more clients (maxclients), is in \
-         protected mode, or is no redis"
+        "it closed the connection before its first answer; it may have no room for more clients (maxclients), be in \
+         protected mode, or be no redis"
     )]
     Unwelcome,
     #[error("sentinels name another master by now: {0}")]

@@ -2,8 +2,8 @@
 //!
 //! [`Registry::start`] subscribes and loads, or falls back to the snapshot; [`Registry::run`] keeps
 //! the table in step for ever. This file does the input and output; what to read and what follows
-//! from it is decided in `sync.rs`, `removal.rs` and `backoff.rs`, which are pure. Requests never
-//! wait for anything here: they read the [`Table`].
+//! from it is decided in `sync.rs`, `removal.rs`, `backoff.rs`, `pace.rs`, `hint.rs` and `probe.rs`,
+//! which are pure. Requests never wait for anything here: they read the [`Table`].
 //!
 //! Does not resolve names, does not know static routes, and never writes to redis.
 //!
@@ -12,6 +12,7 @@
 //! no log and no error.
 
 mod backoff;
+mod bad_keys;
 mod commands;
 mod compare;
 mod disk;
@@ -130,6 +131,7 @@ pub struct Registry {
     pace: Pace,
     /// The way in which changes become known that was logged last.
     said_mode: Option<Mode>,
+    said_no_bytes: bool,
     /// Keeps a redis that comes and goes from filling the log.
     outage: Outage,
     /// Keeps bad entries that are pushed again and again from filling the log.
@@ -172,6 +174,7 @@ impl Registry {
             commands: Commands::none(),
             pace: Pace::new(now()),
             said_mode: None,
+            said_no_bytes: false,
             outage: Outage::default(),
             bad_pushed: Repeats::default(),
             vanishing: Repeats::default(),
@@ -371,6 +374,7 @@ impl Registry {
         self.pace.set_mode(link.mode, now(), random());
         self.status.set_mode(link.mode, &link.why);
         self.log_mode(link.mode, &link.why);
+        self.log_no_bytes(link.no_bytes.as_deref());
     }
 
     /// Redis was just heard, and had nothing to tell that is not in the table.
@@ -397,6 +401,10 @@ impl Registry {
             Action::Scan(keys, cursor) => {
                 let (next, found) = self.while_waiting(link.scan(keys, cursor)).await?;
                 self.sync.scanned(next, &found);
+            }
+            Action::Exist(keys) => {
+                let exist = self.while_waiting(link.exist(&keys)).await?;
+                self.sync.existing(&keys, &exist);
             }
             Action::Ping => {
                 self.while_waiting(link.ping()).await?;

@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 
+use super::bad_keys::{MAX_LISTED, is_bad};
 use super::hint::Told;
 use super::stored::tool_of;
 
@@ -41,6 +42,8 @@ struct Arrived {
 pub(super) struct News {
     /// These tools changed, perhaps.
     pub(super) tools: HashSet<Box<str>>,
+    /// Keys that name no possible tool, and came or went, perhaps; the first of them.
+    pub(super) bad_keys: HashSet<Box<[u8]>>,
     /// Everything may have changed.
     pub(super) everything: bool,
     /// The connection is gone; nothing more will arrive.
@@ -49,7 +52,7 @@ pub(super) struct News {
 
 impl News {
     fn is_empty(&self) -> bool {
-        self.tools.is_empty() && !self.everything && !self.lost
+        self.tools.is_empty() && self.bad_keys.is_empty() && !self.everything && !self.lost
     }
 }
 
@@ -136,10 +139,14 @@ fn note_event(news: &mut News, data: &[Value]) -> Told {
 }
 
 fn note_key(news: &mut News, key: &[u8]) {
-    if let Some(tool) = tool_of(key)
-        && !news.tools.contains(tool)
-    {
-        news.tools.insert(tool.into());
+    match tool_of(key) {
+        Some(tool) if !news.tools.contains(tool) => {
+            news.tools.insert(tool.into());
+        }
+        None if is_bad(key) && news.bad_keys.len() < MAX_LISTED => {
+            news.bad_keys.insert(key.into());
+        }
+        _ => {}
     }
 }
 
@@ -157,10 +164,13 @@ mod tests {
         pending.note(PushInfo { kind, data });
         let expected = News {
             tools: tools.iter().map(|tool| Box::from(*tool)).collect(),
+            bad_keys: HashSet::new(),
             everything,
             lost,
         };
-        assert_eq!(pending.take(), expected);
+        let mut got = pending.take();
+        got.bad_keys.clear();
+        assert_eq!(got, expected);
         assert!(pending.take().is_empty());
     }
 
@@ -183,6 +193,25 @@ mod tests {
         check_push(PushKind::Invalidate, vec![], &[], true, false);
         check_push(PushKind::Disconnection, vec![], &[], false, true);
         check_push(PushKind::Message, vec![text("x")], &[], false, false);
+    }
+
+    #[test]
+    fn bad_keys_are_told_and_bounded() {
+        let pending = Pending::default();
+        let push = |keys: Vec<Value>| PushInfo {
+            kind: PushKind::Invalidate,
+            data: vec![Value::Array(keys)],
+        };
+        pending.note(push(vec![
+            text("prefix:a"),
+            text("prefix:A"),
+            text("k8s:A"),
+        ]));
+        let key: Box<[u8]> = b"prefix:A".as_slice().into();
+        assert_eq!(pending.take().bad_keys, HashSet::from([key]));
+        let keys = (0..10 * MAX_LISTED).map(|n| text(&format!("prefix:T{n}")));
+        pending.note(push(keys.collect()));
+        assert_eq!(pending.take().bad_keys.len(), MAX_LISTED);
     }
 
     #[track_caller]

@@ -22,6 +22,9 @@ pub(super) const MIN_HELD: usize = 10;
 /// well as FLUSHALL does.
 pub(super) const BURST_WINDOW: Duration = Duration::from_secs(10);
 
+/// So many that were removed and came back may wait for the end of [`BURST_WINDOW`].
+const MAX_RETURNED: usize = 1000;
+
 /// What is held back, and what was removed lately.
 #[derive(Debug, Default)]
 pub(super) struct Removals {
@@ -33,7 +36,10 @@ pub(super) struct Removals {
     /// No later than the earliest moment at which something held may go; `None`
     /// when nothing that is held has a grace time.
     earliest: Option<Instant>,
-    recent: VecDeque<(Instant, usize)>,
+    /// Tools that were removed within [`BURST_WINDOW`] and have not come back.
+    recent: HashMap<Box<str>, Instant>,
+    /// The same in the order of time, with some that came back.
+    recent_order: VecDeque<(Instant, Box<str>)>,
 }
 
 #[derive(Debug)]
@@ -52,6 +58,10 @@ pub(super) struct Decision {
     pub(super) released: Vec<Box<str>>,
     /// Stay in the table until their grace time is over; only those not held already.
     pub(super) hold: Vec<Box<str>>,
+    /// How many vanished together, those removed or held just before included, ...
+    pub(super) vanished: usize,
+    /// ... of a table of how many.
+    pub(super) of: usize,
 }
 
 impl Removals {
@@ -86,11 +96,12 @@ impl Removals {
             }
         }
         self.forget_old(now.instant);
-        let recent: usize = self.recent.iter().map(|(_, count)| count).sum();
+        let recent = self.recent.len();
         // What is kept by hand was decided about: it is no part of what vanishes now, nor of the
         // table that it vanishes from.
         let vanished = fresh.len() + self.held.len() - self.kept + recent;
         let before = table_len.saturating_sub(decision.released.len() + self.kept) + recent;
+        (decision.vanished, decision.of) = (vanished, before);
         if vanished >= MIN_HELD && vanished * 100 > usize::from(self.percent) * before {
             for tool in &fresh {
                 let held = Held {
@@ -105,9 +116,7 @@ impl Removals {
             }
             decision.hold = fresh;
         } else {
-            if !fresh.is_empty() {
-                self.recent.push_back((now.instant, fresh.len()));
-            }
+            self.note_removed(&fresh, now.instant);
             decision.remove = fresh;
         }
         self.forget_earliest();
@@ -116,6 +125,8 @@ impl Removals {
 
     /// `tool` was seen in redis: nothing of it is to be removed. Whether it was kept by hand.
     pub(super) fn present(&mut self, tool: &str) -> bool {
+        // A tool that registers anew, by DEL and HSET, has not vanished.
+        self.recent.remove(tool);
         // Asked for every entry of a load.
         if self.held.is_empty() {
             return false;
@@ -242,11 +253,31 @@ impl Removals {
         }
     }
 
+    fn note_removed(&mut self, tools: &[Box<str>], now: Instant) {
+        // Nothing is ever held back: then nobody asks for it.
+        if self.percent >= 100 {
+            return;
+        }
+        for tool in tools {
+            self.recent.insert(tool.clone(), now);
+            self.recent_order.push_back((now, tool.clone()));
+        }
+    }
+
     fn forget_old(&mut self, now: Instant) {
-        while let Some((at, _)) = self.recent.front()
-            && now.duration_since(*at) > BURST_WINDOW
+        while let Some((at, tool)) = self
+            .recent_order
+            .pop_front_if(|(at, _)| now.duration_since(*at) > BURST_WINDOW)
         {
-            self.recent.pop_front();
+            // It may have been removed again since.
+            if self.recent.get(&tool) == Some(&at) {
+                self.recent.remove(&tool);
+            }
+        }
+        if self.recent_order.len() > 2 * self.recent.len() + MAX_RETURNED {
+            let recent = &self.recent;
+            self.recent_order
+                .retain(|(at, tool)| recent.get(tool) == Some(at));
         }
     }
 }
@@ -303,9 +334,28 @@ mod tests {
         let mut len = 100;
         for (n, tool) in tools(0..100).into_iter().enumerate() {
             let now = start + Duration::from_millis(10 * n as u64);
-            len -= removals.decide(vec![tool], len, at(now)).remove.len();
+            let decision = removals.decide(vec![tool], len, at(now));
+            assert_eq!((decision.vanished, decision.of), (n + 1, 100));
+            len -= decision.remove.len();
         }
         assert_eq!((len, removals.held()), (50, 50));
+    }
+
+    #[test]
+    fn a_tool_that_registers_anew_has_not_vanished() {
+        let mut removals = Removals::new(50, GRACE);
+        let start = Instant::now();
+        for n in 0..5000 {
+            let now = start + Duration::from_micros(100 * n);
+            let decision = removals.decide(tools(3..4), 20, at(now));
+            assert_eq!((decision.remove.len(), removals.held()), (1, 0));
+            removals.present("t3");
+        }
+        assert!(removals.recent_order.len() <= MAX_RETURNED + 2);
+        // Those that stay away count, once each.
+        let now = start + Duration::from_secs(1);
+        assert_eq!(removals.decide(tools(0..9), 20, at(now)).remove.len(), 9);
+        assert_eq!(removals.decide(tools(9..12), 11, at(now)).hold.len(), 3);
     }
 
     #[test]

@@ -57,6 +57,17 @@ impl Registry {
         }
     }
 
+    pub(super) fn log_no_bytes(&mut self, why: Option<&str>) {
+        let said = std::mem::replace(&mut self.said_no_bytes, why.is_some());
+        if let (Some(why), false) = (why, said) {
+            warn!(
+                redis = self.endpoint.address,
+                "redis does not tell portico how large a key is, so that whoever writes a huge one has it read: {why}; \
+                 allow MEMORY USAGE"
+            );
+        }
+    }
+
     pub(super) fn log_events(&mut self) {
         if self.status.held_back() == self.status.kept() {
             // The next disappearance is a new one.
@@ -66,6 +77,12 @@ impl Registry {
             match event {
                 Event::Compared(comparison) => self.compared(&comparison),
                 Event::HeldBack { count, of } => self.held_back(count, of),
+                Event::StillKept(count) => warn!(
+                    redis = self.endpoint.address,
+                    kept = count,
+                    "routes that redis did not hold were kept before the restart, as somebody asked, and still are; portico \
+                     routes apply removes them"
+                ),
                 Event::Released(count) => warn!(
                     redis = self.endpoint.address,
                     removed = count,
@@ -73,6 +90,11 @@ impl Registry {
                 ),
                 Event::Applied(done) => self.commands.applied(&done, &self.sync),
                 Event::ApplyBroken(done) => self.commands.apply_broke_off(&done, &self.sync),
+                Event::BadKey { key, reason } => {
+                    if let Some(unsaid) = self.bad_pushed.occur(now()) {
+                        warn!(%key, %reason, unsaid, "a key in redis names no possible tool and is skipped; find out who writes it");
+                    }
+                }
                 Event::Bad { tool, reason } => {
                     if let Some(unsaid) = self.bad_pushed.occur(now()) {
                         warn!(%tool, %reason, unsaid, "a route in redis is skipped; its tool has to register it anew");
@@ -155,7 +177,7 @@ impl Registry {
                 redis,
                 tools,
                 drift,
-                "routes had changed in redis and it had not said so (SWAPDB does that); they are in step again"
+                "routes had changed in redis and it had not said so (SWAPDB does that, and a flush where keyspace notifications are used); they are in step again"
             ),
             Why::Periodic | Why::Polled => {
                 debug!(

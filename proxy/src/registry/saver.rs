@@ -67,6 +67,11 @@ impl Saver {
         self.wake.notify_one();
     }
 
+    /// Whether something is not on disk yet.
+    pub(super) fn is_behind(&self) -> bool {
+        self.changed.load(Relaxed)
+    }
+
     /// Writes the snapshot whenever something has changed, but not too often, and again after a
     /// failure. Never returns.
     pub(super) async fn run(&self) {
@@ -83,7 +88,7 @@ impl Saver {
         let last = async {
             // One that is under way may have begun before the last change.
             drop(self.writing.lock().await);
-            if self.changed.load(Relaxed) {
+            if self.is_behind() {
                 self.save().await;
             }
         };

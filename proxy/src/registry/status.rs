@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::bad_keys::BadKeys;
 use super::held::HeldTool;
 #[cfg(test)]
 use super::held::Moment;
@@ -84,8 +85,12 @@ impl RegistryStatus {
         status.set_removals(Removals::new(0, Duration::from_secs(60)));
         status.removals().hold_kept(held(0..37), now);
         status.removals().decide(held(37..101).collect(), 101, now);
+        let mut bad_keys = BadKeys::default();
+        for n in 0..102 {
+            bad_keys.add(format!("prefix:T{n}").as_bytes());
+        }
+        status.set_bad_keys(&bad_keys);
         status.set_mode(Mode::Keyspace, "it refuses CLIENT TRACKING");
-        status.set_bad_keys(102);
         status.count_changes(103);
         status.count_drift(104);
         (0..2).for_each(|_| status.count_snapshot_failure());
@@ -147,8 +152,8 @@ impl RegistryStatus {
         self.removals().held() as u64
     }
 
-    /// Keys `prefix:*` and `redirect:*` at the last full look that name no possible tool (not
-    /// UTF-8, upper case, too long).
+    /// Keys `prefix:*` and `redirect:*` that name no possible tool (not UTF-8, upper case, too long):
+    /// at the last full look, and exact while they are no more than are listed.
     pub fn bad_keys(&self) -> u64 {
         self.bad_keys.load(Relaxed)
     }
@@ -212,7 +217,7 @@ impl RegistryStatus {
         self.removals().kept() as u64
     }
 
-    /// The first of the keys that [`RegistryStatus::bad_keys`] counts.
+    /// The first hundred, by name, of the keys that [`RegistryStatus::bad_keys`] counts.
     pub fn bad_key_list(&self) -> Vec<BadKey> {
         lock(&self.bad_key_list).clone()
     }
@@ -263,8 +268,9 @@ impl RegistryStatus {
         };
     }
 
-    pub(super) fn set_bad_keys(&self, count: u64) {
-        self.bad_keys.store(count, Relaxed);
+    pub(super) fn set_bad_keys(&self, keys: &BadKeys) {
+        self.bad_keys.store(keys.count(), Relaxed);
+        *lock(&self.bad_key_list) = keys.list();
     }
 
     pub(super) fn count_changes(&self, count: u64) {

@@ -6,12 +6,19 @@
 //! never looks like a missing key.
 
 use portico_routing::table::valid_tool;
-use redis::{ServerError, Value};
+use redis::{Cmd, ServerError, Value};
 
 use super::link_error::{LinkError, refused};
 
-/// A hash with more fields is bad as a whole and is not even read.
+/// A hash with more fields is bad as a whole.
 const MAX_FIELDS: u64 = 1000;
+
+/// A hash that takes more memory of redis is bad as a whole and is not even read. The largest good
+/// one, of [`MAX_FIELDS`] of the longest patterns and backends, takes 3.6 MB.
+const MAX_HASH_BYTES: u64 = 4 << 20;
+
+/// What a field takes, roughly, where only their number is known.
+const USUAL_FIELD_BYTES: u64 = 100;
 
 pub(super) const PREFIX: &str = "prefix:";
 pub(super) const REDIRECT: &str = "redirect:";
@@ -56,17 +63,72 @@ pub(super) enum Hash {
     Unusable(String),
 }
 
-/// What HLEN said.
+/// How the size of a hash is asked before it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sizing {
+    /// MEMORY USAGE. It looks at up to as many fields as a good hash has, so that one long value in
+    /// the midst of short ones is seen too; redis takes no longer for it than for HLEN (measured on
+    /// 7.0: 1 us, 20 us with 1,000 fields).
+    Bytes,
+    /// HLEN, where the other is refused: few and huge fields are then read.
+    Fields,
+}
+
+impl Sizing {
+    /// The question for `key`, to be answered to [`hash_size`].
+    pub(super) fn question(self, key: String) -> Cmd {
+        let mut question = redis::cmd(match self {
+            Sizing::Bytes => "MEMORY",
+            Sizing::Fields => "HLEN",
+        });
+        match self {
+            Sizing::Bytes => question
+                .arg("USAGE")
+                .arg(key)
+                .arg("SAMPLES")
+                .arg(MAX_FIELDS),
+            Sizing::Fields => question.arg(key),
+        };
+        question
+    }
+}
+
+/// How large a hash is.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Size {
+    /// So many bytes, roughly: it may be read.
     Read(u64),
     Known(Hash),
 }
 
-pub(super) fn hash_size(answer: Value) -> Result<Size, LinkError> {
+pub(super) fn hash_size(sizing: Sizing, answer: Value) -> Result<Size, LinkError> {
+    match sizing {
+        Sizing::Bytes => hash_bytes(&answer),
+        Sizing::Fields => number_of_fields(answer),
+    }
+}
+
+fn hash_bytes(answer: &Value) -> Result<Size, LinkError> {
+    match answer {
+        Value::Nil => Ok(Size::Known(Hash::Absent)),
+        Value::Int(bytes) => match u64::try_from(*bytes) {
+            Ok(bytes) if bytes <= MAX_HASH_BYTES => Ok(Size::Read(bytes)),
+            Ok(bytes) => Ok(Size::Known(Hash::Unusable(format!(
+                "the key takes {bytes} bytes of redis' memory; the limit is {MAX_HASH_BYTES}"
+            )))),
+            Err(_) => Err(LinkError::Answer("MEMORY USAGE")),
+        },
+        // Also when the right to it was taken away: the next connection does without.
+        Value::ServerError(error) => Err(refused(error)),
+        _ => Err(LinkError::Answer("MEMORY USAGE")),
+    }
+}
+
+fn number_of_fields(answer: Value) -> Result<Size, LinkError> {
     match answer {
         Value::Int(0) => Ok(Size::Known(Hash::Absent)),
         Value::Int(fields) => match u64::try_from(fields) {
-            Ok(fields) if fields <= MAX_FIELDS => Ok(Size::Read(fields)),
+            Ok(fields) if fields <= MAX_FIELDS => Ok(Size::Read(fields * USUAL_FIELD_BYTES)),
             Ok(fields) => Ok(Size::Known(Hash::Unusable(format!(
                 "the hash has {fields} fields; the limit is {MAX_FIELDS}"
             )))),
@@ -234,11 +296,41 @@ mod tests {
         check_fields(Value::Map(many), Ok(Hash::Unusable(reason.into())));
     }
 
+    #[track_caller]
+    fn check_size(sizing: Sizing, answer: Value, expected: Result<u64, &str>) {
+        match (hash_size(sizing, answer).unwrap(), expected) {
+            (Size::Read(bytes), Ok(expected)) => assert_eq!(bytes, expected),
+            (Size::Known(Hash::Absent), Err("")) => {}
+            (Size::Known(Hash::Unusable(reason)), Err(expected)) => {
+                assert!(reason.contains(expected), "{reason:?} lacks {expected:?}");
+            }
+            (got, _) => panic!("{got:?} instead of {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn a_huge_hash_is_not_read() {
+        let (bytes, fields) = (Sizing::Bytes, Sizing::Fields);
+        check_size(bytes, Value::Nil, Err(""));
+        check_size(bytes, Value::Int(104), Ok(104));
+        check_size(bytes, Value::Int(4 << 20), Ok(4 << 20));
+        check_size(bytes, Value::Int((4 << 20) + 1), Err("4194305 bytes"));
+        check_size(fields, Value::Int(0), Err(""));
+        check_size(fields, Value::Int(1000), Ok(100_000));
+        check_size(fields, Value::Int(1001), Err("1001 fields"));
+        check_size(fields, server_error("WRONGTYPE no"), Err("another type"));
+    }
+
     #[test]
     fn a_loading_redis_does_not_look_empty() {
         assert!(scan_answer(server_error("LOADING wait")).is_err());
-        assert!(hash_size(server_error("LOADING wait")).is_err());
-        assert!(hash_size(server_error("MASTERDOWN Link with MASTER is down")).is_err());
+        for sizing in [Sizing::Bytes, Sizing::Fields] {
+            for error in ["LOADING wait", "MASTERDOWN Link with MASTER is down"] {
+                assert!(hash_size(sizing, server_error(error)).is_err());
+            }
+            assert!(hash_size(sizing, text("1")).is_err());
+            assert!(hash_size(sizing, Value::Int(-1)).is_err());
+        }
         let empty = Value::Array(vec![text("0"), Value::Array(vec![])]);
         assert_eq!(scan_answer(empty), Ok((0, vec![])));
     }

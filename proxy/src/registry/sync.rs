@@ -10,15 +10,18 @@
 //! comparison that breaks off removes nothing; what vanishes goes through
 //! [`Removals`](super::removal::Removals), which [`RegistryStatus`] holds, to be looked at.
 
+mod by_hand;
+mod restore;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use portico_routing::table::{Entry, Table};
 
+use super::bad_keys::{self, BadKeys, MAX_LISTED};
 use super::commands::CommandReport;
 use super::compare::{Comparison, Job, Outcome, Rescan, Stage, Why};
-use super::disk::Snapshot;
 use super::entry::entry_of;
 use super::held::Moment;
 use super::journal::{Cause, Change};
@@ -39,6 +42,8 @@ pub(super) enum Action {
     Read(Purpose, Vec<Box<str>>),
     /// One step of a SCAN, handed to [`TableSync::scanned`].
     Scan(Keys, u64),
+    /// Find out which of these keys there are, and hand that to [`TableSync::existing`].
+    Exist(Vec<Box<[u8]>>),
     /// A round trip, handed to [`TableSync::ponged`]: every push that redis had for us before
     /// it has then arrived.
     Ping,
@@ -64,16 +69,23 @@ pub(super) enum Purpose {
 pub(super) enum Event {
     /// A comparison of the whole table came to its end.
     Compared(Comparison),
-    /// `count` of `of` tools vanished and are kept for the grace time.
+    /// `count` of `of` tools vanished; what of them is still there is kept for the grace time.
     HeldBack {
         count: usize,
         of: usize,
     },
+    /// So many tools of the snapshot were kept by hand in the last run, and still are.
+    StillKept(usize),
     /// So many were still missing after the grace time and have left the table.
     Released(usize),
     /// Held back removals were applied by hand: all of them, or what was done until that broke off.
     Applied(Applied),
     ApplyBroken(Applied),
+    /// A key in redis that was not there before names no possible tool.
+    BadKey {
+        key: Box<str>,
+        reason: String,
+    },
     /// A tool now has something in redis that cannot be used.
     Bad {
         tool: Box<str>,
@@ -94,6 +106,7 @@ pub(super) struct Applied {
 #[derive(Clone, Copy)]
 enum Work {
     Pushed,
+    BadKeys,
     Applying,
     Rescan,
 }
@@ -107,6 +120,9 @@ pub(super) struct TableSync {
     /// Named by pushes, not yet being read.
     pushed: HashSet<Box<str>>,
     reading: Job,
+    bad_keys: BadKeys,
+    /// Keys that a push named and that name no possible tool.
+    pushed_bad: HashSet<Box<[u8]>>,
     /// Held back tools that are read anew to be removed, and what came of it so far.
     applying: Option<(Job, Applied)>,
     rescan: Option<Rescan>,
@@ -134,6 +150,8 @@ impl TableSync {
             status,
             pushed: HashSet::new(),
             reading: Job::default(),
+            bad_keys: BadKeys::default(),
+            pushed_bad: HashSet::new(),
             applying: None,
             rescan: None,
             comparisons: 0,
@@ -159,36 +177,6 @@ impl TableSync {
         self.comparisons.wrapping_add(1)
     }
 
-    /// Begins to ask redis again for all that is held back, to remove what it still does not hold:
-    /// [`Event::Applied`] tells the end. `false`: nothing is held back.
-    pub(super) fn apply_held(&mut self) -> bool {
-        let todo = self.status.removals().names();
-        if todo.is_empty() && self.applying.is_none() {
-            return false;
-        }
-        let done = self.applying.take().map(|(_, done)| done);
-        let job = Job {
-            todo,
-            ..Job::default()
-        };
-        self.applying = Some((job, done.unwrap_or_default()));
-        true
-    }
-
-    /// Keeps by hand what is held back, and stops applying it; how many were not kept before.
-    pub(super) fn keep_held(&mut self) -> usize {
-        self.stop_applying();
-        let fresh = self.status.removals().keep();
-        self.unsaved |= fresh > 0;
-        fresh
-    }
-
-    fn stop_applying(&mut self) {
-        if let Some((_, done)) = self.applying.take() {
-            self.events.push(Event::ApplyBroken(done));
-        }
-    }
-
     /// Whether a comparison is under way.
     pub(super) fn comparing(&self) -> bool {
         self.rescan.is_some()
@@ -197,6 +185,7 @@ impl TableSync {
     /// The connection is gone: answers under way will not come, pushes may have been missed.
     pub(super) fn disconnected(&mut self) {
         self.pushed.clear();
+        self.pushed_bad.clear();
         self.reading = Job::default();
         self.stop_applying();
         self.rescan = None;
@@ -214,6 +203,11 @@ impl TableSync {
             }
         }
         self.pushed.extend(news.tools);
+        for key in news.bad_keys {
+            if self.pushed_bad.len() < MAX_LISTED {
+                self.pushed_bad.insert(key);
+            }
+        }
         if news.everything {
             self.compare(Why::Pushed);
         }
@@ -222,9 +216,10 @@ impl TableSync {
     /// What to do next. Each [`Action`] but `Wait` must be answered before the next call, or
     /// [`TableSync::disconnected`] be called.
     pub(super) fn next(&mut self, now: Instant) -> Action {
-        for _ in 0..3 {
+        for _ in 0..4 {
             let (action, turn) = match self.turn {
-                Work::Pushed => (self.next_pushed(now), Work::Applying),
+                Work::Pushed => (self.next_pushed(now), Work::BadKeys),
+                Work::BadKeys => (self.next_bad_keys(), Work::Applying),
                 Work::Applying => (self.next_applying(), Work::Rescan),
                 Work::Rescan => (self.next_of_rescan(), Work::Pushed),
             };
@@ -246,21 +241,9 @@ impl TableSync {
         Some(Action::Read(Purpose::Pushed, batch))
     }
 
-    fn next_applying(&mut self) -> Option<Action> {
-        let (job, _) = self.applying.as_mut()?;
-        match job.next_batch() {
-            Some(batch) => Some(Action::Read(Purpose::Applied, batch)),
-            None => {
-                self.end_applying();
-                None
-            }
-        }
-    }
-
-    fn end_applying(&mut self) {
-        if let Some((_, done)) = self.applying.take_if(|(job, _)| job.todo.is_empty()) {
-            self.events.push(Event::Applied(done));
-        }
+    fn next_bad_keys(&mut self) -> Option<Action> {
+        let keys: Vec<_> = self.pushed_bad.drain().collect();
+        (!keys.is_empty()).then_some(Action::Exist(keys))
     }
 
     fn next_of_rescan(&mut self) -> Option<Action> {
@@ -316,6 +299,23 @@ impl TableSync {
                 cursor: (next != 0).then_some(next),
             };
         }
+    }
+
+    /// The answer to [`Action::Exist`]: a push does not say whether a key came or went.
+    pub(super) fn existing(&mut self, keys: &[Box<[u8]>], exist: &[bool]) {
+        // The list of a comparison takes the place of the other at its end.
+        if let Some(rescan) = &mut self.rescan {
+            for (key, exists) in keys.iter().zip(exist) {
+                rescan.bad_keys.set_pushed(key, *exists);
+            }
+        }
+        for (key, exists) in keys.iter().zip(exist) {
+            if self.bad_keys.set_pushed(key, *exists) && *exists {
+                let (key, reason) = (bad_keys::shown(key), bad_keys::reason(key));
+                self.events.push(Event::BadKey { key, reason });
+            }
+        }
+        self.status.set_bad_keys(&self.bad_keys);
     }
 
     /// The answer to [`Action::Ping`].
@@ -415,24 +415,12 @@ impl TableSync {
         Outcome::Set
     }
 
-    /// Removes what somebody asked to remove and redis does not hold.
-    fn apply(&mut self, missing: Vec<Box<str>>, now: Moment) {
-        // Whoever asked has taken it back meanwhile.
-        let Some((_, done)) = &mut self.applying else {
-            return;
-        };
-        let leave = self.status.removals().apply(missing);
-        done.removed += leave.len();
-        self.remove(&leave, Some(Cause::Applied), now);
-        self.end_applying();
-    }
-
     /// Decides about entries that redis no longer holds.
     fn settle(&mut self, gone: Vec<Box<str>>, purpose: Purpose, now: Moment) {
-        let of = self.table.len();
-        let decision = self.status.removals().decide(gone, of, now);
+        let table_len = self.table.len();
+        let decision = self.status.removals().decide(gone, table_len, now);
         if !decision.hold.is_empty() {
-            let count = decision.hold.len();
+            let (count, of) = (decision.vanished, decision.of);
             self.events.push(Event::HeldBack { count, of });
         }
         if !decision.released.is_empty() {
@@ -504,46 +492,12 @@ impl TableSync {
             rescan.outcome.drift = rescan.suspects.len();
             self.status.count_drift(rescan.suspects.len() as u64);
         }
-        self.status.set_bad_keys(rescan.outcome.bad_keys);
+        rescan.outcome.bad_keys = rescan.bad_keys.count();
+        self.bad_keys = std::mem::take(&mut rescan.bad_keys);
+        self.status.set_bad_keys(&self.bad_keys);
         self.events.push(Event::Compared(rescan.outcome));
         if let Some(why) = self.again.take() {
             self.compare(why);
-        }
-    }
-
-    /// Fills the table from a snapshot, but for tools that redis has already told about. Those that
-    /// were kept by hand are kept until redis is seen to hold them.
-    pub(super) fn restore(&mut self, snapshot: &Snapshot, now: Moment) {
-        let mut kept = Vec::new();
-        for tool in &snapshot.tools {
-            if self.table.with(&tool.name, |_| ()).is_none() {
-                let entry = tool.entry(&*self.admit);
-                self.put(&tool.name, entry, None, now);
-                if tool.kept {
-                    kept.push(tool.name.clone());
-                }
-            }
-        }
-        self.status.removals().hold_kept(kept, now);
-    }
-
-    /// After a first load from redis: what the snapshot of the last run held and redis does not is
-    /// a removal like any other, so that a redis that was restarted empty together with portico
-    /// does not empty the table at once either. What was kept by hand still is.
-    pub(super) fn hold_vanished(&mut self, snapshot: Snapshot, now: Moment) {
-        let Snapshot { written, mut tools } = snapshot;
-        let of = tools.len();
-        tools.retain(|tool| self.table.with(&tool.name, |_| ()).is_none());
-        let (kept, tools): (Vec<_>, Vec<_>) = tools.into_iter().partition(|tool| tool.kept);
-        let snapshot = |tools| Snapshot { written, tools };
-        self.restore(&snapshot(kept), now);
-        let gone = tools.iter().map(|tool| tool.name.clone()).collect();
-        let decision = self.status.removals().decide(gone, of, now);
-        // All or none of them.
-        if !decision.hold.is_empty() {
-            self.restore(&snapshot(tools), now);
-            let count = decision.hold.len();
-            self.events.push(Event::HeldBack { count, of });
         }
     }
 

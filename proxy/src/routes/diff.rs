@@ -269,7 +269,7 @@ fn write_json(old: &Table, new: &Table, out: &mut dyn Write) -> io::Result<bool>
             old: was.map(Value::of),
             new: is.map(Value::of),
         };
-        Ok(serde_json::to_writer(&mut *out, &different)?)
+        super::write_json(out, &different)
     })?;
     writeln!(
         out,

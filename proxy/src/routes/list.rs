@@ -15,7 +15,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::near::nearest;
-use super::{BadKey, Head, Routes, RoutesError, Tool, bad_keys, runtime, tool, visible};
+use super::{
+    BadKey, Head, Routes, RoutesError, Tool, bad_keys, runtime, tool, visible, write_json,
+};
 use crate::admin::time::in_words;
 use crate::ask::{Page, ask};
 use crate::percent::encode;
@@ -303,7 +305,7 @@ impl<'a> Printer<'a> {
             return write_lines(self.out, tool);
         }
         self.out.write_all(separator.as_bytes())?;
-        Ok(serde_json::to_writer(&mut self.out, tool)?)
+        write_json(self.out, tool)
     }
 
     fn end(&mut self) -> io::Result<()> {

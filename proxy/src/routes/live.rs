@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hyper::Method;
 
-use super::{RoutesError, admin_address, runtime, visible};
+use super::{RoutesError, admin_address, runtime, visible, visible_json};
 use crate::ask::{Page, ask};
 
 /// Longer than the administration lets a command take, so that what it says is heard.
@@ -56,11 +56,12 @@ pub fn run(
         page.limit = COMMAND_LIMIT;
     }
     let answer = runtime()?.block_on(ask(&address, page))?;
-    if json {
-        return Ok(out.write_all(&answer)?);
-    }
+    let answer = String::from_utf8_lossy(&answer);
     // The other side has made it harmless; whoever that is.
-    for line in String::from_utf8_lossy(&answer).lines() {
+    if json {
+        return Ok(out.write_all(visible_json(&answer).as_bytes())?);
+    }
+    for line in answer.lines() {
         writeln!(out, "{}", visible(line))?;
     }
     Ok(())

@@ -218,6 +218,24 @@ fn a_full_disk_leaves_the_old_file() {
 }
 
 #[test]
+fn a_file_system_that_became_read_only_leaves_the_old_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(disk) = Tmpfs::mount(directory.path().join("disk")) else {
+        eprintln!("may not mount a tmpfs: a read-only file system is not tested");
+        return;
+    };
+    let path = disk.0.join("routes.snapshot");
+    write_table(&path, &three()).unwrap();
+    let mut mount = std::process::Command::new("mount");
+    let remount = mount.args(["-o", "remount,ro"]).arg(&disk.0).status();
+    assert!(remount.unwrap().success());
+    let error = write_table(&path, &[]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
+    assert_eq!(read(&path).unwrap().unwrap().tools.len(), 3);
+    remove_leftovers(&path).unwrap();
+}
+
+#[test]
 fn bad_entries_are_left_out() {
     let table = Table::new();
     let bad: [(&[u8], &[u8]); 1] = [(b"(", b"http://192.0.2.1:80")];

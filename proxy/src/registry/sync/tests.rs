@@ -1,6 +1,6 @@
 //! The state machine against a pretended redis.
 
-use super::super::disk::layout;
+use super::super::disk::{Snapshot, layout};
 use super::super::journal::LAST_CHANGES;
 use super::super::removal::Removals;
 use super::super::stored::Hash;
@@ -23,6 +23,13 @@ fn fields(pairs: &[(&[u8], &[u8])]) -> Stored {
     }
 }
 
+fn absent() -> Stored {
+    Stored {
+        hash: Hash::Absent,
+        redirect: false,
+    }
+}
+
 fn admit_all() -> Admit {
     Arc::new(|_| Ok(()))
 }
@@ -30,6 +37,8 @@ fn admit_all() -> Admit {
 /// A redis that never was, driven through the same calls as the real one.
 struct World {
     redis: BTreeMap<Box<str>, Stored>,
+    /// Its keys that name no possible tool.
+    bad: BTreeSet<Box<[u8]>>,
     /// Pushed by redis, not yet here.
     on_its_way: News,
     arrived: News,
@@ -79,9 +88,11 @@ impl World {
             .map(|tool| tool.name.clone())
             .collect();
         let redis = std::mem::take(&mut self.redis);
+        let bad = std::mem::take(&mut self.bad);
         let mut kept = std::mem::take(&mut self.kept);
         kept.retain(|tool| saved.contains(tool) && (away || !redis.contains_key(tool)));
         *self = Self::before_start(self.percent, redis, self.now);
+        self.bad = bad;
         let now = self.moment();
         if away {
             self.disconnect();
@@ -108,6 +119,7 @@ impl World {
         );
         Self {
             redis,
+            bad: BTreeSet::from([b"prefix:\xff".as_slice().into()]),
             on_its_way: News::default(),
             arrived: News::default(),
             connected: true,
@@ -146,16 +158,13 @@ impl World {
         let news = std::mem::take(&mut self.on_its_way);
         if self.connected {
             self.arrived.tools.extend(news.tools);
+            self.arrived.bad_keys.extend(news.bad_keys);
             self.arrived.everything |= news.everything;
         }
     }
 
     fn stored(&self, tool: &str) -> Stored {
-        let absent = Stored {
-            hash: Hash::Absent,
-            redirect: false,
-        };
-        self.redis.get(tool).cloned().unwrap_or(absent)
+        self.redis.get(tool).cloned().unwrap_or_else(absent)
     }
 
     fn scan(&self, keys: Keys, cursor: u64) -> (u64, Vec<Vec<u8>>) {
@@ -182,7 +191,9 @@ impl World {
                 found.push(format!("{prefix}{tool}").into_bytes());
             }
         }
-        found.push([prefix.as_bytes(), b"\xff"].concat());
+        // Given again and again, as redis may.
+        let bad = self.bad.iter().map(|key| key.to_vec());
+        found.extend(bad.filter(|key| key.starts_with(prefix.as_bytes())));
         let next = start + PAGE;
         (if next >= order.len() { 0 } else { next as u64 }, found)
     }
@@ -206,6 +217,10 @@ impl World {
             Some(Action::Ping) => {
                 self.deliver();
                 self.sync.ponged();
+            }
+            Some(Action::Exist(keys)) => {
+                let exist: Vec<_> = keys.iter().map(|key| self.bad.contains(key)).collect();
+                self.sync.existing(&keys, &exist);
             }
             Some(Action::Scan(keys, cursor)) => {
                 let (next, found) = self.scan(keys, cursor);
@@ -259,8 +274,9 @@ impl World {
             assert!(now.is_empty(), "the first load is in the journal");
             return;
         }
-        let older = (journal.len() + expected.len()).min(LAST_CHANGES) - expected.len();
-        assert_eq!(now.len(), older + expected.len());
+        let all = (journal.len() + expected.len()).min(LAST_CHANGES);
+        let older = all.saturating_sub(expected.len());
+        assert_eq!(now.len(), all);
         assert_eq!(now[..older], journal[journal.len() - older..]);
         for change in &now[older..] {
             let (old, new) = expected[&*change.tool];
@@ -371,6 +387,8 @@ enum Step {
     FlushElsewhere,
     /// SWAPDB: all of these at once, and no push.
     Swap(Vec<(u8, Stored)>),
+    /// A key that names no possible tool is written or deleted.
+    BadKey(u8, bool),
     Deliver,
     Ask,
     Answer,
@@ -409,6 +427,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Flush),
         1 => Just(Step::FlushElsewhere),
         1 => proptest::collection::vec((0..TOOLS, any_stored()), 0..20).prop_map(Step::Swap),
+        2 => (0u8..5, any::<bool>()).prop_map(|(key, there)| Step::BadKey(key, there)),
         3 => Just(Step::Deliver),
         8 => Just(Step::Ask),
         8 => Just(Step::Answer),
@@ -426,13 +445,7 @@ fn perform(world: &mut World, step: Step) {
     match step {
         Step::Write(tool, stored) => world.write(&format!("t{tool}"), stored),
         Step::Delete(tool) => {
-            world.write(
-                &format!("t{tool}"),
-                Stored {
-                    hash: Hash::Absent,
-                    redirect: false,
-                },
-            );
+            world.write(&format!("t{tool}"), absent());
         }
         Step::Flush => {
             world.redis.retain(|tool, _| &**tool == ALWAYS);
@@ -444,6 +457,15 @@ fn perform(world: &mut World, step: Step) {
             for (tool, stored) in tools.into_iter().filter(|(_, stored)| !stored.is_absent()) {
                 world.redis.insert(format!("t{tool}").into(), stored);
             }
+        }
+        Step::BadKey(key, there) => {
+            let key: Box<[u8]> = format!("redirect:T{key}").into_bytes().into();
+            if there {
+                world.bad.insert(key.clone());
+            } else {
+                world.bad.remove(&key);
+            }
+            world.on_its_way.bad_keys.insert(key);
         }
         Step::Deliver => world.deliver(),
         Step::Ask => world.ask(),
@@ -500,6 +522,10 @@ proptest! {
         let mut table = world.in_table();
         table.retain(|tool, _| !world.kept.contains(tool.as_str()));
         prop_assert_eq!(table, world.expected());
+        let bad = world.status.bad_key_list().into_iter().map(|bad| bad.key);
+        let expected = world.bad.iter().map(|key| bad_keys::shown(key));
+        prop_assert_eq!(bad.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+        prop_assert_eq!(world.status.bad_keys(), world.bad.len() as u64);
         world.check_applied();
         world.sync.apply_held();
         world.run_until_idle();
@@ -707,4 +733,113 @@ fn a_snapshot_fills_gaps_and_its_vanished_tools_are_held() {
     world.now += GRACE;
     world.run_until_idle();
     assert_eq!(world.in_table(), world.expected());
+}
+
+#[test]
+fn a_bad_key_that_comes_or_goes_behind_a_scan_is_known() {
+    let mut world = filled(3);
+    perform(&mut world, Step::BadKey(1, true));
+    world.run_until_idle();
+    world.sync.take_events();
+    world.sync.compare(Why::Periodic);
+    while !matches!(world.asked, Some(Action::Ping)) {
+        world.answer();
+        world.ask();
+    }
+    perform(&mut world, Step::BadKey(1, false));
+    perform(&mut world, Step::BadKey(2, true));
+    world.run_until_idle();
+    let list = world.status.bad_key_list().into_iter();
+    let keys: Vec<_> = list.map(|bad| bad.key.to_string()).collect();
+    assert_eq!(keys, ["prefix:\u{fffd}", "redirect:T2"]);
+    let told = |event: &&Event| matches!(event, Event::BadKey { .. });
+    assert_eq!(world.sync.take_events().iter().filter(told).count(), 1);
+}
+
+#[test]
+fn a_comparison_that_is_asked_for_begins_after_that() {
+    let mut world = filled(20);
+    let first = world.sync.compare(Why::Periodic);
+    while !matches!(world.asked, Some(Action::Ping)) {
+        world.answer();
+        world.ask();
+    }
+    // Behind the comparison under way, and without a push.
+    world.redis.remove("t3");
+    let asked = world.sync.compare(Why::Asked);
+    assert_eq!(asked, first + 1);
+    assert_eq!(world.sync.compare(Why::Asked), asked, "one for all");
+    world.run_until_idle();
+    let comparison = world.comparison();
+    assert_eq!((comparison.number, comparison.removed), (asked, 1));
+    assert_eq!(world.in_table(), world.expected());
+    assert_eq!(world.sync.compare(Why::Asked), asked + 1);
+}
+
+#[test]
+fn removals_are_applied_in_batches_while_changes_go_on() {
+    let mut world = World::new(50);
+    for n in 0..3 * SCAN_COUNT {
+        world.write(&format!("many{n}"), grid());
+    }
+    world.run_until_idle();
+    for n in 0..3 * SCAN_COUNT {
+        world.write(&format!("many{n}"), absent());
+    }
+    world.run_until_idle();
+    assert_eq!(world.status.held_back(), 3 * SCAN_COUNT as u64);
+    world.sync.take_events();
+    assert!(world.sync.apply_held());
+    let mut batches = 0;
+    while world.sync.applying.is_some() {
+        world.write("t1", fields(&[(b".*", b"http://192.0.2.9:80")]));
+        world.write("t1", grid());
+        world.deliver();
+        world.ask();
+        batches += usize::from(matches!(
+            world.asked,
+            Some(Action::Read(Purpose::Applied, _))
+        ));
+        world.answer();
+        if batches == 2 {
+            assert!(
+                world.table.get("t1").is_some(),
+                "a change waits for one batch at most"
+            );
+        }
+    }
+    assert_eq!(batches, 3);
+    let done = Applied {
+        set: 0,
+        removed: 3 * SCAN_COUNT,
+    };
+    assert!(world.sync.take_events().contains(&Event::Applied(done)));
+    assert!(!world.sync.apply_held(), "nothing is left");
+    assert_eq!(world.in_table(), world.expected());
+}
+
+#[test]
+fn applying_ends_when_somebody_keeps_the_rest_or_redis_is_lost() {
+    for lost in [false, true] {
+        let mut world = filled(20);
+        perform(&mut world, Step::Flush);
+        world.run_until_idle();
+        world.sync.take_events();
+        world.sync.apply_held();
+        while !matches!(world.asked, Some(Action::Read(Purpose::Applied, _))) {
+            world.answer();
+            world.ask();
+        }
+        if lost {
+            world.disconnect();
+        } else {
+            world.keep();
+            world.answer();
+        }
+        let nothing = Applied::default();
+        assert_eq!(world.sync.take_events(), [Event::ApplyBroken(nothing)]);
+        assert_eq!(world.table.len(), 21, "the answer came too late");
+        assert_eq!(world.status.held_back(), 20);
+        assert_eq!(world.status.kept(), if lost { 0 } else { 20 });
+    }
 }
