@@ -247,7 +247,8 @@ async fn not_there(address: &str, wanted: &str) -> RoutesError {
 }
 
 fn no_tool<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> RoutesError {
-    let near = nearest(wanted, names);
+    // Of whoever was asked for them.
+    let near: Vec<String> = nearest(wanted, names).into_iter().map(visible).collect();
     let near = match near.as_slice() {
         [] => String::new(),
         near => format!("; near: {}", near.join(", ")),
@@ -398,6 +399,15 @@ mod tests {
             "{out:?}"
         );
         assert!(out.contains("\tBAD /c\t"), "{out:?}");
+    }
+
+    #[test]
+    fn a_near_name_moves_no_cursor() {
+        let error = no_tool("evil", ["evil\x1b[2J"].into_iter());
+        assert_eq!(
+            error.to_string(),
+            "there is no tool \"evil\"; near: evil\\u{1b}[2J"
+        );
     }
 
     /// What the administration writes is what the command reads.
