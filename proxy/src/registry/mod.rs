@@ -46,6 +46,7 @@ use portico_config as config;
 use portico_routing::backend::Backend;
 use portico_routing::table::{Entry, Table};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, warn};
 
@@ -76,13 +77,18 @@ use pace::Pace;
 use removal::Removals;
 use report::age_of;
 use saver::read_snapshot;
-use sync::{Action, TableSync};
+use stored::Stored;
+use sync::{Action, Purpose, TableSync};
 
 /// The whole first load; a redis that is slower is treated as unreachable.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often an idle connection is tried, so that one that died silently is noticed.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
+
+/// So long an answer of redis is worked on before others on the thread have a turn, or as long as one
+/// tool takes.
+const MAX_TURN: Duration = Duration::from_millis(2);
 
 /// How often a server that does not tell of changes in the best way is asked whether it does so now.
 const PROBE_INTERVAL: Duration = Duration::from_secs(300);
@@ -216,8 +222,10 @@ impl Registry {
         let mut link = Link::open(&mut self.endpoint).await?;
         let keys = usize::try_from(link.size.unwrap_or_default());
         self.sync.reserve(keys.unwrap_or_default());
-        self.sync.compare(Why::Start);
-        while self.sync.comparing() {
+        let number = self.sync.compare(Why::Start);
+        // Not those that redis calls for meanwhile: whoever flushes another database again and again
+        // must not keep portico from starting.
+        while self.sync.comparison() == Some(number) {
             self.turn(&mut link).await?;
         }
         Ok(link)
@@ -396,7 +404,7 @@ impl Registry {
         match self.sync.next(now()) {
             Action::Read(purpose, tools) => {
                 let stored = self.while_waiting(link.read(&tools)).await?;
-                self.sync.read(purpose, tools, &stored, moment());
+                self.take_in(purpose, tools, &stored).await;
             }
             Action::Scan(keys, cursor) => {
                 let (next, found) = self.while_waiting(link.scan(keys, cursor)).await?;
@@ -414,14 +422,28 @@ impl Registry {
                 self.save_changes();
                 self.log_events();
                 self.in_step(link);
-                self.pace.note(self.sync.comparing(), now(), random());
+                self.pace.note(self.sync.comparison(), now(), random());
                 return Ok(Turn::Idle);
             }
         }
-        self.pace.note(self.sync.comparing(), now(), random());
+        self.pace.note(self.sync.comparison(), now(), random());
         self.save_changes();
         self.log_events();
         Ok(Turn::Worked)
+    }
+
+    /// Hands an answer on. Patterns may take long to compile, so others on this thread, health checks
+    /// and the administration among them, have their turn in between.
+    async fn take_in(&mut self, purpose: Purpose, tools: Vec<Box<str>>, stored: &[Stored]) {
+        let (mut missing, mut turn) = (Vec::new(), moment());
+        for (tool, stored) in tools.into_iter().zip(stored) {
+            missing.extend(self.sync.read_one(purpose, tool, stored, turn));
+            if now().duration_since(turn.instant) > MAX_TURN {
+                yield_now().await;
+                turn = moment();
+            }
+        }
+        self.sync.read_all(purpose, missing, turn);
     }
 
     /// What `work` comes to; commands are taken in meanwhile.

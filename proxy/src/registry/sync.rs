@@ -26,7 +26,7 @@ use super::entry::entry_of;
 use super::held::Moment;
 use super::journal::{Cause, Change};
 use super::link::SCAN_COUNT;
-use super::news::News;
+use super::news::{MAX_PENDING, News};
 use super::status::RegistryStatus;
 use super::stored::{Keys, Stored};
 use super::{Admit, Changed};
@@ -177,9 +177,9 @@ impl TableSync {
         self.comparisons.wrapping_add(1)
     }
 
-    /// Whether a comparison is under way.
-    pub(super) fn comparing(&self) -> bool {
-        self.rescan.is_some()
+    /// The number of the comparison under way.
+    pub(super) fn comparison(&self) -> Option<u32> {
+        self.rescan.as_ref().map(|rescan| rescan.mark)
     }
 
     /// The connection is gone: answers under way will not come, pushes may have been missed.
@@ -208,7 +208,12 @@ impl TableSync {
                 self.pushed_bad.insert(key);
             }
         }
-        if news.everything {
+        // They came faster than redis answers: looking at everything costs less, and is bounded.
+        let flooded = self.pushed.len() > MAX_PENDING;
+        if flooded {
+            self.pushed = HashSet::new();
+        }
+        if news.everything || flooded {
             self.compare(Why::Pushed);
         }
     }
@@ -328,6 +333,7 @@ impl TableSync {
     }
 
     /// The answer to [`Action::Read`]: what redis holds for each of `tools`.
+    #[cfg(test)]
     pub(super) fn read(
         &mut self,
         purpose: Purpose,
@@ -337,16 +343,32 @@ impl TableSync {
     ) {
         let mut missing = Vec::new();
         for (tool, stored) in tools.into_iter().zip(stored) {
-            let outcome = self.take_in(&tool, stored, purpose, now);
-            if matches!(purpose, Purpose::Found | Purpose::Leftover)
-                && let Some(rescan) = &mut self.rescan
-            {
-                rescan.note_outcome(&tool, outcome);
-            }
-            if outcome == Outcome::Missing {
-                missing.push(tool);
-            }
+            missing.extend(self.read_one(purpose, tool, stored, now));
         }
+        self.read_all(purpose, missing, now);
+    }
+
+    /// The answer to [`Action::Read`] for one of its tools; the tool, if redis does not hold it and
+    /// the table does. A hostile one takes milliseconds, so the driver may do something else in
+    /// between. After the last one: [`TableSync::read_all`].
+    pub(super) fn read_one(
+        &mut self,
+        purpose: Purpose,
+        tool: Box<str>,
+        stored: &Stored,
+        now: Moment,
+    ) -> Option<Box<str>> {
+        let outcome = self.take_in(&tool, stored, purpose, now);
+        if matches!(purpose, Purpose::Found | Purpose::Leftover)
+            && let Some(rescan) = &mut self.rescan
+        {
+            rescan.note_outcome(&tool, outcome);
+        }
+        (outcome == Outcome::Missing).then_some(tool)
+    }
+
+    /// All tools of an [`Action::Read`] were answered, and redis does not hold `missing`.
+    pub(super) fn read_all(&mut self, purpose: Purpose, missing: Vec<Box<str>>, now: Moment) {
         let gone = match (purpose, &mut self.rescan) {
             (Purpose::Pushed, _) => self.reading.end_batch(missing),
             (Purpose::Applied, _) => return self.apply(missing, now),

@@ -699,6 +699,23 @@ fn what_is_gone_between_scan_and_read_is_gone() {
 }
 
 #[test]
+fn more_pushes_than_redis_answers_become_one_look_at_everything() {
+    let mut world = filled(3);
+    for round in 0..3 {
+        let names = (0..MAX_PENDING / 2).map(|n| format!("r{round}-{n}").into());
+        let tools = names.collect();
+        world.sync.news(News {
+            tools,
+            ..News::default()
+        });
+        assert!(world.sync.pushed.len() <= MAX_PENDING);
+    }
+    assert!(world.sync.pushed.is_empty());
+    world.run_until_idle();
+    assert_eq!(world.comparison().why, Why::Pushed);
+}
+
+#[test]
 fn pushes_do_not_starve_a_comparison() {
     let mut world = filled(20);
     world.sync.compare(Why::Periodic);
@@ -708,7 +725,7 @@ fn pushes_do_not_starve_a_comparison() {
         world.ask();
         world.answer();
     }
-    assert!(!world.sync.comparing());
+    assert!(world.sync.comparison().is_none());
 }
 
 #[test]
