@@ -391,7 +391,7 @@ impl TableSync {
 
     /// Puts `tool` in place as redis holds it, unless it is so already.
     fn take_in(&mut self, tool: &str, stored: &Stored, purpose: Purpose, now: Moment) -> Outcome {
-        let entry = entry_of(stored, &self.admit);
+        let entry = self.table.bounded(tool, entry_of(stored, &self.admit));
         if entry.is_empty() {
             let known = self.table.with(tool, |_| ()).is_some();
             return if known {
