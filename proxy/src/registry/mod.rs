@@ -247,7 +247,9 @@ impl Registry {
                 self.sync.restore(&snapshot, moment());
                 self.status.set_source(Source::Snapshot(snapshot.written));
                 // So that the next attempt, which is soon, does not say it again.
-                self.outage.occur(&failure.to_string(), now());
+                let why = failure.to_string();
+                self.outage.occur(&why, now());
+                self.status.set_redis_error(&why);
                 error!(
                     redis = self.endpoint.address,
                     tools = self.sync.table_len(),

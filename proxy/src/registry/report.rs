@@ -21,7 +21,9 @@ impl Registry {
             );
             return;
         }
-        let Some(unsaid) = self.outage.occur(&error.to_string(), now()) else {
+        let why = error.to_string();
+        self.status.set_redis_error(&why);
+        let Some(unsaid) = self.outage.occur(&why, now()) else {
             return;
         };
         let in_step = match self.status.source() {
@@ -33,7 +35,7 @@ impl Registry {
             tools = self.sync.table_len(),
             age = in_step.map_or_else(|| "unknown".to_owned(), age_of),
             unsaid,
-            "redis cannot be used: {error}; routing goes on by the table as it was and portico keeps trying; \
+            "redis cannot be used: {why}; routing goes on by the table as it was and portico keeps trying; \
              check redis, the network and registry.url"
         );
     }
