@@ -138,6 +138,8 @@ pub struct Registry {
     bad_pushed: Repeats,
     /// The same for entries that vanish one by one.
     vanishing: Repeats,
+    /// Of those that nobody decided about, how many were told; fewer when some are back.
+    told_held: u64,
 }
 
 impl Registry {
@@ -178,6 +180,7 @@ impl Registry {
             outage: Outage::default(),
             bad_pushed: Repeats::default(),
             vanishing: Repeats::default(),
+            told_held: 0,
         };
         let loaded = timeout(LOAD_TIMEOUT, registry.load()).await;
         match loaded.unwrap_or(Err(LinkError::Timeout(LOAD_TIMEOUT))) {
