@@ -144,6 +144,8 @@ pub struct Registry {
     bad_pushed: Repeats,
     /// The same for entries that vanish one by one.
     vanishing: Repeats,
+    /// Of those that nobody decided about, how many were told; fewer when some are back.
+    told_held: u64,
 }
 
 impl Registry {
@@ -184,6 +186,7 @@ impl Registry {
             outage: Outage::default(),
             bad_pushed: Repeats::default(),
             vanishing: Repeats::default(),
+            told_held: 0,
         };
         let loaded = timeout(LOAD_TIMEOUT, registry.load()).await;
         match loaded.unwrap_or(Err(LinkError::Timeout(LOAD_TIMEOUT))) {
@@ -255,7 +258,9 @@ impl Registry {
                 self.sync.restore(&snapshot, moment());
                 self.status.set_source(Source::Snapshot(snapshot.written));
                 // So that the next attempt, which is soon, does not say it again.
-                self.outage.occur(&failure.to_string(), now());
+                let why = failure.to_string();
+                self.outage.occur(&why, now());
+                self.status.set_redis_error(&why);
                 error!(
                     redis = self.endpoint.address,
                     tools = self.sync.table_len(),

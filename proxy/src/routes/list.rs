@@ -152,9 +152,10 @@ fn load(
     let place = match source {
         Source::Redis => format!("{redis}, as it is now"),
         Source::Snapshot(written) => format!(
-            "the snapshot {}, which is {} old: {redis} cannot be reached",
+            "the snapshot {}, which is {} old: {redis} cannot be used: {}",
             config.snapshot.display(),
-            age(written)
+            age(written),
+            visible(&status.redis_error().unwrap_or_default())
         ),
     };
     Ok((Head::of(status, SystemTime::now()), place))
