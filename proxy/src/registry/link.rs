@@ -36,11 +36,11 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the answer to a PING: with nothing else to do, a redis that takes longer is as good as gone.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How many keys redis looks at in one SCAN step; also the size of a batch of reads.
-pub(super) const SCAN_COUNT: usize = 1000;
+/// How many keys redis looks at in one SCAN step.
+const SCAN_COUNT: usize = 1000;
 
-/// A batch is read in so many parts at once (those of `Link::read`): while the answers of one are taken apart here, redis works
-/// on the others.
+/// A batch is read in so many parts at once (those of `Link::read`): while the answers of one are
+/// taken apart here, redis works on the others.
 const PARTS: usize = 4;
 
 /// Hashes are read together until they take so much memory of redis, so that one answer stays small.

@@ -21,12 +21,11 @@ use portico_routing::table::{Entry, Table};
 
 use super::bad_keys::{self, BadKeys, MAX_LISTED};
 use super::commands::CommandReport;
-use super::compare::{Comparison, Job, Outcome, Rescan, Stage, Why};
+use super::compare::{BATCH, Comparison, Job, Outcome, Rescan, Stage, Why};
 use super::entry::entry_of;
 use super::held::Moment;
 use super::journal::{Cause, Change};
-use super::link::SCAN_COUNT;
-use super::news::News;
+use super::news::{MAX_PENDING, News};
 use super::status::RegistryStatus;
 use super::stored::{Keys, Stored};
 use super::{Admit, Changed};
@@ -117,7 +116,7 @@ pub(super) struct TableSync {
     admit: Admit,
     changed: Changed,
     status: Arc<RegistryStatus>,
-    /// Named by pushes, not yet being read.
+    /// Named by pushes, not yet being read; at most [`MAX_PENDING`].
     pushed: HashSet<Box<str>>,
     reading: Job,
     bad_keys: BadKeys,
@@ -194,21 +193,27 @@ impl TableSync {
 
     /// Takes in what redis pushed.
     pub(super) fn news(&mut self, news: News) {
+        let mut everything = news.everything;
         if let Some(rescan) = &mut self.rescan {
             for tool in &news.tools {
                 rescan.suspects.remove(tool);
             }
-            if news.everything {
-                rescan.suspects.clear();
-            }
         }
         self.pushed.extend(news.tools);
+        if self.pushed.len() > MAX_PENDING {
+            // They come faster than they can be read.
+            self.pushed = HashSet::new();
+            everything = true;
+        }
         for key in news.bad_keys {
             if self.pushed_bad.len() < MAX_LISTED {
                 self.pushed_bad.insert(key);
             }
         }
-        if news.everything {
+        if everything {
+            if let Some(rescan) = &mut self.rescan {
+                rescan.suspects.clear();
+            }
             self.compare(Why::Pushed);
         }
     }
@@ -257,7 +262,7 @@ impl TableSync {
                     cursor,
                 } => {
                     if !found.is_empty() {
-                        let rest = found.split_off(found.len().min(SCAN_COUNT));
+                        let rest = found.split_off(found.len().min(BATCH));
                         let batch = std::mem::replace(found, rest);
                         return Some(Action::Read(Purpose::Found, batch));
                     }
@@ -268,11 +273,7 @@ impl TableSync {
                             cursor: 0,
                         },
                         (Keys::Redirect, None) => {
-                            let todo = self.table.without_mark(rescan.mark);
-                            Stage::Leftovers(Job {
-                                todo,
-                                ..Job::default()
-                            })
+                            Stage::Leftovers(Job::new(self.table.without_mark(rescan.mark)))
                         }
                     };
                 }
@@ -338,10 +339,15 @@ impl TableSync {
         let mut missing = Vec::new();
         for (tool, stored) in tools.into_iter().zip(stored) {
             let outcome = self.take_in(&tool, stored, purpose, now);
-            if matches!(purpose, Purpose::Found | Purpose::Leftover)
-                && let Some(rescan) = &mut self.rescan
-            {
-                rescan.note_outcome(&tool, outcome);
+            match (purpose, &mut self.rescan) {
+                (Purpose::Found | Purpose::Leftover, Some(rescan)) => {
+                    rescan.note_outcome(&tool, outcome);
+                }
+                // The push came before the comparison saw the difference.
+                (Purpose::Pushed, Some(rescan)) => {
+                    rescan.suspects.remove(&tool);
+                }
+                _ => {}
             }
             if outcome == Outcome::Missing {
                 missing.push(tool);
@@ -378,6 +384,7 @@ impl TableSync {
                 Outcome::Absent
             };
         }
+        self.forget_missing(tool);
         // The snapshot still says that it is kept.
         self.unsaved |= self.status.removals().present(tool);
         let bad = entry.bad.first().map(|bad| bad.reason.clone());
@@ -439,11 +446,24 @@ impl TableSync {
 
     fn remove(&mut self, tools: &[Box<str>], cause: Option<Cause>, now: Moment) {
         for tool in tools {
+            self.forget_missing(tool);
             let old = self.table.remove(tool);
             self.note_change(tool, old, None, cause, now);
         }
         self.unsaved |= !tools.is_empty();
         self.status.count_changes(tools.len() as u64);
+    }
+
+    /// What reads that are not through yet have seen to be missing is not decided about any more.
+    fn forget_missing(&mut self, tool: &str) {
+        self.reading.forget(tool);
+        if let Some(Rescan {
+            stage: Stage::Leftovers(job),
+            ..
+        }) = &mut self.rescan
+        {
+            job.forget(tool);
+        }
     }
 
     fn put(&self, tool: &str, entry: Entry, cause: Option<Cause>, now: Moment) {
@@ -488,7 +508,11 @@ impl TableSync {
         let Some(mut rescan) = self.rescan.take() else {
             return;
         };
-        if rescan.outcome.why == Why::Periodic {
+        // A flush that was told explains everything.
+        if rescan.outcome.why == Why::Periodic && self.again != Some(Why::Pushed) {
+            for tool in self.pushed.iter().chain(&self.reading.todo) {
+                rescan.suspects.remove(tool);
+            }
             rescan.outcome.drift = rescan.suspects.len();
             self.status.count_drift(rescan.suspects.len() as u64);
         }
