@@ -8,7 +8,6 @@
 use std::time::{Duration, Instant};
 
 use super::compare::Why;
-use super::hint::HintLimit;
 use super::mode::Mode;
 
 /// After a comparison, at least so many times as long as it took.
@@ -22,7 +21,6 @@ pub(super) struct Pace {
     /// Since when one is under way.
     since: Option<Instant>,
     next: Instant,
-    pub(super) hints: HintLimit,
 }
 
 impl Pace {
@@ -32,7 +30,6 @@ impl Pace {
             took: Duration::ZERO,
             since: None,
             next: now,
-            hints: HintLimit::default(),
         }
     }
 
