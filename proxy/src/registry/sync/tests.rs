@@ -1,7 +1,8 @@
 //! The state machine against a pretended redis.
 
 use super::super::disk::{Snapshot, layout};
-use super::super::journal::LAST_CHANGES;
+use super::super::entry::entry_of;
+use super::super::journal::{Cause, Change, LAST_CHANGES};
 use super::super::removal::Removals;
 use super::super::stored::Hash;
 use super::*;
