@@ -13,6 +13,7 @@
 
 mod backoff;
 mod bad_keys;
+mod client;
 mod commands;
 mod compare;
 mod disk;
@@ -50,6 +51,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, warn};
 
+pub use bad_keys::BadKey;
 pub use commands::{Command, CommandReport, CommandRequest};
 pub use held::HeldTool;
 pub use journal::{Cause, Change, Journal};
@@ -59,7 +61,7 @@ pub use load::{
 };
 pub use mode::Mode;
 pub use saver::Saver;
-pub use status::{BadKey, RegistryStatus, Source};
+pub use status::{RegistryStatus, Source};
 
 use crate::policy::backends::RegistryServers;
 use crate::repeats::Repeats;
@@ -69,7 +71,7 @@ use commands::Commands;
 use compare::Why;
 use endpoint::Endpoint;
 use held::Moment;
-use hint::Sizes;
+use hint::{HintLimit, Sizes};
 use link::Link;
 use link_error::LinkError;
 use outage::Outage;
@@ -135,6 +137,7 @@ pub struct Registry {
     recheck: Arc<Notify>,
     commands: Commands,
     pace: Pace,
+    hints: HintLimit,
     /// The way in which changes become known that was logged last.
     said_mode: Option<Mode>,
     said_no_bytes: bool,
@@ -181,6 +184,7 @@ impl Registry {
             recheck: Arc::new(Notify::new()),
             commands: Commands::none(),
             pace: Pace::new(now()),
+            hints: HintLimit::default(),
             said_mode: None,
             said_no_bytes: false,
             outage: Outage::default(),
@@ -341,7 +345,7 @@ impl Registry {
                 let told = link.pending.take_told();
                 sizes.look(size, link.mode, told, self.status.changes());
                 let took = self.pace.took();
-                if sizes.due(&mut self.pace.hints, took, now()) {
+                if sizes.due(&mut self.hints, took, now()) {
                     self.sync.compare(self.pace.why());
                     continue;
                 }
@@ -400,7 +404,9 @@ impl Registry {
 
     /// Takes in news, does one piece of work and logs what came of it.
     async fn turn(&mut self, link: &mut Link) -> Result<Turn, LinkError> {
-        self.endpoint.check_role(link).await?;
+        if self.endpoint.is_role_due() && !link.may_be_master().await? {
+            return Err(self.endpoint.no_master());
+        }
         let news = link.pending.take();
         if news.lost {
             return Err(LinkError::Closed);

@@ -8,7 +8,6 @@
 use std::time::{Duration, Instant};
 
 use super::compare::Why;
-use super::hint::HintLimit;
 use super::mode::Mode;
 
 /// After a comparison, at least so many times as long as it took.
@@ -22,7 +21,6 @@ pub(super) struct Pace {
     /// The number of the one under way, and since when it is.
     since: Option<(u32, Instant)>,
     next: Instant,
-    pub(super) hints: HintLimit,
 }
 
 impl Pace {
@@ -32,7 +30,6 @@ impl Pace {
             took: Duration::ZERO,
             since: None,
             next: now,
-            hints: HintLimit::default(),
         }
     }
 

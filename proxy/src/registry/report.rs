@@ -1,4 +1,5 @@
-//! What the registry says in the log.
+//! What follows from the events of the state machine: a line in the log, the state in
+//! [`RegistryStatus`](super::status::RegistryStatus), an answer to whoever waits for a command.
 
 use std::time::SystemTime;
 

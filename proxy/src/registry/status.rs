@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::bad_keys::BadKeys;
+use super::bad_keys::{BadKey, BadKeys};
 use super::held::HeldTool;
 #[cfg(test)]
 use super::held::Moment;
@@ -65,15 +65,6 @@ pub struct RegistryStatus {
     bad_key_list: Mutex<Vec<BadKey>>,
     journal: Journal,
     servers: RegistryServers,
-}
-
-/// A key of redis that names no possible tool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadKey {
-    /// The key, lossily as UTF-8, cut to a bounded length.
-    pub key: Box<str>,
-    /// What is wrong with it.
-    pub reason: Box<str>,
 }
 
 #[cfg(test)]
