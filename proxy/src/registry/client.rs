@@ -34,6 +34,19 @@ pub(super) fn bad_url(error: RedisError) -> LinkError {
     LinkError::Redis(sentence(&error, None))
 }
 
+/// An answer without the password, should a server quote it in a refusal.
+pub(super) fn hidden(answer: Value, password: Option<&str>) -> Value {
+    let (Value::ServerError(error), Some(password)) = (&answer, password) else {
+        return answer;
+    };
+    let text = format!("{} {}", error.code(), error.details().unwrap_or_default());
+    if password.is_empty() || !text.contains(password) {
+        return answer;
+    }
+    let line = format!("-{}\r\n", text.replace(password, "***"));
+    redis::parse_redis_value(line.as_bytes()).unwrap_or(Value::Nil)
+}
+
 /// User and password into `settings`.
 pub(super) fn authenticated(
     settings: RedisConnectionInfo,
@@ -93,6 +106,27 @@ fn text(value: &Value) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[track_caller]
+    fn check_hidden(line: &str, password: &str, expected: &str) {
+        let answer = redis::parse_redis_value(format!("{line}\r\n").as_bytes()).unwrap();
+        let said = match hidden(answer, Some(password)) {
+            Value::ServerError(error) => {
+                format!("{} {}", error.code(), error.details().unwrap_or_default())
+            }
+            other => format!("{other:?}"),
+        };
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn a_refusal_that_quotes_the_password_does_not_make_it_known() {
+        check_hidden("-ERR no hunter2 here", "hunter2", "ERR no *** here");
+        check_hidden("-hunter2", "hunter2", "*** ");
+        check_hidden("-ERR no", "hunter2", "ERR no");
+        check_hidden("-ERR no", "", "ERR no");
+        check_hidden("+hunter2", "hunter2", "simple-string(\"hunter2\")");
+    }
 
     #[track_caller]
     fn check_role(resp: &str, expected: Option<&str>) {

@@ -18,7 +18,7 @@ use redis::{
 use tokio::task::{JoinHandle, spawn};
 use tokio::try_join;
 
-use super::client::role;
+use super::client::{hidden, role};
 use super::endpoint::Endpoint;
 use super::link_error::{LinkError, connect_error, link_error, refused};
 use super::mode::Mode;
@@ -183,7 +183,7 @@ impl Link {
         };
         let answer = (&mut step.answer).await.map_err(|_| LinkError::Closed)?;
         let answer = answer.map_err(|error| self.failed(&error))?;
-        let (next, found) = scan_answer(answer)?;
+        let (next, found) = scan_answer(hidden(answer, self.password.as_deref()))?;
         self.ahead = (next != 0).then(|| self.scan_ahead(keys, next));
         Ok((next, found))
     }
@@ -343,7 +343,8 @@ impl Link {
 
     async fn ask(&mut self, command: &Cmd) -> Result<Value, LinkError> {
         let answer = self.connection.send_packed_command(command).await;
-        answer.map_err(|error| self.failed(&error))
+        let answer = answer.map_err(|error| self.failed(&error))?;
+        Ok(hidden(answer, self.password.as_deref()))
     }
 
     async fn ask_all(&self, pipeline: &Pipeline, count: usize) -> Result<Vec<Value>, LinkError> {
@@ -353,11 +354,12 @@ impl Link {
         let mut connection = self.connection.clone();
         let answers = connection.send_packed_commands(pipeline, 0, count).await;
         let answers = answers.map_err(|error| self.failed(&error))?;
-        if answers.len() == count {
-            Ok(answers)
-        } else {
-            Err(LinkError::Answer("a pipeline"))
+        if answers.len() != count {
+            return Err(LinkError::Answer("a pipeline"));
         }
+        let password = self.password.as_deref();
+        let answers = answers.into_iter();
+        Ok(answers.map(|answer| hidden(answer, password)).collect())
     }
 
     fn failed(&self, error: &RedisError) -> LinkError {

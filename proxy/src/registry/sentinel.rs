@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::client::{authenticated, client, role, server};
+use super::client::{authenticated, client, hidden, role, server};
 use super::link_error::{LinkError, link_error, sentence, server_sentence};
 use crate::repeats::Repeats;
 
@@ -300,7 +300,7 @@ impl Sentinel {
         let mut question = redis::cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
         let answer = connection.send_packed_command(&question).await;
-        named(answer.map_err(failed)?)
+        named(hidden(answer.map_err(failed)?, password))
     }
 }
 
