@@ -30,6 +30,9 @@ pub const MAX_REGEX_ROUTES: usize = 16;
 /// on each worker that searches with it: this bounds what all owners of tools can take together.
 pub const MAX_REGEX_ROUTES_OF_ALL: usize = 2_000;
 
+/// Routes of one tool that were skipped and are kept to be shown.
+pub const MAX_BAD_ROUTES: usize = 100;
+
 /// Bytes of a bad field or value that are kept to be shown.
 pub const MAX_SHOWN: usize = 200;
 
@@ -110,7 +113,7 @@ impl Entry {
         Entry {
             routes: routes.into(),
             redirect,
-            bad: bad.into(),
+            bad: BadRoute::list(bad),
         }
     }
 
@@ -145,7 +148,7 @@ impl Entry {
         Entry {
             routes: routes.into(),
             redirect: self.redirect,
-            bad: bad.into(),
+            bad: BadRoute::list(bad),
         }
     }
 
@@ -236,6 +239,20 @@ impl BadRoute {
             value: shown(value),
             reason: shown(reason.as_bytes()),
         }
+    }
+
+    /// The first [`MAX_BAD_ROUTES`], the last of which says how many more there are.
+    pub fn list(mut bad: Vec<BadRoute>) -> Box<[BadRoute]> {
+        if bad.len() > MAX_BAD_ROUTES {
+            let more = bad.len() - (MAX_BAD_ROUTES - 1);
+            bad.truncate(MAX_BAD_ROUTES - 1);
+            bad.push(BadRoute::new(
+                b"",
+                b"",
+                &format!("{more} more routes were skipped"),
+            ));
+        }
+        bad.into()
     }
 }
 
@@ -614,6 +631,19 @@ mod tests {
         assert_eq!(entry.routes.len(), MAX_REGEX_ROUTES + 1);
         assert_eq!(entry.bad.len(), 100 - MAX_REGEX_ROUTES);
         assert!(entry.bad[0].reason.contains("16 patterns"));
+    }
+
+    #[test]
+    fn too_many_bad_ones() {
+        let fields: Vec<_> = (0..MAX_ROUTES).map(|n| format!("({n}")).collect();
+        let fields: Vec<_> = fields.iter().map(|field| (field.as_str(), URL)).collect();
+        let bad = entry(&fields).bad;
+        assert_eq!(bad.len(), MAX_BAD_ROUTES);
+        assert_eq!(
+            &*bad[MAX_BAD_ROUTES - 1].reason,
+            "157 more routes were skipped"
+        );
+        assert_eq!(entry(&fields[..MAX_BAD_ROUTES]).bad.len(), MAX_BAD_ROUTES);
     }
 
     #[test]

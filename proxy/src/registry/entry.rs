@@ -37,7 +37,7 @@ pub(super) fn entry_of(stored: &Stored, admit: &Admit) -> Entry {
         oversized.sort_unstable_by(|a, b| (&a.field, &a.value).cmp(&(&b.field, &b.value)));
         let mut bad = std::mem::take(&mut entry.bad).into_vec();
         bad.extend(oversized);
-        entry.bad = bad.into();
+        entry.bad = BadRoute::list(bad);
     }
     entry
 }

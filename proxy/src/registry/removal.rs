@@ -33,6 +33,8 @@ pub(super) struct Removals {
     held: HashMap<Box<str>, Held>,
     /// How many of `held` are kept by hand.
     kept: usize,
+    /// The most tools that redis has held so far.
+    largest: usize,
     /// No later than the earliest moment at which something held may go; `None`
     /// when nothing that is held has a grace time.
     earliest: Option<Instant>,
@@ -102,7 +104,11 @@ impl Removals {
         let vanished = fresh.len() + self.held.len() - self.kept + recent;
         let before = table_len.saturating_sub(decision.released.len() + self.kept) + recent;
         (decision.vanished, decision.of) = (vanished, before);
-        if vanished >= MIN_HELD && vanished * 100 > usize::from(self.percent) * before {
+        let in_redis = table_len.saturating_sub(decision.released.len() + self.held.len());
+        self.largest = self.largest.max(in_redis);
+        // More than there ever were at once can only be tools that come and go all the time.
+        let room = self.held.len() - self.kept + fresh.len() <= self.largest;
+        if room && vanished >= MIN_HELD && vanished * 100 > usize::from(self.percent) * before {
             for tool in &fresh {
                 let held = Held {
                     since: now,
@@ -325,6 +331,21 @@ mod tests {
         check(0, 1000, 9, 9, 0);
         check(0, 1000, 10, 0, 10);
         check(100, 1000, 1000, 1000, 0);
+    }
+
+    #[test]
+    fn no_more_is_held_than_redis_ever_had() {
+        let mut removals = Removals::new(50, GRACE);
+        let now = Instant::now();
+        let (mut held, mut gone) = (0, 0);
+        // Twenty new ones at a time, gone at once.
+        for n in 0..100 {
+            let came = tools(n * 20..n * 20 + 20);
+            let decision = removals.decide(came, held + 20, at(now));
+            held += decision.hold.len();
+            gone += decision.remove.len();
+        }
+        assert_eq!((held, gone), (20, 1980));
     }
 
     #[test]
