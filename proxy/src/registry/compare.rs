@@ -5,6 +5,7 @@
 //! `sync.rs` asks, applies and decides.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use portico_routing::table::Table;
 
@@ -78,6 +79,8 @@ pub(super) struct Rescan {
     pub(super) stage: Stage,
     /// The mark of tools that were read in this comparison and that redis holds.
     pub(super) mark: u32,
+    /// When it began.
+    pub(super) since: Option<Instant>,
     /// Tools that differed and that no push has named: drift, if the connection had
     /// been there all the time.
     pub(super) suspects: HashSet<Box<str>>,
@@ -133,13 +136,14 @@ impl Job {
 }
 
 impl Rescan {
-    pub(super) fn new(why: Why, number: u32) -> Self {
+    pub(super) fn new(why: Why, number: u32, since: Option<Instant>) -> Self {
         Self {
             stage: Stage::Scan {
                 keys: Keys::Prefix,
                 cursor: 0,
             },
             mark: number,
+            since,
             suspects: HashSet::new(),
             bad_keys: BadKeys::default(),
             outcome: Comparison {

@@ -145,6 +145,8 @@ pub struct Registry {
     outage: Outage,
     /// Keeps bad entries that are pushed again and again from filling the log.
     bad_pushed: Repeats,
+    /// The same for flushes that are none of ours.
+    flushes: Repeats,
     /// The same for entries that vanish one by one.
     vanishing: Repeats,
     /// Of those that nobody decided about, how many were told; fewer when some are back.
@@ -189,6 +191,7 @@ impl Registry {
             said_no_bytes: false,
             outage: Outage::default(),
             bad_pushed: Repeats::default(),
+            flushes: Repeats::default(),
             vanishing: Repeats::default(),
             told_held: 0,
         };

@@ -169,6 +169,9 @@ impl Registry {
                     "redis is back; the routes were compared with it"
                 );
             }
+            // Each flush of any database of that redis calls for one: said at length only if it changed
+            // something.
+            Why::Pushed if set + removed == 0 && self.flushes.occur(now()).is_none() => {}
             Why::Pushed => info!(
                 redis,
                 tools,

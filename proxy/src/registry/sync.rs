@@ -16,7 +16,7 @@ mod restore;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use portico_routing::table::Table;
 
@@ -100,6 +100,10 @@ pub(super) struct Applied {
     pub(super) removed: usize,
 }
 
+/// Pushes that say "everything" come for each flush of any database, wanted or not: after a comparison
+/// for one, the next rests as long as that took, and this long at least.
+const MIN_REST: Duration = Duration::from_millis(100);
+
 /// The kinds of work. They take turns, so that none starves another.
 #[derive(Clone, Copy)]
 enum Work {
@@ -126,8 +130,12 @@ pub(super) struct TableSync {
     rescan: Option<Rescan>,
     /// The number of the last comparison that began.
     comparisons: u32,
-    /// Another comparison after the one under way.
+    /// Another comparison after the one under way, or after its rest.
     again: Option<Why>,
+    /// What called for the last comparison was a push: the next push waits until then.
+    rested: Option<Instant>,
+    /// The time that the driver told last.
+    now: Option<Instant>,
     /// Whose turn it is.
     turn: Work,
     events: Vec<Event>,
@@ -154,6 +162,8 @@ impl TableSync {
             rescan: None,
             comparisons: 0,
             again: None,
+            rested: None,
+            now: None,
             turn: Work::Pushed,
             events: Vec::new(),
             unsaved: false,
@@ -163,9 +173,10 @@ impl TableSync {
     /// Begins to compare the whole table with redis, after the comparison under
     /// way if there is one. The number of the comparison that will answer this, or a later one.
     pub(super) fn compare(&mut self, why: Why) -> u32 {
-        if self.rescan.is_none() {
+        let waits = why == Why::Pushed && self.rested > self.now;
+        if self.rescan.is_none() && !waits {
             self.comparisons = self.comparisons.wrapping_add(1);
-            self.rescan = Some(Rescan::new(why, self.comparisons));
+            self.rescan = Some(Rescan::new(why, self.comparisons, self.now));
             return self.comparisons;
         }
         // One will do for all who wait; the log tells the weightiest reason.
@@ -188,6 +199,7 @@ impl TableSync {
         self.stop_applying();
         self.rescan = None;
         self.again = None;
+        self.rested = None;
     }
 
     /// Takes in what redis pushed.
@@ -220,6 +232,10 @@ impl TableSync {
     /// What to do next. Each [`Action`] but `Wait` must be answered before the next call, or
     /// [`TableSync::disconnected`] be called.
     pub(super) fn next(&mut self, now: Instant) -> Action {
+        self.now = Some(now);
+        if self.rescan.is_none() && self.rested <= self.now {
+            self.compare_again();
+        }
         for _ in 0..4 {
             let (action, turn) = match self.turn {
                 Work::Pushed => (self.next_pushed(now), Work::BadKeys),
@@ -404,7 +420,17 @@ impl TableSync {
         rescan.outcome.bad_keys = rescan.bad_keys.count();
         self.bad_keys = std::mem::take(&mut rescan.bad_keys);
         self.status.set_bad_keys(&self.bad_keys);
+        self.rested = match (rescan.outcome.why, self.now, rescan.since) {
+            (Why::Pushed, Some(now), Some(since)) => {
+                Some(now + now.duration_since(since).max(MIN_REST))
+            }
+            _ => None,
+        };
         self.events.push(Event::Compared(rescan.outcome));
+        self.compare_again();
+    }
+
+    fn compare_again(&mut self) {
         if let Some(why) = self.again.take() {
             self.compare(why);
         }
@@ -412,7 +438,9 @@ impl TableSync {
 
     /// When to call [`TableSync::next`] at the latest, news or not.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.status.removals().next_due()
+        let rested = self.rested.filter(|_| self.again.is_some());
+        let released = self.status.removals().next_due();
+        [rested, released].into_iter().flatten().min()
     }
 
     /// What happened since the last call.

@@ -51,7 +51,7 @@ fn refused(answered: &mut Answered, contained: &str) {
 
 /// A comparison with this number came to its end.
 fn compared(commands: &mut Commands, sync: &TableSync, number: u32) {
-    let mut comparison = super::super::compare::Rescan::new(Why::Asked, number).outcome;
+    let mut comparison = super::super::compare::Rescan::new(Why::Asked, number, None).outcome;
     comparison.set = 7;
     commands.compared(&comparison, sync);
 }

@@ -617,6 +617,26 @@ fn a_push_of_something_bad_is_told_once() {
 }
 
 #[test]
+fn flushes_on_end_leave_redis_in_peace_half_of_the_time() {
+    let mut world = filled(8);
+    let mut comparing = 0;
+    for _ in 0..1000 {
+        world.now += Duration::from_millis(10);
+        perform(&mut world, Step::FlushElsewhere);
+        world.deliver();
+        world.ask();
+        world.answer();
+        comparing += usize::from(world.sync.comparison().is_some());
+    }
+    assert!((200..=600).contains(&comparing), "{comparing}");
+    // The last one is looked at in the end, and nobody has to come back for it.
+    world.now = world.sync.next_due().expect("one waits");
+    world.sync.take_events();
+    world.run_until_idle();
+    assert_eq!(world.comparison().why, Why::Pushed);
+}
+
+#[test]
 fn a_flush_that_was_told_is_no_drift() {
     let mut world = filled(5);
     perform(&mut world, Step::Flush);
