@@ -283,6 +283,28 @@ fn torn_foreign_and_other_versions_are_refused_with_the_reason() {
     check_refused(&marked, "unknown mark");
 }
 
+/// A right header and a right checksum around `body`.
+#[track_caller]
+fn check_body(body: &[u8], reason: &str) {
+    let mut bytes = bytes(&[], 1);
+    bytes.truncate(bytes.len() - 5);
+    bytes.extend(body);
+    bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+    check_refused(&bytes, reason);
+}
+
+#[test]
+fn a_right_checksum_makes_nothing_believed_that_portico_never_writes() {
+    check_body(b"", "ends early");
+    check_body(b"\x01", "ends early");
+    check_body(b"\0\0", "more follows");
+    check_body(b"\x01\x01\0\0\0T\0\0\0\0\0\0", "impossible tool name");
+    check_body(b"\x01\0\0\0\0\0\0\0\0\0\0", "impossible tool name");
+    check_body(b"\x01\x01\0\0\0\xff\0\0\0\0\0\0", "not UTF-8");
+    // More is not even looked for.
+    check_body(b"\x01\x01\0\x01\0", "too long");
+}
+
 #[test]
 fn the_layout_is_the_one_written_down() {
     let mut expected = b"portico routes\r\n\x02\0\0\0\x05\0\0\0\0\0\0\0".to_vec();
