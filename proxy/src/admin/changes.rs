@@ -213,6 +213,12 @@ mod tests {
             text.contains("\n    ! BAD ^/\\u{1b}( -> http://192.0.2.2:80: "),
             "{text}"
         );
+        let (one, two) = ([("(", b)], [("(", b), (")", b)]);
+        let text = in_words(&[change(entry(&two, false), entry(&one, false))]);
+        assert_eq!(
+            text.lines().skip(1).collect::<Vec<_>>(),
+            ["    ! no longer bad: ) -> http://192.0.2.2:80"]
+        );
         assert!(in_words(&[]).contains("no change"));
     }
 

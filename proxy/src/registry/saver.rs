@@ -213,6 +213,32 @@ mod tests {
         check_pause(3000, 150);
     }
 
+    #[tokio::test]
+    async fn what_could_not_be_written_is_owed_until_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("later").join("routes");
+        let status = Arc::new(RegistryStatus::default());
+        let saver = Saver::new(path.clone(), Arc::default(), Arc::clone(&status));
+        saver.finish().await;
+        assert_eq!(status.snapshot_failures(), 0, "nothing has changed");
+        saver.note_change();
+        saver.finish().await;
+        assert!(saver.is_behind());
+        assert_eq!(
+            (status.snapshot_failures(), status.snapshot_saved()),
+            (1, None)
+        );
+        std::fs::create_dir(directory.path().join("later")).unwrap();
+        // Somebody is owed another attempt without another change.
+        timeout(Duration::from_secs(60), saver.wake.notified())
+            .await
+            .unwrap();
+        saver.finish().await;
+        assert!(!saver.is_behind() && path.exists());
+        assert_eq!(status.snapshot_failures(), 1);
+        assert!(status.snapshot_saved().is_some());
+    }
+
     #[test]
     fn only_work_counts_as_time_of_a_core() {
         let begin = core_time();

@@ -1031,3 +1031,24 @@ fn what_vanished_since_the_snapshot_is_judged_by_the_size_of_the_snapshot() {
     world.sync.hold_vanished(snapshot, world.moment());
     assert_eq!((world.table.len(), world.status.held_back()), (18, 0));
 }
+
+#[test]
+fn what_was_back_when_removals_are_applied_is_counted() {
+    let mut world = filled(20);
+    perform(&mut world, Step::Flush);
+    world.run_until_idle();
+    world.sync.take_events();
+    // Back behind everybody's back: one with another value, one as it was.
+    world
+        .redis
+        .insert("t3".into(), fields(&[(b".*", b"http://192.0.2.9:80")]));
+    world.redis.insert("t4".into(), grid());
+    assert!(world.sync.apply_held());
+    world.run_until_idle();
+    let done = Applied {
+        set: 1,
+        removed: 18,
+    };
+    assert_eq!(world.sync.take_events(), [Event::Applied(done)]);
+    assert_eq!(world.in_table(), world.expected());
+}
