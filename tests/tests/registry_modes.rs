@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portico_tests::client::get;
 use portico_tests::origin::Origin;
@@ -554,6 +554,24 @@ fn what_a_change_costs_under_client_tracking() {
 #[test]
 fn what_a_change_costs_under_keyspace_notifications() {
     check_cost(&KEYSPACE);
+}
+
+/// Nothing but a sign of life every few seconds.
+#[test]
+fn what_it_costs_when_nothing_happens() {
+    let site = Site::new(&TRACKING);
+    site.fill(0, 10, &site.a);
+    let portico = site.start();
+    soon_is(&portico, TRACKING.mode);
+    site.reset_calls();
+    let begin = Instant::now();
+    eventually("three signs of life", SOON * 2, || {
+        (site.calls("ping") >= 3).then_some(())
+    });
+    // The first may have been due just then.
+    let taken = begin.elapsed();
+    assert!(taken > Duration::from_secs(5), "{taken:?}");
+    assert_eq!((site.calls("scan"), site.calls("hgetall")), (0, 0));
 }
 
 /// Anybody may publish what looks like a notification.

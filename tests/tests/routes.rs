@@ -170,6 +170,16 @@ fn the_table_in_use_is_that_of_a_start() {
 }
 
 #[test]
+fn a_table_of_more_than_one_page_is_listed_whole() {
+    let site = Site::new(10_001);
+    let text = site.live(&[]);
+    let tools = said(&text).lines().filter(|line| line.starts_with("tool-"));
+    assert_eq!(tools.count(), 10_001);
+    let listed: Value = serde_json::from_str(said(&site.live(&["--json"]))).unwrap();
+    assert_eq!(listed["tools"].as_array().unwrap().len(), 10_001);
+}
+
+#[test]
 fn one_tool_by_its_name() {
     let site = Site::new(12);
     for ask in [Site::routes, Site::live] {

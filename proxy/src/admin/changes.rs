@@ -168,6 +168,8 @@ fn fold(out: &mut String, line: &str) {
 mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
+    use portico_routing::table::BadRoute;
+
     use super::*;
     use crate::registry::Cause;
 
@@ -213,6 +215,12 @@ mod tests {
         assert!(
             text.contains("\n    ! BAD ^/\\u{1b}( -> http://192.0.2.2:80: "),
             "{text}"
+        );
+        let (one, two) = ([("(", b)], [("(", b), (")", b)]);
+        let text = in_words(&[change(entry(&two, false), entry(&one, false))]);
+        assert_eq!(
+            text.lines().skip(1).collect::<Vec<_>>(),
+            ["    ! no longer bad: ) -> http://192.0.2.2:80"]
         );
         assert!(in_words(&[]).contains("no change"));
     }
@@ -268,6 +276,18 @@ mod tests {
         let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         let told = json["changes"].as_array().unwrap().len();
         assert!(told > 10 && json["left_out"] == 100 - told);
+        // One that is larger than all may be is told all the same.
+        let huge: Vec<BadRoute> = (0..10_000)
+            .map(|_| BadRoute::new(&[b'x'; 200], &[b'y'; 200], &"z".repeat(200)))
+            .collect();
+        let huge = Arc::new(Entry {
+            bad: huge.into(),
+            ..Entry::default()
+        });
+        let bytes = in_json(&[change(None, None), change(None, Some(huge))]);
+        let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(json["changes"].as_array().unwrap().len(), 1);
+        assert_eq!(json["left_out"], 1);
         assert!(serde_json::from_slice::<serde_json::Value>(&in_json(&[])).is_ok());
     }
 }

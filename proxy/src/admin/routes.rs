@@ -181,3 +181,48 @@ impl Wanted {
         format!("{target}page_size={}&after={}", self.size, encode(last))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All pages of such names, one after the other, in whatever order the table gives them.
+    #[track_caller]
+    fn check(names: &[&str], size: usize, expected: &[&[&str]]) {
+        let mut pages: Vec<Vec<String>> = Vec::new();
+        let mut wanted = Wanted {
+            prefix: String::new(),
+            contains: String::new(),
+            bad: false,
+            held: false,
+            after: String::new(),
+            size,
+        };
+        for turn in 0.. {
+            assert!(turn <= names.len(), "it never ends");
+            let mut found = Found::default();
+            let (start, end) = names.split_at(turn * 2 % (names.len() + 1));
+            for name in end.iter().chain(start) {
+                found.offer(&wanted, name);
+            }
+            assert_eq!(found.matching, names.len());
+            let page = found.first.into_sorted_vec();
+            wanted.after = page.last().map(|last| last.to_string()).unwrap_or_default();
+            pages.push(page.iter().map(|name| name.to_string()).collect());
+            if !found.more {
+                break;
+            }
+        }
+        assert_eq!(pages, expected);
+    }
+
+    #[test]
+    fn pages_hold_each_name_once_and_in_order() {
+        let names = ["c", "a", "e", "b", "d"];
+        check(&[], 2, &[&[]]);
+        check(&names, 2, &[&["a", "b"], &["c", "d"], &["e"]]);
+        check(&names, 5, &[&["a", "b", "c", "d", "e"]]);
+        check(&names, 4, &[&["a", "b", "c", "d"], &["e"]]);
+        check(&names, 1, &[&["a"], &["b"], &["c"], &["d"], &["e"]]);
+    }
+}

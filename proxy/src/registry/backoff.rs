@@ -30,9 +30,12 @@ impl Backoff {
         half + Duration::from_micros(random % steps)
     }
 
-    /// The connection has proved good: the next failure is answered quickly again.
-    pub(super) fn reset(&mut self) {
-        self.attempts = 0;
+    /// A connection ended that lasted so long. If it proved good, the next attempt comes quickly
+    /// again; one that breaks soon is no reason to come back faster.
+    pub(super) fn connection_ended(&mut self, lasted: Duration) {
+        if lasted > MAX_WAIT {
+            self.attempts = 0;
+        }
     }
 }
 
@@ -46,7 +49,9 @@ mod tests {
         let mut backoff = Backoff::default();
         let shortest: Vec<u128> = (0..8).map(|_| backoff.next_wait(0).as_millis()).collect();
         assert_eq!(shortest, [50, 100, 200, 400, 800, 1600, 2500, 2500]);
-        backoff.reset();
+        backoff.connection_ended(MAX_WAIT);
+        assert_eq!(backoff.next_wait(0).as_millis(), 2500);
+        backoff.connection_ended(MAX_WAIT + Duration::from_millis(1));
         assert_eq!(backoff.next_wait(0).as_millis(), 50);
     }
 

@@ -182,6 +182,27 @@ pub(super) fn server_addresses(url: &SecretUrl) -> Vec<(String, u16)> {
 mod tests {
     use super::*;
 
+    /// The database that is selected at the server, sentinels or not.
+    #[track_caller]
+    fn check_database(url: &str, database: i64) {
+        let endpoint = Endpoint::new(&SecretUrl::new(url), &RegistryServers::default());
+        let got = match endpoint.map(|endpoint| endpoint.server) {
+            Ok(Server::Fixed(client)) => client.get_connection_info().redis_settings().db(),
+            Ok(Server::Sentinel(by_name)) => by_name.sentinels.settings.db(),
+            Err(error) => panic!("{url}: {error}"),
+        };
+        assert_eq!(got, database, "{url}");
+    }
+
+    #[test]
+    fn the_database_is_that_of_the_url() {
+        check_database("redis://192.0.2.1:6379", 0);
+        check_database("redis://192.0.2.1:6379/7", 7);
+        check_database("unix:///run/redis.sock?db=7", 7);
+        check_database("redis+sentinel://192.0.2.1/mymaster", 0);
+        check_database("redis+sentinel://192.0.2.1/mymaster/7", 7);
+    }
+
     #[track_caller]
     fn check_url(url: &str, address: Option<&str>) {
         match Endpoint::new(&SecretUrl::new(url), &RegistryServers::default()) {

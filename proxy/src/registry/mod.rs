@@ -66,7 +66,7 @@ pub use status::{RegistryStatus, Source};
 use crate::policy::backends::RegistryServers;
 use crate::repeats::Repeats;
 
-use backoff::{Backoff, MAX_WAIT};
+use backoff::Backoff;
 use commands::Commands;
 use compare::Why;
 use endpoint::Endpoint;
@@ -305,10 +305,7 @@ impl Registry {
                     self.status.set_connected(false);
                     self.commands.away(SystemTime::now());
                     self.log_events();
-                    // A connection that breaks soon again is no reason to come back faster.
-                    if since.elapsed() > MAX_WAIT {
-                        backoff.reset();
-                    }
+                    backoff.connection_ended(since.elapsed());
                     error
                 }
                 None => match self
@@ -370,7 +367,6 @@ impl Registry {
                     if let Err(error) = self.while_waiting(link.alive()).await {
                         return error;
                     }
-                    self.in_step(&link);
                     next_ping = Instant::now() + PING_INTERVAL;
                 }
                 () = sleep_until(next_probe), if link.mode != Mode::Tracking => {

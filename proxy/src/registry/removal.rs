@@ -354,7 +354,7 @@ mod tests {
         let start = Instant::now();
         let mut len = 100;
         for (n, tool) in tools(0..100).into_iter().enumerate() {
-            let now = start + Duration::from_millis(10 * n as u64);
+            let now = start + BURST_WINDOW / 100 * n as u32;
             let decision = removals.decide(vec![tool], len, at(now));
             assert_eq!((decision.vanished, decision.of), (n + 1, 100));
             len -= decision.remove.len();
@@ -377,6 +377,84 @@ mod tests {
         let now = start + Duration::from_secs(1);
         assert_eq!(removals.decide(tools(0..9), 20, at(now)).remove.len(), 9);
         assert_eq!(removals.decide(tools(9..12), 11, at(now)).hold.len(), 3);
+    }
+
+    #[test]
+    fn what_came_back_is_no_part_of_a_later_burst() {
+        let mut removals = Removals::new(50, GRACE);
+        let start = Instant::now();
+        assert_eq!(removals.decide(tools(0..9), 20, at(start)).remove.len(), 9);
+        for tool in tools(0..9) {
+            removals.present(&tool);
+        }
+        let decision = removals.decide(tools(9..18), 20, at(start));
+        assert_eq!((decision.remove.len(), decision.of), (9, 20));
+    }
+
+    #[test]
+    fn what_is_removed_again_counts_from_then_on() {
+        let mut removals = Removals::new(50, GRACE);
+        let start = Instant::now();
+        let later = |seconds| at(start + Duration::from_secs(seconds));
+        for seconds in [0, 9] {
+            let removed = removals.decide(tools(0..5), 20, later(seconds)).remove;
+            assert_eq!(removed.len(), 5);
+            if seconds == 0 {
+                tools(0..5).iter().for_each(|tool| {
+                    removals.present(tool);
+                });
+            }
+        }
+        // The first removal is forgotten by now, the second is not.
+        assert_eq!(removals.decide(tools(5..11), 15, later(12)).hold.len(), 6);
+    }
+
+    #[test]
+    fn what_is_released_is_no_part_of_the_table_that_more_vanishes_from() {
+        let mut removals = Removals::new(50, GRACE);
+        let start = Instant::now();
+        assert_eq!(removals.decide(tools(0..21), 41, at(start)).hold.len(), 21);
+        let decision = removals.decide(tools(0..32), 41, at(start + GRACE));
+        assert_eq!((decision.released.len(), decision.hold.len()), (21, 11));
+        assert_eq!((decision.vanished, decision.of), (11, 20));
+    }
+
+    #[test]
+    fn the_next_look_is_when_the_first_that_waits_is_over() {
+        let mut removals = Removals::new(0, GRACE);
+        let start = Instant::now();
+        let later = |seconds| start + Duration::from_secs(seconds);
+        removals.decide(tools(0..20), 60, at(start));
+        removals.keep();
+        assert_eq!(removals.next_due(), None);
+        removals.decide(tools(20..40), 60, at(later(10)));
+        removals.decide(tools(40..60), 60, at(later(20)));
+        assert_eq!(removals.next_due(), Some(later(10) + GRACE));
+        for tool in tools(20..40) {
+            removals.present(&tool);
+        }
+        // Those kept have no grace time, and those of second 20 wait for all of theirs: else the
+        // driver would ask without a pause.
+        assert_eq!(removals.due(later(10) + GRACE).len(), 0);
+        assert_eq!(removals.next_due(), Some(later(20) + GRACE));
+        for tool in tools(40..60) {
+            removals.present(&tool);
+        }
+        assert_eq!((removals.next_due(), removals.held()), (None, 20));
+    }
+
+    #[test]
+    fn what_is_kept_counts_once() {
+        let mut removals = Removals::new(0, GRACE);
+        let now = at(Instant::now());
+        removals.decide(tools(0..20), 40, now);
+        removals.hold_kept(tools(10..30), now);
+        removals.hold_kept(tools(10..30), now);
+        assert_eq!((removals.held(), removals.kept()), (30, 20));
+        tools(0..30).iter().for_each(|tool| {
+            removals.present(tool);
+        });
+        assert_eq!((removals.held(), removals.kept()), (0, 0));
     }
 
     #[test]

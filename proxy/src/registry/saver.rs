@@ -197,6 +197,10 @@ pub(super) async fn read_snapshot(path: &Path) -> Result<Option<Snapshot>, Snaps
 
 #[cfg(test)]
 mod tests {
+    use portico_routing::table::Entry;
+
+    use super::super::held::Moment;
+    use super::super::removal::Removals;
     use super::*;
 
     #[track_caller]
@@ -211,6 +215,80 @@ mod tests {
         check_pause(100, 5);
         check_pause(200, 10);
         check_pause(3000, 150);
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_is_owed_until_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("later").join("routes");
+        let status = Arc::new(RegistryStatus::default());
+        let saver = Saver::new(path.clone(), Arc::default(), Arc::clone(&status));
+        saver.finish().await;
+        assert_eq!(status.snapshot_failures(), 0, "nothing has changed");
+        saver.note_change();
+        saver.finish().await;
+        assert!(saver.is_behind());
+        assert_eq!(
+            (status.snapshot_failures(), status.snapshot_saved()),
+            (1, None)
+        );
+        std::fs::create_dir(directory.path().join("later")).unwrap();
+        // Somebody is owed another attempt without another change.
+        timeout(Duration::from_secs(60), saver.wake.notified())
+            .await
+            .unwrap();
+        saver.finish().await;
+        assert!(!saver.is_behind() && path.exists());
+        assert_eq!(status.snapshot_failures(), 1);
+        assert!(status.snapshot_saved().is_some());
+    }
+
+    #[tokio::test]
+    async fn only_what_a_person_keeps_is_saved_as_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("routes");
+        let (table, status) = (Arc::new(Table::new()), Arc::new(RegistryStatus::default()));
+        for tool in ["held", "kept", "there"] {
+            table.set(tool, Entry::build([], true, &|_| Ok(())));
+        }
+        let moment = Moment {
+            instant: Instant::now(),
+            time: SystemTime::now(),
+        };
+        status.set_removals(Removals::new(0, Duration::from_secs(60)));
+        let held = (0..9).map(|n| format!("gone{n}").into());
+        let held = held.chain(["held".into()]).collect();
+        assert_eq!(status.removals().decide(held, 20, moment).hold.len(), 10);
+        status.removals().hold_kept(["kept".into()], moment);
+        let saver = Saver::new(path.clone(), table, status);
+        saver.note_change();
+        saver.finish().await;
+        let mut tools = read_snapshot(&path).await.unwrap().unwrap().tools;
+        tools.sort_by(|a, b| a.name.cmp(&b.name));
+        let kept: Vec<_> = tools.iter().map(|tool| (&*tool.name, tool.kept)).collect();
+        assert_eq!(kept, [("held", false), ("kept", true), ("there", false)]);
+    }
+
+    /// On a clock that stands while a write is under way.
+    #[tokio::test(start_paused = true)]
+    async fn a_table_that_changes_all_the_time_is_written_every_few_seconds() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("routes");
+        let saver = Saver::new(path, Arc::default(), Arc::default());
+        let begin = tokio::time::Instant::now();
+        let writes = async {
+            for _ in 0..4 {
+                saver.note_change();
+                while saver.is_behind() {
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = saver.run() => {}
+            () = writes => {}
+        }
+        assert!(begin.elapsed() >= SAVE_INTERVAL * 3);
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub(super) struct Sentinels {
     /// Index of the one to ask first.
     first: AtomicUsize,
     /// For connections to redis.
-    settings: RedisConnectionInfo,
+    pub(super) settings: RedisConnectionInfo,
 }
 
 struct Sentinel {

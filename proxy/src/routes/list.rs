@@ -82,7 +82,7 @@ fn of_a_start(config: &Path, how: How<'_>, out: &mut dyn Write) -> Result<(), Ro
     };
     let mut names: BTreeSet<Box<str>> = rules.routes.keys().cloned().collect();
     table.for_each(|tool, entry| {
-        if how.wants(tool, || !entry.bad.is_empty()) || rules.routes.contains_key(tool) {
+        if how.wants(tool, || !entry.bad.is_empty()) {
             names.insert(tool.into());
         }
     });

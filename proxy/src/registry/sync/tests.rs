@@ -519,6 +519,11 @@ proptest! {
         }
         world.now += GRACE;
         world.run_until_idle();
+        // Flush upon flush: the last one is looked at after a rest.
+        while let Some(due) = world.sync.next_due().filter(|due| *due > world.now) {
+            world.now = due;
+            world.run_until_idle();
+        }
         prop_assert_eq!(world.sync.next_due(), None);
         let mut table = world.in_table();
         table.retain(|tool, _| !world.kept.contains(tool.as_str()));
@@ -926,6 +931,40 @@ fn what_leaves_while_leftovers_are_read_is_not_held_back() {
     assert_eq!(world.in_table(), world.expected());
 }
 
+/// With `count` tools that no SCAN of this redis shows, so that every one is a leftover.
+fn with_many(count: usize) -> World {
+    let mut world = World::new(50);
+    for n in 0..count {
+        world.write(&format!("many{n}"), grid());
+    }
+    world.run_until_idle();
+    assert_eq!(world.table.len(), count + 1);
+    world.sync.take_events();
+    world
+}
+
+#[test]
+fn a_vanished_table_is_judged_as_a_whole_whatever_the_size_of_a_batch() {
+    const MANY: usize = 20 * BATCH - 3;
+    let mut world = with_many(MANY);
+    world.redis.retain(|tool, _| &**tool == ALWAYS);
+    world.sync.compare(Why::Periodic);
+    world.run_until_idle();
+    let told = Event::HeldBack {
+        count: MANY,
+        of: MANY + 1,
+    };
+    assert!(world.sync.take_events().contains(&told));
+    assert_eq!(world.status.held_back(), MANY as u64);
+    assert_eq!(world.table.len(), MANY + 1);
+    assert_eq!(world.sync.next_due(), Some(world.now + GRACE));
+    // And released as a whole, although all of them take several reads.
+    world.now += GRACE;
+    world.run_until_idle();
+    assert_eq!(world.sync.take_events().pop(), Some(Event::Released(MANY)));
+    assert_eq!(world.in_table(), world.expected());
+}
+
 #[test]
 fn what_a_push_named_just_before_is_no_drift() {
     let mut world = filled(20);
@@ -960,5 +999,180 @@ fn more_pushes_than_can_be_read_become_a_comparison() {
     }
     assert!(world.sync.comparison().is_some());
     world.run_until_idle();
+    assert_eq!(world.in_table(), world.expected());
+}
+
+#[test]
+fn what_was_missing_before_a_lost_connection_is_asked_for_again() {
+    const MANY: usize = 4 * BATCH;
+    let mut world = with_many(MANY);
+    let redis = world.redis.clone();
+    for n in 0..MANY {
+        world.write(&format!("many{n}"), absent());
+    }
+    world.deliver();
+    // One batch of two is read, and missing.
+    world.ask();
+    world.answer();
+    world.disconnect();
+    world.redis = redis;
+    world.connect();
+    world.run_until_idle();
+    assert_eq!(world.in_table(), world.expected());
+}
+
+#[test]
+fn a_comparison_reads_each_tool_once() {
+    let mut world = filled(20);
+    let both = Stored {
+        redirect: true,
+        ..grid()
+    };
+    world.write("t3", both);
+    world.run_until_idle();
+    world.sync.compare(Why::Periodic);
+    let mut read = Vec::new();
+    world.ask();
+    while world.asked.is_some() {
+        if let Some(Action::Read(purpose, tools)) = &world.asked {
+            assert_eq!(*purpose, Purpose::Found, "nothing is left over");
+            read.extend(tools.iter().cloned());
+        }
+        world.answer();
+        world.ask();
+    }
+    let tools: BTreeSet<_> = read.iter().collect();
+    assert_eq!((read.len(), tools.len()), (21, 21));
+}
+
+#[test]
+fn a_long_answer_to_a_scan_is_read_in_batches_and_its_doubles_once() {
+    let mut world = World::new(50);
+    world.sync.compare(Why::Periodic);
+    world.ask();
+    assert!(matches!(world.asked.take(), Some(Action::Scan(..))));
+    let keys = (0..2 * BATCH + 1).map(|n| format!("prefix:many{n}").into_bytes());
+    let keys: Vec<_> = keys.clone().chain(keys).collect();
+    world.sync.scanned(0, &keys);
+    let mut batches = Vec::new();
+    world.ask();
+    while let Some(Action::Read(Purpose::Found, tools)) = &world.asked {
+        batches.push(tools.len());
+        world.answer();
+        world.ask();
+    }
+    assert_eq!(batches, [BATCH, BATCH, 1]);
+}
+
+#[test]
+fn what_everything_may_have_changed_explains_is_no_drift() {
+    let mut world = filled(5);
+    world
+        .redis
+        .insert("t0".into(), fields(&[(b"/x", b"http://192.0.2.9:80")]));
+    world.sync.compare(Why::Periodic);
+    while !matches!(world.asked, Some(Action::Ping)) {
+        world.answer();
+        world.ask();
+    }
+    world.on_its_way.everything = true;
+    world.run_until_idle();
+    assert_eq!(world.in_table(), world.expected());
+    assert_eq!(world.status.drift(), 0);
+}
+
+#[test]
+fn the_weightiest_reason_for_another_comparison_is_told() {
+    let mut world = filled(1);
+    for why in [Why::Periodic, Why::Asked, Why::Pushed, Why::Polled] {
+        world.sync.compare(why);
+    }
+    world.run_until_idle();
+    assert_eq!(world.comparison().why, Why::Pushed);
+}
+
+/// What happens next must be in the snapshot.
+#[track_caller]
+fn check_unsaved(world: &mut World, happens: impl FnOnce(&mut World)) {
+    world.run_until_idle();
+    world.sync.take_unsaved();
+    happens(world);
+    world.run_until_idle();
+    assert!(world.sync.take_unsaved());
+    assert!(!world.sync.take_unsaved());
+}
+
+#[test]
+fn whatever_the_snapshot_holds_is_saved_when_it_changes() {
+    let mut world = filled(20);
+    check_unsaved(&mut world, |world| world.write("t0", absent()));
+    check_unsaved(&mut world, |world| world.write("t0", grid()));
+    perform(&mut world, Step::Flush);
+    check_unsaved(&mut world, World::keep);
+    // It is kept no more, with the same value.
+    check_unsaved(&mut world, |world| world.write("t3", grid()));
+    check_unsaved(&mut world, |world| assert!(world.sync.apply_held()));
+    let before = world.status.changes();
+    world.write("t4", grid());
+    world.write("t3", absent());
+    world.run_until_idle();
+    assert_eq!(world.status.changes(), before + 2);
+}
+
+#[test]
+fn a_snapshot_is_no_news_to_what_redis_has_told() {
+    let saved = |name: &str| super::super::disk::SavedTool {
+        name: name.into(),
+        redirect: false,
+        kept: true,
+        routes: vec![(".*".into(), "http://192.0.2.9:80".into())],
+    };
+    let mut world = filled(1);
+    let snapshot = Snapshot {
+        written: SystemTime::UNIX_EPOCH,
+        tools: vec![saved("t0"), saved("old")],
+    };
+    world.sync.restore(&snapshot, world.moment());
+    assert_eq!(world.in_table()["t0"], world.expected()["t0"]);
+    assert_eq!(world.status.kept(), 1);
+    assert!(world.table.get("old").is_some());
+}
+
+#[test]
+fn what_vanished_since_the_snapshot_is_judged_by_the_size_of_the_snapshot() {
+    let saved = |n: usize| super::super::disk::SavedTool {
+        name: format!("t{n}").into(),
+        redirect: false,
+        kept: false,
+        routes: vec![(".*".into(), "http://192.0.2.1:80".into())],
+    };
+    // 13 of 30 are gone: less than half of it, and more than half of what is left.
+    let mut world = filled(17);
+    let snapshot = Snapshot {
+        written: SystemTime::UNIX_EPOCH,
+        tools: (0..30).map(saved).collect(),
+    };
+    world.sync.hold_vanished(snapshot, world.moment());
+    assert_eq!((world.table.len(), world.status.held_back()), (18, 0));
+}
+
+#[test]
+fn what_was_back_when_removals_are_applied_is_counted() {
+    let mut world = filled(20);
+    perform(&mut world, Step::Flush);
+    world.run_until_idle();
+    world.sync.take_events();
+    // Back behind everybody's back: one with another value, one as it was.
+    world
+        .redis
+        .insert("t3".into(), fields(&[(b".*", b"http://192.0.2.9:80")]));
+    world.redis.insert("t4".into(), grid());
+    assert!(world.sync.apply_held());
+    world.run_until_idle();
+    let done = Applied {
+        set: 1,
+        removed: 18,
+    };
+    assert_eq!(world.sync.take_events(), [Event::Applied(done)]);
     assert_eq!(world.in_table(), world.expected());
 }
