@@ -654,7 +654,7 @@ mod tests {
             .collect();
         let patterns: Vec<_> = patterns.iter().map(|(p, u)| (p.as_str(), *u)).collect();
         let greedy = entry(&patterns);
-        let mut set = |tool: &str, wanted: &Entry| {
+        let set = |tool: &str, wanted: &Entry| {
             let bounded = table.bounded(tool, wanted.clone());
             table.set(tool, bounded.clone());
             (bounded.routes.len(), bounded.bad.len())
