@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use crate::routes::visible;
+use crate::terminal::visible;
 
 /// Bytes of an ordinary answer: a page of routes has 4 MiB and the tool that filled it.
 const MAX_ANSWER: usize = 16 << 20;

@@ -4,9 +4,12 @@
 //! nothing about the configuration, and the start may find it back, or use the snapshot.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::registry::{self, Source};
+use portico_routing::table::Table;
+
+use crate::registry::{self, RegistryStatus, Source};
 use crate::start::{self, StartError};
 use crate::telemetry::access_log::AccessLog;
 
@@ -52,20 +55,25 @@ pub fn check(path: &Path) -> Result<Report, StartError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build_local(tokio::runtime::LocalOptions::default());
-        let loaded = runtime
-            .map(|runtime| runtime.block_on(registry::load_once(registry, prepared.admit())));
-        match loaded {
-            Ok(Ok((table, source))) => {
+        let (table, status) = (Arc::new(Table::new()), Arc::<RegistryStatus>::default());
+        let load = registry::load_with(
+            registry,
+            Arc::clone(&table),
+            Arc::clone(&status),
+            prepared.admit(),
+        );
+        match runtime.map(|runtime| runtime.block_on(load)) {
+            Ok(Ok(source)) => {
                 summary.push_str(&format!(", {} tools in {source}", table.len()));
                 if table.bad_routes() > 0 {
                     let bad = table.bad_routes();
                     summary.push_str(&format!(", {bad} bad routes (portico routes shows them)"));
                 }
                 if let Source::Snapshot(_) = source {
-                    warnings.push(
-                        "redis cannot be used right now: a start would route by the snapshot on disk; check redis and registry.url"
-                            .to_owned(),
-                    );
+                    let why = status.redis_error().unwrap_or_default();
+                    warnings.push(format!(
+                        "redis cannot be used right now ({why}): a start would route by the snapshot on disk; check redis and registry.url"
+                    ));
                 }
             }
             Ok(Err(error)) => warnings.push(format!("a start right now would fail: {error}")),

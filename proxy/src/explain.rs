@@ -115,22 +115,24 @@ enum Seen {
 /// The question is none.
 pub fn explain(process: &Process, question: &Question) -> Result<Explanation, QuestionError> {
     let mut explanation = explain_seen(process, question, Seen::Running)?;
-    explanation.notes.extend(stale_routes(process));
+    let tool = explanation.request.tool.as_deref();
+    explanation.notes.extend(stale_routes(process, tool));
     Ok(explanation)
 }
 
-/// A word about routes that redis may have changed since.
-fn stale_routes(process: &Process) -> Option<String> {
+/// A word about routes that redis may have changed since, or no longer holds.
+fn stale_routes(process: &Process, tool: Option<&str>) -> Option<String> {
     let status = &process.registry_status;
     process.snapshot.load().config.registry.as_ref()?;
     if status.connected() {
-        let held_back = status.held_back();
-        return (held_back > 0).then(|| {
-            format!(
-                "Redis has lost the routes of {held_back} tools, which are kept for \
-                 registry.mass_removal.grace: this tool may be one of them."
-            )
-        });
+        let held = status.held_tool(tool?)?;
+        let until = match held.until {
+            Some(until) => format!("until {}", httpdate::fmt_http_date(until)),
+            None => "until it does, or until portico routes apply".to_owned(),
+        };
+        return Some(format!(
+            "Redis no longer holds the routes of this tool; they stay in use {until}."
+        ));
     }
     let routes = match (status.source(), status.last_sync()) {
         (Source::Redis, Some(time)) => {

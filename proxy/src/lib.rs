@@ -46,6 +46,7 @@ pub mod snapshot;
 pub mod spare;
 pub mod start;
 pub mod telemetry;
+pub mod terminal;
 pub mod tls;
 pub mod upstream;
 pub mod worker;

@@ -35,9 +35,10 @@ pub struct Backend {
     pub base: Base,
 }
 
-/// The path that requests to a backend are prefixed with, as a text; nearly always empty.
+/// The path that requests to a backend are prefixed with, as a text. Nearly always empty, and then a
+/// word: hence the second step to the text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Base(Option<Arc<str>>);
+pub struct Base(Option<Arc<Box<str>>>);
 
 /// How a backend is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -213,7 +214,7 @@ fn parse_base(base: &str) -> Result<Base, BackendError> {
     let path = path.strip_suffix(b"/").unwrap_or(path);
     Ok(match path {
         [] => Base::default(),
-        path => Base(Some(String::from_utf8_lossy(path).into())),
+        path => Base(Some(Arc::new(String::from_utf8_lossy(path).into()))),
     })
 }
 
@@ -221,7 +222,7 @@ impl Deref for Base {
     type Target = str;
 
     fn deref(&self) -> &str {
-        self.0.as_deref().unwrap_or_default()
+        self.0.as_deref().map_or("", |base| base)
     }
 }
 

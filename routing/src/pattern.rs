@@ -24,7 +24,7 @@ const MAX_COMPILED: usize = 32 << 10;
 
 /// Bytes that the lazily built automaton of an expression may take on each thread
 /// that searches with it.
-const MAX_AUTOMATON: usize = 128 << 10;
+const MAX_AUTOMATON: usize = 64 << 10;
 
 /// How deep groups may nest.
 const MAX_NESTING: u32 = 32;
@@ -90,17 +90,27 @@ impl Pattern {
     /// # Errors
     /// [`PatternError`] when it is too long, not an expression, or too large.
     pub fn compile(source: &str) -> Result<Pattern, PatternError> {
+        if let Some(pattern) = Pattern::without_engine(source)? {
+            return Ok(pattern);
+        }
+        let regex = compile_regex(source)?;
+        Ok(Pattern::new(source, Matcher::Regex(Box::new(regex))))
+    }
+
+    /// The same for a pattern that can be matched without the regex engine; `None`: it cannot, which
+    /// is found out without the time and memory that compiling takes.
+    ///
+    /// # Errors
+    /// As [`Pattern::compile`].
+    pub fn without_engine(source: &str) -> Result<Option<Pattern>, PatternError> {
         if source == USUAL {
-            return Ok(USUAL_PATTERN.clone());
+            return Ok(Some(USUAL_PATTERN.clone()));
         }
         if source.len() > MAX_PATTERN {
             return Err(PatternError::TooLong);
         }
-        let matcher = match cheap_matcher(&parse(source)?) {
-            Some(matcher) => matcher,
-            None => Matcher::Regex(Box::new(compile_regex(source)?)),
-        };
-        Ok(Pattern::new(source, matcher))
+        let matcher = cheap_matcher(&parse(source)?);
+        Ok(matcher.map(|matcher| Pattern::new(source, matcher)))
     }
 
     fn new(source: &str, matcher: Matcher) -> Pattern {

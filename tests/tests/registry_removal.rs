@@ -68,6 +68,24 @@ fn what_is_gone_for_the_grace_time_is_gone() {
     assert_eq!(counts, (1, 1), "{}", portico.stderr());
 }
 
+/// What is still missing from the first time must not keep the second one out of the log.
+#[test]
+fn a_table_that_vanishes_again_is_told_again() {
+    let site = Site::new();
+    site.redis.route("extra", ".*", &site.a.url());
+    let portico = start(&site, 50, "1h");
+    site.redis.command(&["FLUSHALL"]);
+    soon_held(&portico, Site::TOOLS + 2);
+    site.seed();
+    soon_held(&portico, 1);
+    assert_eq!(said(&portico, VANISHED), 1, "{}", portico.stderr());
+    site.redis.command(&["FLUSHALL"]);
+    soon_held(&portico, Site::TOOLS + 2);
+    eventually("the second time is told", SOON, || {
+        (said(&portico, VANISHED) == 2).then_some(())
+    });
+}
+
 #[test]
 fn a_table_that_comes_back_within_the_grace_time_never_went() {
     let mut site = Site::new();

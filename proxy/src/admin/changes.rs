@@ -15,7 +15,8 @@ use super::query::Query;
 use super::time::rfc3339;
 use crate::registry::Change;
 use crate::routes::delta::{Side, deltas};
-use crate::routes::{Bad, Route, bad_routes, good_routes, visible, write_json};
+use crate::routes::{Bad, Route, bad_routes, good_routes, write_json};
+use crate::terminal::visible;
 use portico_routing::table::Entry;
 
 /// What does not fit is the oldest, and is left out.

@@ -14,7 +14,7 @@ use super::State;
 use super::answer::{self, Body, Form, bad_request, text};
 use super::query::Query;
 use crate::registry::{Command, CommandReport, CommandRequest};
-use crate::routes::visible;
+use crate::terminal::visible;
 
 /// How long what was asked for may take before the answer is that it still goes on. All of a million
 /// tools are read within 10 s.
@@ -69,14 +69,6 @@ async fn outcome(state: &State, command: Command) -> Result<CommandReport, (Stat
     }
 }
 
-fn name(command: Command) -> &'static str {
-    match command {
-        Command::Apply => "apply",
-        Command::Keep => "keep",
-        Command::Refresh => "refresh",
-    }
-}
-
 fn done(form: Form, command: Command, report: CommandReport) -> Response<Body> {
     if form == Form::Text {
         return text(StatusCode::OK, in_words(command, report));
@@ -89,7 +81,7 @@ fn done(form: Form, command: Command, report: CommandReport) -> Response<Body> {
         tools,
     } = report;
     let said = json!({
-        "done": name(command), "set": set, "removed": removed,
+        "done": command.to_string(), "set": set, "removed": removed,
         "held_back": held_back, "kept": kept, "tools": tools,
     });
     answer::json(StatusCode::OK, &said)
@@ -151,7 +143,7 @@ fn refused(form: Form, command: Command, status: StatusCode, why: &str) -> Respo
     match form {
         Form::Text => text(status, format!("{}\n", visible(why))),
         Form::Json => {
-            let said = json!({ "done": null, "asked": name(command), "reason": why });
+            let said = json!({ "done": null, "asked": command.to_string(), "reason": why });
             answer::json(status, &said)
         }
     }

@@ -62,6 +62,8 @@ struct Tools {
 #[derive(Debug, Serialize)]
 struct Registry {
     connected: bool,
+    /// Why it is not; `null`: it is.
+    error: Option<String>,
     /// `redis` or `snapshot`.
     source: &'static str,
     snapshot_written: Option<String>,
@@ -86,6 +88,8 @@ struct Registry {
     /// When this process last wrote it; `null`: never.
     snapshot_saved: Option<String>,
     snapshot_failures: u64,
+    /// Why the last write failed; `null`: it did not.
+    snapshot_error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -257,11 +261,7 @@ impl Status {
             if let Some(bad) = registry.bad_in_words() {
                 line("  skipped", bad);
             }
-            let saved = match &registry.snapshot_saved {
-                Some(saved) => format!("written {saved}"),
-                None => "not written since the start".to_owned(),
-            };
-            line("  snapshot", format!("{saved}, {}", registry.snapshot_path));
+            line("  snapshot", registry.snapshot_in_words());
         }
         for certificate in &self.certificates {
             let Certificate {
@@ -323,10 +323,10 @@ impl Status {
 
 impl Registry {
     fn in_words(&self) -> String {
-        let state = if self.connected {
-            "connected"
-        } else {
-            "NOT CONNECTED"
+        let state = match &self.error {
+            _ if self.connected => "connected".to_owned(),
+            Some(why) => format!("NOT CONNECTED ({why})"),
+            None => "NOT CONNECTED".to_owned(),
         };
         let age = match self.age_seconds {
             Some(age) => format!("in step {} ago", in_words(Duration::from_secs(age))),
@@ -337,6 +337,18 @@ impl Registry {
             None => String::new(),
         };
         format!("{state}, {age}{source}")
+    }
+
+    fn snapshot_in_words(&self) -> String {
+        let saved = match &self.snapshot_saved {
+            Some(saved) => format!("written {saved}"),
+            None => "not written since the start".to_owned(),
+        };
+        let error = match &self.snapshot_error {
+            Some(why) => format!(", CANNOT BE WRITTEN: {why}"),
+            None => String::new(),
+        };
+        format!("{saved}, {}{error}", self.snapshot_path)
     }
 
     fn mode_in_words(&self) -> Option<String> {
@@ -437,6 +449,7 @@ fn registry(process: &Process, snapshot: &Path, now: SystemTime) -> Registry {
     let (mode, reason) = status.mode().unzip();
     Registry {
         connected: status.connected(),
+        error: status.redis_error().map(String::from),
         source: if written.is_some() {
             "snapshot"
         } else {
@@ -459,6 +472,7 @@ fn registry(process: &Process, snapshot: &Path, now: SystemTime) -> Registry {
         snapshot_path: snapshot.display().to_string(),
         snapshot_saved: (status.snapshot_saved()).map(|(time, _)| rfc3339(time)),
         snapshot_failures: status.snapshot_failures(),
+        snapshot_error: status.snapshot_error().map(String::from),
     }
 }
 
@@ -513,6 +527,7 @@ mod tests {
         .unwrap();
         let expected = serde_json::json!({
             "connected": true,
+            "error": null,
             "source": "snapshot",
             "snapshot_written": "1970-01-01T00:01:45Z",
             "last_sync": null,
@@ -531,6 +546,7 @@ mod tests {
             "snapshot_path": "/nonexistent/routes",
             "snapshot_saved": "1970-01-01T00:01:46Z",
             "snapshot_failures": 2,
+            "snapshot_error": "no space",
         });
         assert_eq!(shown, expected);
         assert!(shown["held_until"].is_string());
@@ -539,6 +555,7 @@ mod tests {
     fn some() -> Registry {
         Registry {
             connected: true,
+            error: None,
             source: "redis",
             snapshot_written: None,
             last_sync: None,
@@ -557,6 +574,7 @@ mod tests {
             snapshot_path: "/s".to_owned(),
             snapshot_saved: None,
             snapshot_failures: 0,
+            snapshot_error: None,
         }
     }
 
@@ -597,6 +615,16 @@ mod tests {
     #[test]
     fn how_changes_become_known_and_what_is_skipped() {
         assert_eq!(some().in_words(), "connected, in step 1m 10s ago");
+        let away = Registry {
+            connected: false,
+            error: Some("it closed the connection".to_owned()),
+            snapshot_error: Some("no space".to_owned()),
+            ..some()
+        };
+        let expected = "NOT CONNECTED (it closed the connection), in step 1m 10s ago";
+        assert_eq!(away.in_words(), expected);
+        let expected = "not written since the start, /s, CANNOT BE WRITTEN: no space";
+        assert_eq!(away.snapshot_in_words(), expected);
         assert_eq!(some().mode_in_words().as_deref(), Some("pushed by redis"));
         let worse = Registry {
             mode: Some("polling"),

@@ -54,6 +54,30 @@ fn process() -> Arc<Process> {
     process_of(CONFIG)
 }
 
+/// Of the sample, tools 0 to 36 are kept by hand, and 37 to 100 for the grace time.
+#[track_caller]
+fn check_held(tool: &str, expected: Option<&str>) {
+    let config = CONFIG.replace("redirect = true", "redirect = false");
+    let mut process = process_of(&format!("{config}\n[registry]"));
+    Arc::get_mut(&mut process).unwrap().registry_status =
+        Arc::new(crate::registry::RegistryStatus::sample());
+    let url = format!("http://{tool}.toolforge.org/");
+    let notes = explain(&process, &question(&url, "GET", &[]))
+        .unwrap()
+        .notes;
+    match expected {
+        None => assert_eq!(notes, [""; 0]),
+        Some(expected) => assert!(notes[0].contains(expected), "{notes:?}"),
+    }
+}
+
+#[test]
+fn a_tool_that_redis_no_longer_holds_is_said_to_be_held_back() {
+    check_held("sub", None);
+    check_held("5", Some("until it does, or until portico routes apply"));
+    check_held("50", Some("they stay in use until Thu, 01 Jan 1970"));
+}
+
 impl Question {
     fn with(mut self, header: &str) -> Self {
         self.add_header(header).unwrap();

@@ -7,7 +7,7 @@ use std::fmt;
 use super::fields::{Changes, FieldLine, ToClient};
 use super::{BackendView, Explanation, Outcome, OwnAnswer, State};
 use crate::http1::reason_phrase;
-use crate::routes::visible;
+use crate::terminal::visible;
 
 /// Columns of a line, unless one word is longer.
 const WIDTH: usize = 78;

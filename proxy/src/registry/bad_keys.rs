@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 
 use portico_routing::host::MAX_LABEL;
 
-use super::status::BadKey;
 use super::stored::{PREFIX, REDIRECT, tool_of};
 
 /// So many are listed, and so many that were pushed wait to be looked at.
@@ -21,7 +20,16 @@ pub(super) const MAX_KEY_BYTES: usize = 512;
 /// Bytes of a key that are shown.
 const MAX_SHOWN: usize = 200;
 
-/// Keys that name no possible tool.
+/// A key of redis that names no possible tool, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadKey {
+    /// The key, lossily as UTF-8, cut to a bounded length.
+    pub key: Box<str>,
+    /// What is wrong with it.
+    pub reason: Box<str>,
+}
+
+/// All of them.
 #[derive(Debug, Default)]
 pub(super) struct BadKeys {
     listed: BTreeSet<Box<[u8]>>,

@@ -149,13 +149,15 @@ impl Commands {
             Command::Keep => {
                 let fresh = sync.keep_held();
                 let report = sync.report(0, 0);
-                warn!(
-                    fresh,
-                    kept = report.kept,
-                    tools = report.tools,
-                    "routes that vanished from redis are kept, as somebody asked, until redis holds them again or \
-                     portico routes apply"
-                );
+                if report.kept > 0 {
+                    warn!(
+                        fresh,
+                        kept = report.kept,
+                        tools = report.tools,
+                        "routes that vanished from redis are kept, as somebody asked, until redis holds them again or \
+                         portico routes apply"
+                    );
+                }
                 tell(answer, Ok(report));
             }
             _ if !self.redis.connected => refuse(command, answer, &self.redis.sentence()),
@@ -179,14 +181,16 @@ impl Commands {
     /// Everything that was held back has been asked for again.
     pub(super) fn applied(&mut self, done: &Applied, sync: &TableSync) {
         let report = sync.report(done.set, done.removed);
-        warn!(
-            removed = report.removed,
-            set = report.set,
-            held_back = report.held_back,
-            kept = report.kept,
-            tools = report.tools,
-            "routes that vanished from redis were removed, as somebody asked"
-        );
+        if report.set + report.removed > 0 {
+            warn!(
+                removed = report.removed,
+                set = report.set,
+                held_back = report.held_back,
+                kept = report.kept,
+                tools = report.tools,
+                "routes that vanished from redis were removed, as somebody asked"
+            );
+        }
         for answer in self.applies.drain(..) {
             tell(answer, Ok(report));
         }

@@ -9,8 +9,10 @@ use std::collections::HashSet;
 use portico_routing::table::Table;
 
 use super::bad_keys::BadKeys;
-use super::link::SCAN_COUNT;
 use super::stored::{Keys, tool_of};
+
+/// So many tools are read together. Few in tests, so that those meet work of many batches too.
+pub(super) const BATCH: usize = if cfg!(test) { 5 } else { 1000 };
 
 /// Why the whole table is compared with redis, the weightier reason later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,7 +68,9 @@ pub(super) enum Outcome {
 #[derive(Default)]
 pub(super) struct Job {
     pub(super) todo: Vec<Box<str>>,
-    pub(super) missing: Vec<Box<str>>,
+    /// Still so as far as anybody knows: another read may see one of them, or have it removed, before
+    /// the end.
+    missing: HashSet<Box<str>>,
 }
 
 /// A comparison of the whole table under way.
@@ -99,11 +103,18 @@ pub(super) enum Stage {
 }
 
 impl Job {
+    pub(super) fn new(todo: Vec<Box<str>>) -> Self {
+        Self {
+            todo,
+            missing: HashSet::new(),
+        }
+    }
+
     pub(super) fn next_batch(&mut self) -> Option<Vec<Box<str>>> {
         if self.todo.is_empty() {
             return None;
         }
-        let start = self.todo.len().saturating_sub(SCAN_COUNT);
+        let start = self.todo.len().saturating_sub(BATCH);
         Some(self.todo.split_off(start))
     }
 
@@ -112,7 +123,12 @@ impl Job {
         self.missing.extend(missing);
         self.todo
             .is_empty()
-            .then(|| std::mem::take(&mut self.missing))
+            .then(|| std::mem::take(&mut self.missing).into_iter().collect())
+    }
+
+    /// `tool` was seen, or has left the table, so that it is not missing any more.
+    pub(super) fn forget(&mut self, tool: &str) {
+        self.missing.remove(tool);
     }
 }
 

@@ -9,14 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portico_config::{SecretUrl, SentinelUrl};
-use redis::{
-    Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError,
-};
+use redis::{Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
 use tokio::time::{Instant, timeout};
 
-use super::link::Link;
-use super::link_error::{LinkError, sentence};
-use super::sentinel::{Named, Sentinels, Watch, authenticated};
+use super::client::{authenticated, bad_url, client, spoken};
+use super::link_error::LinkError;
+use super::sentinel::{Named, Sentinels, Watch};
 use crate::policy::backends::RegistryServers;
 
 /// How often a server that sentinels named is asked whether it is still a master.
@@ -64,7 +62,7 @@ impl Endpoint {
     fn fixed(url: &SecretUrl) -> Result<Self, LinkError> {
         // An error about the URL as a whole might quote it; those of the redis crate do not, and a
         // test holds them to it.
-        let info = url.expose().into_connection_info().map_err(bad)?;
+        let info = url.expose().into_connection_info().map_err(bad_url)?;
         let settings = info.redis_settings().clone();
         let password = settings.password().map(str::to_owned);
         let address = format!("{}/{}", info.addr(), settings.db());
@@ -129,24 +127,28 @@ impl Endpoint {
         }
     }
 
-    /// Whether the server of the open connection still is what it was taken for. Costs a round trip
-    /// every few seconds with Sentinel and nothing without.
-    pub(super) async fn check_role(&mut self, link: &mut Link) -> Result<(), LinkError> {
-        let Server::Sentinel(by_name) = &mut self.server else {
-            return Ok(());
+    /// Whether to ask the server of the open connection for its role now: every few seconds with
+    /// Sentinel, and never without.
+    pub(super) fn is_role_due(&mut self) -> bool {
+        let now = Instant::now();
+        match &mut self.server {
+            Server::Sentinel(by_name) if now >= by_name.next_role => {
+                by_name.next_role = now + ROLE_INTERVAL;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Why the open connection is of no use once its server says that it is no master.
+    pub(super) fn no_master(&self) -> LinkError {
+        let master = match &self.server {
+            Server::Sentinel(by_name) => &by_name.sentinels.master,
+            Server::Fixed(_) => "",
         };
-        let sentinels = &by_name.sentinels;
-        if Instant::now() < by_name.next_role {
-            return Ok(());
-        }
-        by_name.next_role = Instant::now() + ROLE_INTERVAL;
-        if link.may_be_master().await? {
-            return Ok(());
-        }
-        let master = &sentinels.master;
-        Err(LinkError::Redis(format!(
+        LinkError::Redis(format!(
             "it is a replica now: another server becomes the master {master}, and portico goes there"
-        )))
+        ))
     }
 }
 
@@ -159,28 +161,6 @@ impl ByName {
             addresses.for_each(|address| self.servers.note(address));
         }
     }
-}
-
-/// A client of a server; connects to nothing yet.
-pub(super) fn client(
-    server: ConnectionAddr,
-    settings: RedisConnectionInfo,
-) -> Result<Client, LinkError> {
-    let info = server.into_connection_info().map_err(bad)?;
-    let tcp = info.tcp_settings().clone().set_nodelay(true);
-    let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
-    Client::open(info).map_err(bad)
-}
-
-/// What every connection to redis has in common.
-fn spoken(settings: RedisConnectionInfo) -> RedisConnectionInfo {
-    settings
-        .set_protocol(ProtocolVersion::RESP3)
-        .set_lib_name("portico", env!("CARGO_PKG_VERSION"))
-}
-
-fn bad(error: RedisError) -> LinkError {
-    LinkError::Redis(sentence(&error, None))
 }
 
 /// Hosts and ports of a URL, of redis or of all its sentinels; none for a unix socket, and for what

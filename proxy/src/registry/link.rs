@@ -18,6 +18,7 @@ use redis::{
 use tokio::task::{JoinHandle, spawn};
 use tokio::try_join;
 
+use super::client::{hidden, role};
 use super::endpoint::Endpoint;
 use super::link_error::{LinkError, connect_error, link_error, refused};
 use super::mode::Mode;
@@ -36,11 +37,11 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the answer to a PING: with nothing else to do, a redis that takes longer is as good as gone.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How many keys redis looks at in one SCAN step; also the size of a batch of reads.
-pub(super) const SCAN_COUNT: usize = 1000;
+/// How many keys redis looks at in one SCAN step.
+const SCAN_COUNT: usize = 1000;
 
-/// A batch is read in so many parts at once (those of `Link::read`): while the answers of one are taken apart here, redis works
-/// on the others.
+/// A batch is read in so many parts at once (those of `Link::read`): while the answers of one are
+/// taken apart here, redis works on the others.
 const PARTS: usize = 4;
 
 /// Hashes are read together until they take so much memory of redis, so that one answer stays small.
@@ -182,7 +183,7 @@ impl Link {
         };
         let answer = (&mut step.answer).await.map_err(|_| LinkError::Closed)?;
         let answer = answer.map_err(|error| self.failed(&error))?;
-        let (next, found) = scan_answer(answer)?;
+        let (next, found) = scan_answer(hidden(answer, self.password.as_deref()))?;
         self.ahead = (next != 0).then(|| self.scan_ahead(keys, next));
         Ok((next, found))
     }
@@ -342,7 +343,8 @@ impl Link {
 
     async fn ask(&mut self, command: &Cmd) -> Result<Value, LinkError> {
         let answer = self.connection.send_packed_command(command).await;
-        answer.map_err(|error| self.failed(&error))
+        let answer = answer.map_err(|error| self.failed(&error))?;
+        Ok(hidden(answer, self.password.as_deref()))
     }
 
     async fn ask_all(&self, pipeline: &Pipeline, count: usize) -> Result<Vec<Value>, LinkError> {
@@ -352,11 +354,12 @@ impl Link {
         let mut connection = self.connection.clone();
         let answers = connection.send_packed_commands(pipeline, 0, count).await;
         let answers = answers.map_err(|error| self.failed(&error))?;
-        if answers.len() == count {
-            Ok(answers)
-        } else {
-            Err(LinkError::Answer("a pipeline"))
+        if answers.len() != count {
+            return Err(LinkError::Answer("a pipeline"));
         }
+        let password = self.password.as_deref();
+        let answers = answers.into_iter();
+        Ok(answers.map(|answer| hidden(answer, password)).collect())
     }
 
     fn failed(&self, error: &RedisError) -> LinkError {
@@ -408,57 +411,4 @@ async fn connect(
     let connected = client.get_multiplexed_async_connection_with_config(&config);
     let connection = connected.await.map_err(|error| failed(&error))?;
     Ok((connection, Err(refusal)))
-}
-
-/// The role of a server, by its answer to HELLO in either protocol: "master" or "replica".
-pub(super) fn role(answer: &Value) -> Option<&str> {
-    match answer {
-        Value::Map(pairs) => {
-            let (_, role) = pairs.iter().find(|(key, _)| text(key) == Some("role"))?;
-            text(role)
-        }
-        Value::Array(flat) => {
-            let key = flat
-                .iter()
-                .step_by(2)
-                .position(|key| text(key) == Some("role"))?;
-            text(flat.get(key * 2 + 1)?)
-        }
-        _ => None,
-    }
-}
-
-fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check_role(resp: &str, expected: Option<&str>) {
-        let answer = redis::parse_redis_value(resp.as_bytes()).unwrap();
-        assert_eq!(role(&answer), expected);
-    }
-
-    #[test]
-    fn hello_tells_the_role() {
-        let replica = "%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$4\r\nrole\r\n$7\r\nreplica\r\n";
-        check_role(replica, Some("replica"));
-        check_role("%1\r\n+role\r\n+master\r\n", Some("master"));
-        check_role("%1\r\n+role\r\n:1\r\n", None);
-        check_role("%1\r\n+mode\r\n+sentinel\r\n", None);
-        check_role("*4\r\n+role\r\n+x\r\n+role\r\n+y\r\n", Some("x"));
-        check_role(
-            "*4\r\n+mode\r\n+role\r\n+role\r\n+replica\r\n",
-            Some("replica"),
-        );
-        check_role("*3\r\n+mode\r\n+role\r\n+role\r\n", None);
-        check_role("-NOPROTO no\r\n", None);
-    }
 }

@@ -17,8 +17,8 @@ pub(super) enum LinkError {
     #[error("it did not answer within {} s", .0.as_secs())]
     Timeout(Duration),
     #[error(
-        "the user of registry.url lacks a right ({0}); it needs +scan +hlen +hgetall +exists ~prefix:* ~redirect:*, \
-         and +client|tracking to be told of changes"
+        "the user of registry.url lacks a right ({0}); it needs +ping +scan +exists +hgetall +dbsize \
+         +memory|usage ~prefix:* ~redirect:*, and +client|tracking to be told of changes"
     )]
     Right(String),
     #[error("it gave an answer to {0} that makes no sense")]

@@ -101,7 +101,7 @@ pub async fn load_snapshot(
     let why_not = match read_snapshot(&config.snapshot).await {
         Ok(Some(snapshot)) => {
             for tool in &snapshot.tools {
-                table.set(&tool.name, tool.entry(&**admit));
+                table.set(&tool.name, table.bounded(&tool.name, tool.entry(&**admit)));
             }
             return Ok(Source::Snapshot(snapshot.written));
         }

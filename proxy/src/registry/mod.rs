@@ -13,6 +13,7 @@
 
 mod backoff;
 mod bad_keys;
+mod client;
 mod commands;
 mod compare;
 mod disk;
@@ -46,9 +47,11 @@ use portico_config as config;
 use portico_routing::backend::Backend;
 use portico_routing::table::{Entry, Table};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, warn};
 
+pub use bad_keys::BadKey;
 pub use commands::{Command, CommandReport, CommandRequest};
 pub use held::HeldTool;
 pub use journal::{Cause, Change, Journal};
@@ -58,7 +61,7 @@ pub use load::{
 };
 pub use mode::Mode;
 pub use saver::Saver;
-pub use status::{BadKey, RegistryStatus, Source};
+pub use status::{RegistryStatus, Source};
 
 use crate::policy::backends::RegistryServers;
 use crate::repeats::Repeats;
@@ -68,7 +71,7 @@ use commands::Commands;
 use compare::Why;
 use endpoint::Endpoint;
 use held::Moment;
-use hint::Sizes;
+use hint::{HintLimit, Sizes};
 use link::Link;
 use link_error::LinkError;
 use outage::Outage;
@@ -76,13 +79,18 @@ use pace::Pace;
 use removal::Removals;
 use report::age_of;
 use saver::read_snapshot;
-use sync::{Action, TableSync};
+use stored::Stored;
+use sync::{Action, Purpose, TableSync};
 
 /// The whole first load; a redis that is slower is treated as unreachable.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often an idle connection is tried, so that one that died silently is noticed.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
+
+/// So long an answer of redis is worked on before others on the thread have a turn, or as long as one
+/// tool takes.
+const MAX_TURN: Duration = Duration::from_millis(2);
 
 /// How often a server that does not tell of changes in the best way is asked whether it does so now.
 const PROBE_INTERVAL: Duration = Duration::from_secs(300);
@@ -129,6 +137,7 @@ pub struct Registry {
     recheck: Arc<Notify>,
     commands: Commands,
     pace: Pace,
+    hints: HintLimit,
     /// The way in which changes become known that was logged last.
     said_mode: Option<Mode>,
     said_no_bytes: bool,
@@ -138,6 +147,8 @@ pub struct Registry {
     bad_pushed: Repeats,
     /// The same for entries that vanish one by one.
     vanishing: Repeats,
+    /// Of those that nobody decided about, how many were told; fewer when some are back.
+    told_held: u64,
 }
 
 impl Registry {
@@ -173,11 +184,13 @@ impl Registry {
             recheck: Arc::new(Notify::new()),
             commands: Commands::none(),
             pace: Pace::new(now()),
+            hints: HintLimit::default(),
             said_mode: None,
             said_no_bytes: false,
             outage: Outage::default(),
             bad_pushed: Repeats::default(),
             vanishing: Repeats::default(),
+            told_held: 0,
         };
         let loaded = timeout(LOAD_TIMEOUT, registry.load()).await;
         match loaded.unwrap_or(Err(LinkError::Timeout(LOAD_TIMEOUT))) {
@@ -216,8 +229,10 @@ impl Registry {
         let mut link = Link::open(&mut self.endpoint).await?;
         let keys = usize::try_from(link.size.unwrap_or_default());
         self.sync.reserve(keys.unwrap_or_default());
-        self.sync.compare(Why::Start);
-        while self.sync.comparing() {
+        let number = self.sync.compare(Why::Start);
+        // Not those that redis calls for meanwhile: whoever flushes another database again and again
+        // must not keep portico from starting.
+        while self.sync.comparison() == Some(number) {
             self.turn(&mut link).await?;
         }
         Ok(link)
@@ -247,7 +262,9 @@ impl Registry {
                 self.sync.restore(&snapshot, moment());
                 self.status.set_source(Source::Snapshot(snapshot.written));
                 // So that the next attempt, which is soon, does not say it again.
-                self.outage.occur(&failure.to_string(), now());
+                let why = failure.to_string();
+                self.outage.occur(&why, now());
+                self.status.set_redis_error(&why);
                 error!(
                     redis = self.endpoint.address,
                     tools = self.sync.table_len(),
@@ -325,7 +342,7 @@ impl Registry {
                 let told = link.pending.take_told();
                 sizes.look(size, link.mode, told, self.status.changes());
                 let took = self.pace.took();
-                if sizes.due(&mut self.pace.hints, took, now()) {
+                if sizes.due(&mut self.hints, took, now()) {
                     self.sync.compare(self.pace.why());
                     continue;
                 }
@@ -383,7 +400,9 @@ impl Registry {
 
     /// Takes in news, does one piece of work and logs what came of it.
     async fn turn(&mut self, link: &mut Link) -> Result<Turn, LinkError> {
-        self.endpoint.check_role(link).await?;
+        if self.endpoint.is_role_due() && !link.may_be_master().await? {
+            return Err(self.endpoint.no_master());
+        }
         let news = link.pending.take();
         if news.lost {
             return Err(LinkError::Closed);
@@ -392,7 +411,7 @@ impl Registry {
         match self.sync.next(now()) {
             Action::Read(purpose, tools) => {
                 let stored = self.while_waiting(link.read(&tools)).await?;
-                self.sync.read(purpose, tools, &stored, moment());
+                self.take_in(purpose, tools, &stored).await;
             }
             Action::Scan(keys, cursor) => {
                 let (next, found) = self.while_waiting(link.scan(keys, cursor)).await?;
@@ -410,14 +429,28 @@ impl Registry {
                 self.save_changes();
                 self.log_events();
                 self.in_step(link);
-                self.pace.note(self.sync.comparing(), now(), random());
+                self.pace.note(self.sync.comparison(), now(), random());
                 return Ok(Turn::Idle);
             }
         }
-        self.pace.note(self.sync.comparing(), now(), random());
+        self.pace.note(self.sync.comparison(), now(), random());
         self.save_changes();
         self.log_events();
         Ok(Turn::Worked)
+    }
+
+    /// Hands an answer on. Patterns may take long to compile, so others on this thread, health checks
+    /// and the administration among them, have their turn in between.
+    async fn take_in(&mut self, purpose: Purpose, tools: Vec<Box<str>>, stored: &[Stored]) {
+        let (mut missing, mut turn) = (Vec::new(), moment());
+        for (tool, stored) in tools.into_iter().zip(stored) {
+            missing.extend(self.sync.read_one(purpose, tool, stored, turn));
+            if now().duration_since(turn.instant) > MAX_TURN {
+                yield_now().await;
+                turn = moment();
+            }
+        }
+        self.sync.read_all(purpose, missing, turn);
     }
 
     /// What `work` comes to; commands are taken in meanwhile.

@@ -18,7 +18,7 @@ use super::hint::Told;
 use super::stored::tool_of;
 
 /// With more changes than this waiting, the whole table is compared instead.
-const MAX_PENDING: usize = 100_000;
+pub(super) const MAX_PENDING: usize = 100_000;
 
 /// The names of keyspace notifications after which a key may be gone; DEL, UNLINK and the removal of
 /// the last field of a hash are all `del`.

@@ -8,7 +8,6 @@
 use std::time::{Duration, Instant};
 
 use super::compare::Why;
-use super::hint::HintLimit;
 use super::mode::Mode;
 
 /// After a comparison, at least so many times as long as it took.
@@ -19,10 +18,9 @@ pub(super) struct Pace {
     mode: Mode,
     /// How long the last comparison took.
     took: Duration,
-    /// Since when one is under way.
-    since: Option<Instant>,
+    /// The number of the one under way, and since when it is.
+    since: Option<(u32, Instant)>,
     next: Instant,
-    pub(super) hints: HintLimit,
 }
 
 impl Pace {
@@ -32,7 +30,6 @@ impl Pace {
             took: Duration::ZERO,
             since: None,
             next: now,
-            hints: HintLimit::default(),
         }
     }
 
@@ -42,17 +39,17 @@ impl Pace {
         self.next = now + interval(mode, self.took, random);
     }
 
-    /// Whether a comparison is under way now; to be told after every step of one.
-    pub(super) fn note(&mut self, comparing: bool, now: Instant, random: u64) {
-        match (self.since, comparing) {
-            (None, true) => self.since = Some(now),
-            (Some(since), false) => {
-                self.since = None;
-                self.took = now.duration_since(since);
-                self.next = now + interval(self.mode, self.took, random);
-            }
-            (None, false) | (Some(_), true) => {}
+    /// The number of the comparison that is under way now, if one is; to be told after every step of
+    /// one. The next may begin where one ends.
+    pub(super) fn note(&mut self, comparison: Option<u32>, now: Instant, random: u64) {
+        if self.since.map(|(number, _)| number) == comparison {
+            return;
         }
+        if let Some((_, since)) = self.since {
+            self.took = now.duration_since(since);
+            self.next = now + interval(self.mode, self.took, random);
+        }
+        self.since = comparison.map(|number| (number, now));
     }
 
     /// The connection was lost, and with it the comparison under way, which says nothing about how
@@ -129,18 +126,26 @@ mod tests {
         pace.set_mode(Mode::Polling, at(0), 0);
         assert_eq!((pace.due(), pace.why()), (at(5), Why::Polled));
         for second in 5..=7 {
-            pace.note(true, at(second), 0);
+            pace.note(Some(1), at(second), 0);
         }
-        pace.note(false, at(8), 0);
+        pace.note(None, at(8), 0);
         assert_eq!((pace.took(), pace.due()), (Duration::from_secs(3), at(68)));
-        pace.note(false, at(9), 0);
+        pace.note(None, at(9), 0);
         assert_eq!(pace.due(), at(68));
         // One that broke off is not measured.
-        pace.note(true, at(70), 0);
+        pace.note(Some(2), at(70), 0);
         pace.disconnected();
         pace.set_mode(Mode::Tracking, at(100), 0);
-        pace.note(false, at(101), 0);
+        pace.note(None, at(101), 0);
         assert_eq!((pace.took(), pace.due()), (Duration::from_secs(3), at(400)));
         assert_eq!(pace.why(), Why::Periodic);
+        // Without a pause between them each counts for itself.
+        for number in 3..1000 {
+            pace.note(Some(number), at(200 + u64::from(number)), 0);
+        }
+        assert_eq!(
+            (pace.took(), pace.due()),
+            (Duration::from_secs(1), at(1499))
+        );
     }
 }

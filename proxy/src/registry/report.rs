@@ -1,4 +1,5 @@
-//! What the registry says in the log.
+//! What follows from the events of the state machine: a line in the log, the state in
+//! [`RegistryStatus`](super::status::RegistryStatus), an answer to whoever waits for a command.
 
 use std::time::SystemTime;
 
@@ -21,7 +22,9 @@ impl Registry {
             );
             return;
         }
-        let Some(unsaid) = self.outage.occur(&error.to_string(), now()) else {
+        let why = error.to_string();
+        self.status.set_redis_error(&why);
+        let Some(unsaid) = self.outage.occur(&why, now()) else {
             return;
         };
         let in_step = match self.status.source() {
@@ -33,7 +36,7 @@ impl Registry {
             tools = self.sync.table_len(),
             age = in_step.map_or_else(|| "unknown".to_owned(), age_of),
             unsaid,
-            "redis cannot be used: {error}; routing goes on by the table as it was and portico keeps trying; \
+            "redis cannot be used: {why}; routing goes on by the table as it was and portico keeps trying; \
              check redis, the network and registry.url"
         );
     }
@@ -69,7 +72,8 @@ impl Registry {
     }
 
     pub(super) fn log_events(&mut self) {
-        if self.status.held_back() == self.status.kept() {
+        self.told_held = self.told_held.min(self.undecided());
+        if self.told_held == 0 {
             // The next disappearance is a new one.
             self.vanishing.clear();
         }
@@ -104,10 +108,22 @@ impl Registry {
         }
     }
 
+    /// Held back, and nobody has said what to do about them.
+    fn undecided(&self) -> u64 {
+        let status = &self.status;
+        status.held_back().saturating_sub(status.kept())
+    }
+
     fn held_back(&mut self, vanished: usize, of: usize) {
+        let held = self.undecided();
+        // Not only once in a while when it has become much worse.
+        if held >= self.told_held.saturating_mul(2) {
+            self.vanishing.clear();
+        }
         let Some(unsaid) = self.vanishing.occur(now()) else {
             return;
         };
+        self.told_held = held;
         let grace = self.status.removals().grace();
         error!(
             redis = self.endpoint.address,

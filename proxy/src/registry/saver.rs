@@ -136,7 +136,7 @@ impl Saver {
                 debug!(%path, tools, took = ?cost.wall, "the snapshot of the routes was written");
             }
             Err(error) => {
-                self.status.count_snapshot_failure();
+                self.status.set_snapshot_failed(&error);
                 if let Some(unsaid) = self.failures().occur(now()) {
                     error!(
                         %path,

@@ -14,19 +14,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use portico_config::{Credentials, SentinelUrl};
+use portico_config::SentinelUrl;
 use portico_routing::backend::Backend;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, ProtocolVersion, RedisConnectionInfo,
-    RedisError, ServerError, Value,
+    AsyncConnectionConfig, Client, ErrorKind, ProtocolVersion, RedisConnectionInfo, RedisError,
+    ServerError, Value,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::endpoint::client;
-use super::link::role;
+use super::client::{authenticated, client, hidden, role, server};
 use super::link_error::{LinkError, link_error, sentence, server_sentence};
 use crate::repeats::Repeats;
 
@@ -293,10 +292,7 @@ impl Sentinel {
     async fn ask(&self, master: &str) -> Result<(String, u16), String> {
         let password = self.password.as_deref();
         let failed = |error: RedisError| refusal(&error, password);
-        // The caller bounds the whole.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None);
+        let config = unbounded();
         let connection = self
             .client
             .get_multiplexed_async_connection_with_config(&config);
@@ -304,7 +300,7 @@ impl Sentinel {
         let mut question = redis::cmd("SENTINEL");
         question.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
         let answer = connection.send_packed_command(&question).await;
-        named(answer.map_err(failed)?)
+        named(hidden(answer.map_err(failed)?, password))
     }
 }
 
@@ -343,35 +339,6 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.task.abort();
-    }
-}
-
-/// User and password into `settings`.
-pub(super) fn authenticated(
-    settings: RedisConnectionInfo,
-    who: Option<&Credentials>,
-) -> RedisConnectionInfo {
-    let Some(Credentials { user, password }) = who else {
-        return settings;
-    };
-    let settings = settings.set_password(password);
-    match user {
-        Some(user) => settings.set_username(user),
-        None => settings,
-    }
-}
-
-fn server(host: &str, port: u16, tls: bool) -> ConnectionAddr {
-    let host = host.to_owned();
-    if tls {
-        ConnectionAddr::TcpTls {
-            host,
-            port,
-            insecure: false,
-            tls_params: None,
-        }
-    } else {
-        ConnectionAddr::Tcp(host, port)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::bad_keys::BadKeys;
+use super::bad_keys::{BadKey, BadKeys};
 use super::held::HeldTool;
 #[cfg(test)]
 use super::held::Moment;
@@ -56,20 +56,15 @@ pub struct RegistryStatus {
     /// Microseconds.
     snapshot_took: AtomicU64,
     mode: Mutex<Option<(Mode, Box<str>)>>,
+    /// Why redis cannot be used right now.
+    redis_error: Mutex<Option<Box<str>>>,
+    /// Why the last write of the snapshot failed.
+    snapshot_error: Mutex<Option<Box<str>>>,
     /// Here so that a list of a million tools need not be copied to be looked at.
     removals: Mutex<Removals>,
     bad_key_list: Mutex<Vec<BadKey>>,
     journal: Journal,
     servers: RegistryServers,
-}
-
-/// A key of redis that names no possible tool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadKey {
-    /// The key, lossily as UTF-8, cut to a bounded length.
-    pub key: Box<str>,
-    /// What is wrong with it.
-    pub reason: Box<str>,
 }
 
 #[cfg(test)]
@@ -93,13 +88,14 @@ impl RegistryStatus {
         status.set_mode(Mode::Keyspace, "it refuses CLIENT TRACKING");
         status.count_changes(103);
         status.count_drift(104);
-        (0..2).for_each(|_| status.count_snapshot_failure());
+        status.set_snapshot_failed("no space");
         for connected in [true, false, true, false, true, false, true] {
             status.set_connected(connected);
         }
         status.set_source(Source::Snapshot(UNIX_EPOCH + Duration::from_secs(105)));
         let saved = UNIX_EPOCH + Duration::from_secs(106);
         status.set_snapshot_saved(saved, Duration::from_millis(1500));
+        status.set_snapshot_failed("no space");
         (0..38).for_each(|_| status.count_bad_tool(false, true));
         status
     }
@@ -195,6 +191,16 @@ impl RegistryStatus {
         lock(&self.mode).clone()
     }
 
+    /// Why redis cannot be used right now, in words; `None`: it can, or was not asked yet.
+    pub fn redis_error(&self) -> Option<Box<str>> {
+        lock(&self.redis_error).clone()
+    }
+
+    /// Why the snapshot could not be written the last time; `None`: it could.
+    pub fn snapshot_error(&self) -> Option<Box<str>> {
+        lock(&self.snapshot_error).clone()
+    }
+
     /// The tools that are held back, in no order. A copy: a million of them take 100 ms and 50 MB.
     pub fn held_tools(&self) -> Vec<HeldTool> {
         self.removals().tools()
@@ -231,6 +237,13 @@ impl RegistryStatus {
         if self.connected.swap(connected, Relaxed) && !connected {
             self.disconnects.fetch_add(1, Relaxed);
         }
+        if connected {
+            *lock(&self.redis_error) = None;
+        }
+    }
+
+    pub(super) fn set_redis_error(&self, why: &str) {
+        *lock(&self.redis_error) = Some(why.into());
     }
 
     pub(super) fn set_source(&self, source: Source) {
@@ -285,10 +298,12 @@ impl RegistryStatus {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.snapshot_took.store(took, Relaxed);
         self.snapshot_saved.store(millis(now), Relaxed);
+        *lock(&self.snapshot_error) = None;
     }
 
-    pub(super) fn count_snapshot_failure(&self) {
+    pub(super) fn set_snapshot_failed(&self, why: &str) {
         self.snapshot_failures.fetch_add(1, Relaxed);
+        *lock(&self.snapshot_error) = Some(why.into());
     }
 }
 
@@ -329,5 +344,14 @@ mod tests {
             status.set_connected(connected);
         }
         assert_eq!(status.disconnects(), 2);
+        status.set_redis_error("refused");
+        assert_eq!(status.redis_error().as_deref(), Some("refused"));
+        status.set_connected(true);
+        assert_eq!(status.redis_error(), None);
+        status.set_snapshot_failed("no space");
+        assert_eq!(status.snapshot_error().as_deref(), Some("no space"));
+        status.set_snapshot_saved(time, Duration::ZERO);
+        assert_eq!(status.snapshot_error(), None);
+        assert_eq!(status.snapshot_failures(), 1);
     }
 }

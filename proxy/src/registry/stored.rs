@@ -282,8 +282,8 @@ mod tests {
         );
         let loading = "LOADING Redis is loading the dataset in memory";
         check_fields(server_error(loading), Err(loading));
-        let right = "the user of registry.url lacks a right (NOPERM no); it needs +scan +hlen +hgetall +exists \
-                     ~prefix:* ~redirect:*, and +client|tracking to be told of changes";
+        let right = "the user of registry.url lacks a right (NOPERM no); it needs +ping +scan +exists +hgetall \
+                     +dbsize +memory|usage ~prefix:* ~redirect:*, and +client|tracking to be told of changes";
         check_fields(server_error("NOPERM no"), Err(right));
         check_fields(
             Value::Nil,

@@ -11,22 +11,20 @@
 //! [`Removals`](super::removal::Removals), which [`RegistryStatus`] holds, to be looked at.
 
 mod by_hand;
+mod change;
 mod restore;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use portico_routing::table::{Entry, Table};
+use portico_routing::table::Table;
 
 use super::bad_keys::{self, BadKeys, MAX_LISTED};
 use super::commands::CommandReport;
-use super::compare::{Comparison, Job, Outcome, Rescan, Stage, Why};
-use super::entry::entry_of;
+use super::compare::{BATCH, Comparison, Job, Outcome, Rescan, Stage, Why};
 use super::held::Moment;
-use super::journal::{Cause, Change};
-use super::link::SCAN_COUNT;
-use super::news::News;
+use super::news::{MAX_PENDING, News};
 use super::status::RegistryStatus;
 use super::stored::{Keys, Stored};
 use super::{Admit, Changed};
@@ -117,7 +115,7 @@ pub(super) struct TableSync {
     admit: Admit,
     changed: Changed,
     status: Arc<RegistryStatus>,
-    /// Named by pushes, not yet being read.
+    /// Named by pushes, not yet being read; at most [`MAX_PENDING`].
     pushed: HashSet<Box<str>>,
     reading: Job,
     bad_keys: BadKeys,
@@ -177,9 +175,9 @@ impl TableSync {
         self.comparisons.wrapping_add(1)
     }
 
-    /// Whether a comparison is under way.
-    pub(super) fn comparing(&self) -> bool {
-        self.rescan.is_some()
+    /// The number of the comparison under way.
+    pub(super) fn comparison(&self) -> Option<u32> {
+        self.rescan.as_ref().map(|rescan| rescan.mark)
     }
 
     /// The connection is gone: answers under way will not come, pushes may have been missed.
@@ -194,21 +192,27 @@ impl TableSync {
 
     /// Takes in what redis pushed.
     pub(super) fn news(&mut self, news: News) {
+        let mut everything = news.everything;
         if let Some(rescan) = &mut self.rescan {
             for tool in &news.tools {
                 rescan.suspects.remove(tool);
             }
-            if news.everything {
-                rescan.suspects.clear();
-            }
         }
         self.pushed.extend(news.tools);
+        if self.pushed.len() > MAX_PENDING {
+            // They come faster than they can be read.
+            self.pushed = HashSet::new();
+            everything = true;
+        }
         for key in news.bad_keys {
             if self.pushed_bad.len() < MAX_LISTED {
                 self.pushed_bad.insert(key);
             }
         }
-        if news.everything {
+        if everything {
+            if let Some(rescan) = &mut self.rescan {
+                rescan.suspects.clear();
+            }
             self.compare(Why::Pushed);
         }
     }
@@ -257,7 +261,7 @@ impl TableSync {
                     cursor,
                 } => {
                     if !found.is_empty() {
-                        let rest = found.split_off(found.len().min(SCAN_COUNT));
+                        let rest = found.split_off(found.len().min(BATCH));
                         let batch = std::mem::replace(found, rest);
                         return Some(Action::Read(Purpose::Found, batch));
                     }
@@ -268,11 +272,7 @@ impl TableSync {
                             cursor: 0,
                         },
                         (Keys::Redirect, None) => {
-                            let todo = self.table.without_mark(rescan.mark);
-                            Stage::Leftovers(Job {
-                                todo,
-                                ..Job::default()
-                            })
+                            Stage::Leftovers(Job::new(self.table.without_mark(rescan.mark)))
                         }
                     };
                 }
@@ -328,6 +328,7 @@ impl TableSync {
     }
 
     /// The answer to [`Action::Read`]: what redis holds for each of `tools`.
+    #[cfg(test)]
     pub(super) fn read(
         &mut self,
         purpose: Purpose,
@@ -337,16 +338,37 @@ impl TableSync {
     ) {
         let mut missing = Vec::new();
         for (tool, stored) in tools.into_iter().zip(stored) {
-            let outcome = self.take_in(&tool, stored, purpose, now);
-            if matches!(purpose, Purpose::Found | Purpose::Leftover)
-                && let Some(rescan) = &mut self.rescan
-            {
+            missing.extend(self.read_one(purpose, tool, stored, now));
+        }
+        self.read_all(purpose, missing, now);
+    }
+
+    /// The answer to [`Action::Read`] for one of its tools; the tool, if redis does not hold it and
+    /// the table does. A hostile one takes milliseconds, so the driver may do something else in
+    /// between. After the last one: [`TableSync::read_all`].
+    pub(super) fn read_one(
+        &mut self,
+        purpose: Purpose,
+        tool: Box<str>,
+        stored: &Stored,
+        now: Moment,
+    ) -> Option<Box<str>> {
+        let outcome = self.take_in(&tool, stored, purpose, now);
+        match (purpose, &mut self.rescan) {
+            (Purpose::Found | Purpose::Leftover, Some(rescan)) => {
                 rescan.note_outcome(&tool, outcome);
             }
-            if outcome == Outcome::Missing {
-                missing.push(tool);
+            // The push came before the comparison saw the difference.
+            (Purpose::Pushed, Some(rescan)) => {
+                rescan.suspects.remove(&tool);
             }
+            _ => {}
         }
+        (outcome == Outcome::Missing).then_some(tool)
+    }
+
+    /// All tools of an [`Action::Read`] were answered, and redis does not hold `missing`.
+    pub(super) fn read_all(&mut self, purpose: Purpose, missing: Vec<Box<str>>, now: Moment) {
         let gone = match (purpose, &mut self.rescan) {
             (Purpose::Pushed, _) => self.reading.end_batch(missing),
             (Purpose::Applied, _) => return self.apply(missing, now),
@@ -367,128 +389,15 @@ impl TableSync {
         }
     }
 
-    /// Puts `tool` in place as redis holds it, unless it is so already.
-    fn take_in(&mut self, tool: &str, stored: &Stored, purpose: Purpose, now: Moment) -> Outcome {
-        let entry = entry_of(stored, &self.admit);
-        if entry.is_empty() {
-            let known = self.table.with(tool, |_| ()).is_some();
-            return if known {
-                Outcome::Missing
-            } else {
-                Outcome::Absent
-            };
-        }
-        // The snapshot still says that it is kept.
-        self.unsaved |= self.status.removals().present(tool);
-        let bad = entry.bad.first().map(|bad| bad.reason.clone());
-        let differs = self.table.with(tool, |old| **old != entry) != Some(false);
-        if let Some(reason) = bad {
-            match (purpose, &mut self.rescan) {
-                (Purpose::Pushed, _) if differs => {
-                    let tool = tool.into();
-                    self.events.push(Event::Bad { tool, reason });
-                }
-                (Purpose::Found, Some(rescan)) => {
-                    if differs && rescan.outcome.why == Why::Polled {
-                        let (tool, reason) = (tool.into(), reason.clone());
-                        self.events.push(Event::Bad { tool, reason });
-                    }
-                    rescan.note_bad(tool, reason);
-                }
-                _ => {}
-            }
-        }
-        if differs {
-            self.put(tool, entry, self.cause(purpose), now);
-        }
-        if let Some(rescan) = &self.rescan {
-            self.table.mark(tool, rescan.mark);
-        }
-        if !differs {
-            return Outcome::Same;
-        }
-        self.status.count_changes(1);
-        self.unsaved = true;
-        if let (Purpose::Applied, Some((_, done))) = (purpose, &mut self.applying) {
-            done.set += 1;
-        }
-        Outcome::Set
-    }
-
-    /// Decides about entries that redis no longer holds.
-    fn settle(&mut self, gone: Vec<Box<str>>, purpose: Purpose, now: Moment) {
-        let table_len = self.table.len();
-        let decision = self.status.removals().decide(gone, table_len, now);
-        if !decision.hold.is_empty() {
-            let (count, of) = (decision.vanished, decision.of);
-            self.events.push(Event::HeldBack { count, of });
-        }
-        if !decision.released.is_empty() {
-            self.events.push(Event::Released(decision.released.len()));
-        }
-        self.remove(&decision.remove, self.cause(purpose), now);
-        self.remove(&decision.released, Some(Cause::GraceOver), now);
-        if purpose == Purpose::Leftover
-            && let Some(rescan) = &mut self.rescan
-        {
-            rescan.outcome.removed += decision.remove.len() + decision.released.len();
-            rescan.suspects.extend(decision.remove);
-            rescan.suspects.extend(decision.released);
-        }
-    }
-
-    fn remove(&mut self, tools: &[Box<str>], cause: Option<Cause>, now: Moment) {
-        for tool in tools {
-            let old = self.table.remove(tool);
-            self.note_change(tool, old, None, cause, now);
-        }
-        self.unsaved |= !tools.is_empty();
-        self.status.count_changes(tools.len() as u64);
-    }
-
-    fn put(&self, tool: &str, entry: Entry, cause: Option<Cause>, now: Moment) {
-        (self.changed)(tool, &entry);
-        let old = self.table.set(tool, entry);
-        self.note_change(tool, old, self.table.get(tool), cause, now);
-    }
-
-    fn note_change(
-        &self,
-        tool: &str,
-        old: Option<Arc<Entry>>,
-        new: Option<Arc<Entry>>,
-        cause: Option<Cause>,
-        now: Moment,
-    ) {
-        let is_bad = |entry: &Option<Arc<Entry>>| entry.as_ref().is_some_and(|e| !e.bad.is_empty());
-        self.status.count_bad_tool(is_bad(&old), is_bad(&new));
-        if let Some(cause) = cause {
-            self.status.journal().note(Change {
-                time: now.time,
-                tool: tool.into(),
-                old,
-                new,
-                cause,
-            });
-        }
-    }
-
-    /// What the journal says of a change; `None`: it is part of the first load.
-    fn cause(&self, purpose: Purpose) -> Option<Cause> {
-        let start = |rescan: &Rescan| rescan.outcome.why == Why::Start;
-        match purpose {
-            Purpose::Pushed => Some(Cause::Pushed),
-            Purpose::Applied => Some(Cause::Applied),
-            Purpose::Found | Purpose::Leftover if self.rescan.as_ref().is_some_and(start) => None,
-            Purpose::Found | Purpose::Leftover => Some(Cause::Compared),
-        }
-    }
-
     fn finish(&mut self) {
         let Some(mut rescan) = self.rescan.take() else {
             return;
         };
-        if rescan.outcome.why == Why::Periodic {
+        // A flush that was told explains everything.
+        if rescan.outcome.why == Why::Periodic && self.again != Some(Why::Pushed) {
+            for tool in self.pushed.iter().chain(&self.reading.todo) {
+                rescan.suspects.remove(tool);
+            }
             rescan.outcome.drift = rescan.suspects.len();
             self.status.count_drift(rescan.suspects.len() as u64);
         }

@@ -2,7 +2,8 @@
 //!
 //! The order in which routes are tried follows from their patterns, so that it is no difference.
 
-use super::{Route, good_routes, visible};
+use super::{Route, good_routes};
+use crate::terminal::visible;
 use portico_routing::table::Entry;
 
 /// What a tool has, at one time or in one place.

@@ -14,10 +14,11 @@ use hyper::Method;
 use serde::Serialize;
 
 use super::delta::{Side, deltas};
-use super::{Route, RoutesError, admin_address, runtime, visible};
+use super::{Route, RoutesError, admin_address, runtime};
 use crate::admin::time::rfc3339;
 use crate::ask::{Page, ask};
 use crate::registry::{SavedTable, SavedTool, decode_snapshot, read_snapshot_file};
+use crate::terminal::visible;
 
 /// Bytes of a snapshot that is asked for, as of one on disk.
 const MAX_BYTES: usize = 1 << 30;

@@ -15,14 +15,13 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::near::nearest;
-use super::{
-    BadKey, Head, Routes, RoutesError, Tool, bad_keys, runtime, tool, visible, write_json,
-};
+use super::{BadKey, Head, Routes, RoutesError, Tool, bad_keys, runtime, tool, write_json};
 use crate::admin::time::in_words;
 use crate::ask::{Page, ask};
 use crate::percent::encode;
 use crate::registry::{self, RegistryStatus, Source};
 use crate::start::{self, Prepared};
+use crate::terminal::visible;
 
 /// Tools that are asked for at once.
 const PAGE_SIZE: usize = 10_000;
@@ -152,9 +151,10 @@ fn load(
     let place = match source {
         Source::Redis => format!("{redis}, as it is now"),
         Source::Snapshot(written) => format!(
-            "the snapshot {}, which is {} old: {redis} cannot be reached",
+            "the snapshot {}, which is {} old: {redis} cannot be used: {}",
             config.snapshot.display(),
-            age(written)
+            age(written),
+            visible(&status.redis_error().unwrap_or_default())
         ),
     };
     Ok((Head::of(status, SystemTime::now()), place))
@@ -247,7 +247,8 @@ async fn not_there(address: &str, wanted: &str) -> RoutesError {
 }
 
 fn no_tool<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> RoutesError {
-    let near = nearest(wanted, names);
+    // Of whoever was asked for them.
+    let near: Vec<String> = nearest(wanted, names).into_iter().map(visible).collect();
     let near = match near.as_slice() {
         [] => String::new(),
         near => format!("; near: {}", near.join(", ")),
@@ -398,6 +399,15 @@ mod tests {
             "{out:?}"
         );
         assert!(out.contains("\tBAD /c\t"), "{out:?}");
+    }
+
+    #[test]
+    fn a_near_name_moves_no_cursor() {
+        let error = no_tool("evil", ["evil\x1b[2J"].into_iter());
+        assert_eq!(
+            error.to_string(),
+            "there is no tool \"evil\"; near: evil\\u{1b}[2J"
+        );
     }
 
     /// What the administration writes is what the command reads.

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use hyper::Method;
 
-use super::{RoutesError, admin_address, runtime, visible, visible_json};
+use super::{RoutesError, admin_address, runtime};
 use crate::ask::{Page, ask};
+use crate::terminal::{visible, visible_json};
 
 /// Longer than the administration lets a command take, so that what it says is heard.
 const COMMAND_LIMIT: Duration = Duration::from_secs(75);

@@ -22,6 +22,9 @@ pub(super) const VERSION: u32 = 2;
 /// Longest text (pattern, backend, name) that is believed.
 const MAX_TEXT_BYTES: usize = 1 << 16;
 
+/// The end of the year 9999, the last that dates of HTTP and of RFC 3339 can have.
+pub(super) const MAX_SECONDS: u64 = 253_402_300_799;
+
 const TOOL: u8 = 1;
 const END: u8 = 0;
 const FLAG_REDIRECT: u8 = 1;
@@ -178,9 +181,11 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Snapshot, LayoutError> {
 }
 
 fn decode_body(mut reader: Reader<'_>) -> Result<Snapshot, LayoutError> {
-    let written = UNIX_EPOCH
-        .checked_add(Duration::from_secs(reader.u64()?))
-        .ok_or(LayoutError::Damaged("its time is out of range"))?;
+    let seconds = reader.u64()?;
+    if seconds > MAX_SECONDS {
+        return Err(LayoutError::Damaged("its time is out of range"));
+    }
+    let written = UNIX_EPOCH + Duration::from_secs(seconds);
     let mut tools = Vec::new();
     loop {
         match reader.u8()? {

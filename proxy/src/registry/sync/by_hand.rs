@@ -13,11 +13,7 @@ impl TableSync {
             return false;
         }
         let done = self.applying.take().map(|(_, done)| done);
-        let job = Job {
-            todo,
-            ..Job::default()
-        };
-        self.applying = Some((job, done.unwrap_or_default()));
+        self.applying = Some((Job::new(todo), done.unwrap_or_default()));
         true
     }
 

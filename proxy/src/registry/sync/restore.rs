@@ -12,7 +12,7 @@ impl TableSync {
         let mut kept = Vec::new();
         for tool in &snapshot.tools {
             if self.table.with(&tool.name, |_| ()).is_none() {
-                let entry = tool.entry(&*self.admit);
+                let entry = self.table.bounded(&tool.name, tool.entry(&*self.admit));
                 self.put(&tool.name, entry, None, now);
                 if tool.kept {
                     kept.push(tool.name.clone());

@@ -1,7 +1,8 @@
 //! The state machine against a pretended redis.
 
 use super::super::disk::{Snapshot, layout};
-use super::super::journal::LAST_CHANGES;
+use super::super::entry::entry_of;
+use super::super::journal::{Cause, Change, LAST_CHANGES};
 use super::super::removal::Removals;
 use super::super::stored::Hash;
 use super::*;
@@ -699,6 +700,23 @@ fn what_is_gone_between_scan_and_read_is_gone() {
 }
 
 #[test]
+fn more_pushes_than_redis_answers_become_one_look_at_everything() {
+    let mut world = filled(3);
+    for round in 0..3 {
+        let names = (0..MAX_PENDING / 2).map(|n| format!("r{round}-{n}").into());
+        let tools = names.collect();
+        world.sync.news(News {
+            tools,
+            ..News::default()
+        });
+        assert!(world.sync.pushed.len() <= MAX_PENDING);
+    }
+    assert!(world.sync.pushed.is_empty());
+    world.run_until_idle();
+    assert_eq!(world.comparison().why, Why::Pushed);
+}
+
+#[test]
 fn pushes_do_not_starve_a_comparison() {
     let mut world = filled(20);
     world.sync.compare(Why::Periodic);
@@ -708,7 +726,7 @@ fn pushes_do_not_starve_a_comparison() {
         world.ask();
         world.answer();
     }
-    assert!(!world.sync.comparing());
+    assert!(world.sync.comparison().is_none());
 }
 
 #[test]
@@ -779,15 +797,15 @@ fn a_comparison_that_is_asked_for_begins_after_that() {
 #[test]
 fn removals_are_applied_in_batches_while_changes_go_on() {
     let mut world = World::new(50);
-    for n in 0..3 * SCAN_COUNT {
+    for n in 0..3 * BATCH {
         world.write(&format!("many{n}"), grid());
     }
     world.run_until_idle();
-    for n in 0..3 * SCAN_COUNT {
+    for n in 0..3 * BATCH {
         world.write(&format!("many{n}"), absent());
     }
     world.run_until_idle();
-    assert_eq!(world.status.held_back(), 3 * SCAN_COUNT as u64);
+    assert_eq!(world.status.held_back(), 3 * BATCH as u64);
     world.sync.take_events();
     assert!(world.sync.apply_held());
     let mut batches = 0;
@@ -811,7 +829,7 @@ fn removals_are_applied_in_batches_while_changes_go_on() {
     assert_eq!(batches, 3);
     let done = Applied {
         set: 0,
-        removed: 3 * SCAN_COUNT,
+        removed: 3 * BATCH,
     };
     assert!(world.sync.take_events().contains(&Event::Applied(done)));
     assert!(!world.sync.apply_held(), "nothing is left");
@@ -844,6 +862,87 @@ fn applying_ends_when_somebody_keeps_the_rest_or_redis_is_lost() {
     }
 }
 
+/// With so many tools that the leftovers of a comparison are read in several batches, and redis
+/// empty but for [`ALWAYS`] behind the back of everybody; a comparison has read the first batch,
+/// whose tools are returned.
+fn in_the_midst_of_leftovers(percent: u8) -> (World, Vec<Box<str>>) {
+    let mut world = World::new(percent);
+    for n in 0..3 * BATCH {
+        world.write(&format!("many{n}"), grid());
+    }
+    world.run_until_idle();
+    world.redis.retain(|tool, _| &**tool == ALWAYS);
+    world.sync.compare(Why::Periodic);
+    loop {
+        world.ask();
+        if let Some(Action::Read(Purpose::Leftover, tools)) = &world.asked {
+            let tools = tools.clone();
+            world.answer();
+            return (world, tools);
+        }
+        world.answer();
+    }
+}
+
+#[test]
+fn what_comes_back_while_leftovers_are_read_stays() {
+    let (mut world, first) = in_the_midst_of_leftovers(100);
+    world.write(&first[0], fields(&[(b"/x", b"http://192.0.2.9:80")]));
+    world.write(&first[1], grid());
+    world.run_until_idle();
+    assert_eq!(world.table.len(), 3);
+    assert_eq!(world.in_table(), world.expected());
+}
+
+#[test]
+fn what_leaves_while_leftovers_are_read_is_not_held_back() {
+    let (mut world, first) = in_the_midst_of_leftovers(50);
+    world.write(&first[0], absent());
+    world.run_until_idle();
+    assert_eq!(world.table.get(&first[0]), None);
+    assert_eq!(world.status.held_back(), 3 * BATCH as u64 - 1);
+    world.now += GRACE;
+    world.run_until_idle();
+    assert_eq!(world.in_table(), world.expected());
+}
+
+#[test]
+fn what_a_push_named_just_before_is_no_drift() {
+    let mut world = filled(20);
+    world.sync.compare(Why::Periodic);
+    world.ask();
+    world.answer();
+    // Now it is the turn of a read of what the SCAN found.
+    world.write("t9", grid());
+    world.deliver();
+    world.ask();
+    world.answer();
+    world.write("t0", fields(&[(b"/x", b"http://192.0.2.9:80")]));
+    world.deliver();
+    world.ask();
+    assert!(matches!(world.asked, Some(Action::Read(Purpose::Found, _))));
+    world.run_until_idle();
+    let comparison = world.comparison();
+    assert_eq!((comparison.set, comparison.drift), (1, 0));
+}
+
+#[test]
+fn more_pushes_than_can_be_read_become_a_comparison() {
+    let mut world = filled(20);
+    for start in [0, MAX_PENDING] {
+        let tools = start..start + MAX_PENDING;
+        let tools = tools.map(|n| format!("flood{n}").into()).collect();
+        world.sync.news(News {
+            tools,
+            ..News::default()
+        });
+        assert!(world.sync.pushed.len() <= MAX_PENDING);
+    }
+    assert!(world.sync.comparison().is_some());
+    world.run_until_idle();
+    assert_eq!(world.in_table(), world.expected());
+}
+
 /// With `count` tools that no SCAN of this redis shows, so that every one is a leftover.
 fn with_many(count: usize) -> World {
     let mut world = World::new(50);
@@ -858,7 +957,7 @@ fn with_many(count: usize) -> World {
 
 #[test]
 fn a_vanished_table_is_judged_as_a_whole_whatever_the_size_of_a_batch() {
-    const MANY: usize = 3 * SCAN_COUNT - 10;
+    const MANY: usize = 30 * BATCH - 2;
     let mut world = with_many(MANY);
     world.redis.retain(|tool, _| &**tool == ALWAYS);
     world.sync.compare(Why::Periodic);
@@ -880,7 +979,7 @@ fn a_vanished_table_is_judged_as_a_whole_whatever_the_size_of_a_batch() {
 
 #[test]
 fn what_was_missing_before_a_lost_connection_is_asked_for_again() {
-    const MANY: usize = 2 * SCAN_COUNT;
+    const MANY: usize = 2 * BATCH;
     let mut world = with_many(MANY);
     let redis = world.redis.clone();
     for n in 0..MANY {
@@ -927,7 +1026,7 @@ fn a_long_answer_to_a_scan_is_read_in_batches_and_its_doubles_once() {
     world.sync.compare(Why::Periodic);
     world.ask();
     assert!(matches!(world.asked.take(), Some(Action::Scan(..))));
-    let keys = (0..2 * SCAN_COUNT + 1).map(|n| format!("prefix:many{n}").into_bytes());
+    let keys = (0..2 * BATCH + 1).map(|n| format!("prefix:many{n}").into_bytes());
     let keys: Vec<_> = keys.clone().chain(keys).collect();
     world.sync.scanned(0, &keys);
     let mut batches = Vec::new();
@@ -937,7 +1036,7 @@ fn a_long_answer_to_a_scan_is_read_in_batches_and_its_doubles_once() {
         world.answer();
         world.ask();
     }
-    assert_eq!(batches, [SCAN_COUNT, SCAN_COUNT, 1]);
+    assert_eq!(batches, [BATCH, BATCH, 1]);
 }
 
 #[test]
