@@ -75,7 +75,7 @@ fn a_snapshot_stands_in_for_redis_at_start() {
     let builder = Builder::new();
     std::fs::copy(&snapshot, builder.snapshot()).unwrap();
     let builder = builder.registry(&site.redis);
-    let doubt = "redis cannot be used right now: a start would route by the snapshot";
+    let doubt = "a start would route by the snapshot on disk";
     builder.command("check", &[]).expect(0, &[doubt]);
     let second = builder.start();
     assert_eq!(goes(&second, "tool0"), "a");
