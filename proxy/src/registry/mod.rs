@@ -88,6 +88,9 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often an idle connection is tried, so that one that died silently is noticed.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 
+/// So long further news are waited for, so that changes that come close together are read together.
+const GATHER: Duration = Duration::from_millis(2);
+
 /// So long an answer of redis is worked on before others on the thread have a turn, or as long as one
 /// tool takes.
 const MAX_TURN: Duration = Duration::from_millis(2);
@@ -353,7 +356,7 @@ impl Registry {
             let compare = self.pace.due();
             let due = self.sync.next_due().unwrap_or(compare);
             tokio::select! {
-                () = link.pending.arrived() => {}
+                () = link.pending.arrived() => self.while_waiting(sleep(GATHER)).await,
                 () = sleep_until(due.into()) => {}
                 () = self.recheck.notified() => {
                     self.sync.compare(Why::Rechecked);
