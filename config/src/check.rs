@@ -27,7 +27,7 @@ use crate::file::{
 use crate::reader::{Item, List, Map, Mistake, Place, Reader, default_value};
 use crate::settings::Settings;
 use crate::values::{HeaderName, MaybeAdmin};
-use pools::{check_pools, check_references, ingress_name};
+use pools::{check_pools, check_references, check_tcp, ingress_shares};
 use rules::check_rules;
 
 /// Checks the whole file. `None` when there is a mistake, now or before.
@@ -58,7 +58,8 @@ pub(crate) fn check(reader: &mut Reader<'_>, file: File) -> Option<Config> {
     let ingress = file
         .ingress
         .value
-        .map(|ingress| ingress_name(&ingress, pools.as_ref()));
+        .map(|ingress| ingress_shares(ingress, pools.as_ref()));
+    let tcp = file.tcp.value.map(|tcp| check_tcp(reader, tcp));
     let fallback = file
         .fallback
         .value
@@ -90,7 +91,8 @@ pub(crate) fn check(reader: &mut Reader<'_>, file: File) -> Option<Config> {
             None => None,
         },
         pools: pools?,
-        ingress: ingress?,
+        ingress: ingress??,
+        tcp: tcp??,
         fallback: fallback?,
         pages: Pages {
             templates: file.pages.value?.templates.value?.0,

@@ -34,9 +34,11 @@ pub struct Config {
     pub registry: Option<Registry>,
     /// `[pools.<name>]`: balanced groups of servers, by name.
     pub pools: BTreeMap<Box<str>, Pool>,
-    /// `[ingress]`: the name of the pool for tools that nothing else routes; always a key of
-    /// `pools`. `None`: such requests get the fallback answer (404).
-    pub ingress: Option<Box<str>>,
+    /// `[ingress]`: the pools for tools that nothing else routes, with their shares of the tools;
+    /// always keys of `pools`, in their order. Empty: such requests get the fallback answer (404).
+    pub ingress: Vec<Share>,
+    /// `[[tcp]]`: layer 4 listeners, their names different.
+    pub tcp: Vec<TcpListener>,
     /// `[fallback]`: what nothing else answers.
     pub fallback: Fallback,
     /// `[pages]`: what portico's own pages look like.
@@ -57,13 +59,6 @@ pub struct Config {
     pub log: Log,
     /// The same as text: what every key holds, and whether somebody wrote it.
     pub settings: Settings,
-}
-
-impl Config {
-    /// The pool that unrouted tools go to, if there is one.
-    pub fn ingress_pool(&self) -> Option<&Pool> {
-        self.pools.get(self.ingress.as_ref()?)
-    }
 }
 
 /// `[server]`
@@ -249,6 +244,14 @@ pub struct Pool {
     pub nodes: Vec<Node>,
     /// How a server is chosen.
     pub balance: Balance,
+    /// How long a server that comes back takes to get its full share; zero: none.
+    pub slow_start: Duration,
+    /// Requests (or TCP connections) in flight at one server, over all workers; at least 1.
+    pub max_connections: u32,
+    /// Requests that wait for each server, when all have as many as they may; 0: none waits.
+    pub max_queue: u32,
+    /// How long a request waits.
+    pub queue_timeout: Duration,
     /// How it is found out that a server is there.
     pub check: Check,
 }
@@ -290,6 +293,8 @@ impl fmt::Display for NodeAddress {
 pub enum Balance {
     /// One after the other, by weight.
     RoundRobin,
+    /// Of two that are drawn by weight, the one with fewer requests in flight.
+    LeastRequests,
 }
 
 /// How a pool finds out whether a server is there.
@@ -312,10 +317,72 @@ pub struct Check {
 }
 
 /// What a check does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CheckKind {
     /// A TCP connection that is accepted is good.
     Tcp,
+    /// A request that is answered as expected.
+    Http(HttpCheck),
+    /// The same over TLS.
+    Https {
+        /// The request.
+        http: HttpCheck,
+        /// Whether the certificate has to be valid.
+        verify: bool,
+        /// The name that is asked for, and verified; `None`: the host of the check, else the server's name
+        /// or address.
+        sni: Option<Box<str>>,
+    },
+}
+
+/// The request of a check, and the answer that is good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpCheck {
+    /// The Host field; `None`: the server's address.
+    pub host: Option<Box<str>>,
+    /// The target; starts with a slash.
+    pub path: Box<str>,
+    /// The status.
+    pub expect: u16,
+}
+
+/// A pool of `[ingress]` and its part of the tools.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// The pool; always a key of [`Config::pools`].
+    pub pool: Box<str>,
+    /// 0 to 100; those of all pools add up to 100.
+    pub percent: u8,
+}
+
+/// A table of `[[tcp]]`: connections that are passed on byte by byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TcpListener {
+    /// The name in logs and metrics.
+    pub name: Box<str>,
+    /// The addresses to answer on; at least one.
+    pub listen: Vec<SocketAddr>,
+    /// The pool that connections go to, but for those of `server_names`. `None`: others are closed.
+    pub pool: Option<Box<str>>,
+    /// Pools by the name that the client's TLS asks for (SNI). Empty: nobody looks.
+    pub server_names: Vec<(NamePattern, Box<str>)>,
+    /// Networks that may connect; empty: everybody.
+    pub allow: Vec<IpNet>,
+    /// Silence both ways after which a connection is closed.
+    pub idle_timeout: Duration,
+    /// Networks whose connections begin with a PROXY protocol header.
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// Whether the server gets a PROXY protocol header, version 2.
+    pub send_proxy_protocol: bool,
+}
+
+/// A host name, or all names one label below one: `k8s.example`, `*.example`. In lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NamePattern {
+    /// The name, without `*.`.
+    pub name: Box<str>,
+    /// Whether it began with `*.`.
+    pub wildcard: bool,
 }
 
 /// `[fallback]`

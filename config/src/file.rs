@@ -14,14 +14,14 @@ use portico_routing::backend::Backend;
 use toml::de::DeValue;
 
 use crate::config::{
-    Algorithm, CheckKind, ClientAddress, HeaderTemplate, LogAddress, LogFormat, LogLevel,
-    LogTarget, NodeAddress, SecretUrl, TlsVersion,
+    Algorithm, ClientAddress, HeaderTemplate, LogAddress, LogFormat, LogLevel, LogTarget,
+    NamePattern, NodeAddress, SecretUrl, TlsVersion,
 };
 use crate::reader::Absent::{Default, Required, Unset};
 use crate::reader::{FromToml, List, Map, Place, Reader, TableDoc, choice, table};
 use crate::values::{
-    ApexWord, Domain, HeaderName, HeaderPattern, MaybeAdmin, MaybeBackend, MaybeDirectory,
-    MaybeHost, MaybePage, MediaType, Name, Number, RequestPath, Size, ViaName,
+    ApexWord, Domain, DurationOrZero, HeaderName, HeaderPattern, MaybeAdmin, MaybeBackend,
+    MaybeDirectory, MaybeHost, MaybePage, MediaType, Name, Number, RequestPath, Size, ViaName,
 };
 
 const KIB: u64 = 1 << 10;
@@ -214,13 +214,15 @@ table! {
         /// very different cost.
         balance: BalanceWord = Default("\"round-robin\""),
         /// How long a server that comes back takes to get its full share.
-        slow_start: Duration = Unset { example: "\"60s\"", meaning: "its full share at once" },
-        /// Requests in flight at one server, over all workers; above it requests wait in its queue.
-        max_connections: Number<1, 1_000_000> = Unset { example: "1000", meaning: "no bound" },
-        /// Requests that wait for one server; above it another server is tried, then 503.
-        max_queue: Number<0, 1_000_000> = Unset { example: "256", meaning: "no queue" },
-        /// How long a request waits in a queue before it gets 503.
-        queue_timeout: Duration = Unset { example: "\"5s\"", meaning: "no queue" },
+        slow_start: DurationOrZero = Default("\"60s\""),
+        /// Requests in flight at one server, over all workers. A server that has as many gets no more;
+        /// when all have, requests wait.
+        max_connections: Number<1, 1_000_000> = Default("1000"),
+        /// Requests that wait, for each server that may be used: first come, first served, for
+        /// whichever has room first. Above it the answer is 503.
+        max_queue: Number<0, 1_000_000> = Default("256"),
+        /// How long a request waits before it gets 503.
+        queue_timeout: Duration = Default("\"5s\""),
         /// How it is found out that a server is there. A pool without a check gets a TCP one.
         check: CheckFile = Default("{}"),
     }
@@ -305,6 +307,8 @@ table! {
         /// Whether an HTTPS check wants a valid certificate. Set it to `false` for certificates
         /// of their own making.
         verify: bool = Unset { example: "false", meaning: "true" },
+        /// The server name that an HTTPS check asks for and verifies.
+        sni: Domain = Unset { example: "\"api.example\"", meaning: "the host of the check, else the server's own name or address" },
         /// Between two checks of a server that is up.
         interval: Duration = Default("\"10s\""),
         /// Between two checks of a server that is down.
@@ -329,16 +333,6 @@ pub(crate) enum CheckWord {
 
 choice! { CheckWord { "tcp" => CheckWord::Tcp, "http" => CheckWord::Http, "https" => CheckWord::Https } }
 
-impl CheckWord {
-    /// The check that is run, if it is built.
-    pub(crate) fn kind(self) -> Option<CheckKind> {
-        match self {
-            Self::Tcp => Some(CheckKind::Tcp),
-            Self::Http | Self::Https => None,
-        }
-    }
-}
-
 table! {
     /// One of `pool` and `split`.
     IngressFile {
@@ -361,11 +355,22 @@ table! {
         /// The addresses to answer on.
         listen: List<SocketAddr> = Required("[\"192.0.2.9:6443\"]"),
         /// The pool that connections go to.
-        pool: Name = Required("\"ingress\""),
+        pool: Name = Unset {
+            example: "\"kube-api\"",
+            meaning: "connections that no server name covers are closed",
+        },
+        /// Pools by the server name that a client asks for as its TLS begins, which portico does not
+        /// end. `*.` stands for one label.
+        server_names: Map<NamePattern, Name> = Default("{}"),
         /// Networks that may connect; empty: everybody.
         allow: List<IpNet> = Default("[]"),
         /// Silence on a connection, both ways, after which it is closed.
         idle_timeout: Duration = Default("\"1h\""),
+        /// Networks, such as those of a load balancer in front, whose connections begin with a
+        /// PROXY protocol header, which is believed. Others must not send one.
+        proxy_protocol_from: List<IpNet> = Default("[]"),
+        /// Whether servers get a PROXY protocol header (version 2) that names the client.
+        send_proxy_protocol: bool = Default("false"),
     }
 }
 

@@ -8,18 +8,10 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::reader::{Mistake, Reader, join, or_list};
+use crate::reader::{Mistake, Reader, join};
 
 /// The keys (`*` stands for any name) and the values of them that are not built yet.
 pub(crate) const NOT_BUILT: &[(&str, When)] = &[
-    ("pools.*.balance", When::Is(&["least-requests"])),
-    ("pools.*.slow_start", When::Written),
-    ("pools.*.max_connections", When::Written),
-    ("pools.*.max_queue", When::Written),
-    ("pools.*.queue_timeout", When::Written),
-    ("pools.*.check.kind", When::Is(&["http", "https"])),
-    ("ingress.split", When::Written),
-    ("tcp", When::NotEmpty),
     ("rate.per_second", When::NotZero),
     ("refuse.user_agents", When::NotEmpty),
     ("refuse.referers", When::NotEmpty),
@@ -36,7 +28,6 @@ pub(crate) enum When {
     NotEmpty,
     NotZero,
     True,
-    Is(&'static [&'static str]),
 }
 
 impl When {
@@ -52,7 +43,6 @@ impl When {
                 .as_integer()
                 .is_some_and(|number| number.as_str() != "0"),
             Self::True => value.as_bool() == Some(true),
-            Self::Is(words) => text.is_some_and(|text| words.contains(&text)),
         }
     }
 
@@ -63,7 +53,6 @@ impl When {
             Self::NotEmpty => "leave it out or empty".to_owned(),
             Self::NotZero => "leave it out, or 0".to_owned(),
             Self::True => "leave it out, or false".to_owned(),
-            Self::Is(words) => format!("anything but {}", or_list(words)),
         }
     }
 
@@ -73,7 +62,6 @@ impl When {
             Self::Written | Self::NotEmpty => "Not built yet: may not be set.".to_owned(),
             Self::NotZero => "Not built yet: only `0`.".to_owned(),
             Self::True => "Not built yet: only `false`.".to_owned(),
-            Self::Is(words) => format!("Not built yet: {}.", or_list(words).replace('"', "`")),
         }
     }
 }

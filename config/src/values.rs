@@ -17,7 +17,7 @@ use crate::reader::{FromText, Mistake};
 
 pub(crate) use header::{HeaderName, HeaderPattern, MediaType, ViaName};
 pub(crate) use network::{Domain, MaybeAdmin, MaybeHost, Name};
-pub(crate) use quantity::{Number, Size};
+pub(crate) use quantity::{DurationOrZero, Number, Size};
 pub use sentinel::{Credentials, SentinelUrl};
 pub(crate) use url::{ApexWord, MaybeBackend, MaybePage, page_host};
 
@@ -94,7 +94,7 @@ impl FromText for LogTarget {
 
 /// The path and query of a request, such as `/healthz`.
 #[derive(Debug)]
-pub(crate) struct RequestPath;
+pub(crate) struct RequestPath(pub(crate) Box<str>);
 
 impl FromText for RequestPath {
     fn allowed() -> String {
@@ -104,7 +104,7 @@ impl FromText for RequestPath {
     fn from_text(text: &str) -> Result<Self, Mistake> {
         let valid =
             text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
-        valid.then_some(Self).ok_or_else(|| {
+        valid.then(|| Self(text.into())).ok_or_else(|| {
             let meant =
                 (!text.starts_with('/') && !text.is_empty()).then(|| format!("\"/{text}\""));
             Mistake::new(format!("{} is no path", quote(text))).suggest(meant)

@@ -168,6 +168,7 @@ impl Ready {
         process.backends.resize(descriptors.backends);
         start::want_names(&snapshot.config, &process.resolver);
         process.access_log.store(self.access_log);
+        snapshot.pools.configure(&snapshot.config.pools);
         process.snapshot.store(snapshot.into());
         for (worker, listeners) in self.new.into_iter().enumerate() {
             if !listeners.is_empty() {

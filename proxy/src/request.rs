@@ -294,7 +294,7 @@ fn route(request: &mut Request, tools: &ToolCap, verdict: Verdict, path: &[u8]) 
     let snapshot = request.snapshot.clone();
     let destination = match verdict {
         Verdict::Backend(backend) => Destination::Tool(backend),
-        Verdict::Ingress => match &snapshot.ingress {
+        Verdict::Ingress => match snapshot.ingress.pick(key_of(request)) {
             Some(pool) => Destination::Ingress(Arc::clone(pool)),
             None => return fall_back(request, tools, Failure::NoIngress),
         },
@@ -316,6 +316,16 @@ fn route(request: &mut Request, tools: &ToolCap, verdict: Verdict, path: &[u8]) 
         request.default_file = DefaultFile::for_path(path);
     }
     Plan::Forward(destination)
+}
+
+/// What decides between the pools of the ingress: the tool, so that all its requests go the same
+/// way, else the host.
+pub(crate) fn key_of(request: &Request) -> &str {
+    match (&request.tool, &request.host) {
+        (Some(tool), _) => tool.as_str(),
+        (None, Some(host)) => host.as_str(),
+        (None, None) => "",
+    }
 }
 
 /// What nothing else answers goes to the fallback, if there is one. Scanners ask for a lot of it:

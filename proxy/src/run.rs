@@ -25,6 +25,7 @@ use crate::admin::{self, Admin};
 use crate::failure_text::{one_line, with_sources};
 use crate::listen::{self, Address, Bound, ListenError};
 use crate::logging;
+use crate::pools::{Pools, checks};
 use crate::process::{Process, Stage};
 use crate::registry::{Registry, RegistryError};
 use crate::reload;
@@ -34,7 +35,6 @@ use crate::signals::{StopSignals, Wish, Wishes};
 use crate::start::{self, Prepared, StartError};
 use crate::telemetry::access_log;
 use crate::tls::{RELOAD_INTERVAL, ServerTls};
-use crate::upstream::nodes::NodePool;
 use crate::upstream::resolve::FORGET_AFTER;
 use crate::worker::Phase;
 
@@ -366,31 +366,27 @@ impl Running {
     }
 }
 
-/// The checks of the pool in force.
+/// The checks of the pools in force.
 #[derive(Default)]
-struct Checks(Option<(Arc<NodePool>, JoinHandle<()>)>);
+struct Checks(Option<JoinHandle<()>>);
 
 impl Checks {
-    /// Checks the pool of the current snapshot, and no other.
+    /// Checks the nodes of the current snapshot, and no others.
     fn follow(&mut self, process: &Arc<Process>) {
-        let pool = process.snapshot.load().ingress.clone();
-        let checked = self.0.as_ref().map(|(pool, _)| pool);
-        if checked.map(Arc::as_ptr) == pool.as_ref().map(Arc::as_ptr) {
-            return;
-        }
-        if let Some((_, task)) = self.0.take() {
+        if let Some(task) = self.0.take() {
             task.abort();
         }
-        self.0 = pool.map(|pool| {
-            let checks = Arc::clone(&pool).run_checks(Arc::clone(&process.resolver));
-            (pool, spawn_local(checks))
-        });
+        let pools: Pools = process.snapshot.load().pools.clone();
+        if pools.iter().next().is_some() {
+            let checks = checks::run(pools, Arc::clone(&process.resolver));
+            self.0 = Some(spawn_local(checks));
+        }
     }
 
     /// Waits until they end, which is a defect.
     async fn ended(&mut self) -> Result<(), JoinError> {
         match &mut self.0 {
-            Some((_, task)) => task.await,
+            Some(task) => task.await,
             None => std::future::pending().await,
         }
     }
@@ -413,6 +409,7 @@ fn spawn_workers(process: &Arc<Process>, sockets: Vec<Bound>) -> io::Result<Work
         let (order, orders) = mpsc::unbounded_channel();
         all_orders.push(order);
         let seed = Seed {
+            index,
             process: Arc::clone(process),
             // Here, so that the order of shards is that of the threads' names.
             metrics: process.metrics.shard(),

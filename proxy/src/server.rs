@@ -50,6 +50,8 @@ pub enum Order {
 /// What a worker is started with.
 #[derive(Debug)]
 pub struct Seed {
+    /// Its number, from 0.
+    pub index: usize,
     /// Shared state.
     pub process: Arc<Process>,
     /// What it is to count in.
@@ -79,7 +81,7 @@ pub fn run(seed: Seed) -> io::Result<()> {
 }
 
 async fn serve(seed: Seed) -> io::Result<()> {
-    let worker = Rc::new(Worker::new(seed.process, seed.metrics));
+    let worker = Rc::new(Worker::new(seed.index, seed.process, seed.metrics));
     let mut accepting = Accepting::default();
     for listener in seed.listeners {
         accepting.start(&worker, listener)?;
@@ -400,6 +402,7 @@ mod tests {
             .collect();
         let (_phase, watching) = watch::channel(Phase::Draining);
         let seed = Seed {
+            index: 0,
             metrics: prepared.process.metrics.shard(),
             process: prepared.process,
             listeners: vec![Listener {

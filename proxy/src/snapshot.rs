@@ -16,11 +16,13 @@ use arc_swap::{ArcSwap, Cache};
 use portico_config::{Config, LogTarget};
 
 use crate::policy::backends::BackendPolicy;
+use crate::pools::Pools;
+use crate::pools::split::Split;
 use crate::response::headers::ResponseEditor;
 use crate::response::pages::Pages;
+use crate::start;
 use crate::tls::ServerTls;
 use crate::upstream::fallback::Fallback;
-use crate::upstream::nodes::NodePool;
 
 /// Everything that a request needs and that only a reload changes.
 #[derive(Debug)]
@@ -29,8 +31,10 @@ pub struct Snapshot {
     pub config: Config,
     /// The TLS side of clients; `None` without TLS listeners.
     pub tls: Option<ServerTls>,
-    /// The pool for tools that nothing else routes.
-    pub ingress: Option<Arc<NodePool>>,
+    /// All pools.
+    pub pools: Pools,
+    /// The pools for tools that nothing else routes, and their shares.
+    pub ingress: Split,
     /// The 404 backend, for what nothing else answers.
     pub fallback: Option<Arc<Fallback>>,
     /// Addresses that portico does not connect to.
@@ -51,13 +55,18 @@ impl Snapshot {
         pages: Pages,
         previous: Option<&Snapshot>,
     ) -> Self {
-        let old_ingress = previous.and_then(|previous| previous.ingress.as_ref());
         let old_fallback = previous.and_then(|previous| previous.fallback.as_ref());
-        let ingress = config.ingress_pool();
+        let lanes = start::worker_count(&config);
+        let pools = Pools::new(
+            &config.pools,
+            previous.map(|previous| &previous.pools),
+            lanes,
+        );
         let fallback = config.fallback.backend.clone();
         Self {
             tls,
-            ingress: ingress.map(|pool| NodePool::adopting(pool, old_ingress)),
+            ingress: Split::new(&config.ingress, &pools),
+            pools,
             fallback: fallback.map(|backend| Fallback::adopting(backend, old_fallback)),
             response: ResponseEditor::new(&config.headers),
             pages,

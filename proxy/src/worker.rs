@@ -17,6 +17,7 @@ use tracing::{debug, error, warn};
 use crate::buffer::{BufferPool, SMALL};
 use crate::deadline::Deadline;
 use crate::http1::{HeadLimits, RequestParser, ResponseParser};
+use crate::pools::Turns;
 use crate::process::Process;
 use crate::repeats::Repeats;
 use crate::request_id::RequestIds;
@@ -29,7 +30,6 @@ use crate::telemetry::metrics::Shard;
 use crate::telemetry::record::{Ended, Record};
 use crate::upstream::h2c::H2cPool;
 use crate::upstream::idle::IdlePool;
-use crate::upstream::nodes::Turn;
 
 /// How the process stands, as the workers are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,8 +61,10 @@ pub struct Worker {
     pub idle: IdlePool,
     /// Connections to backends that speak HTTP/2.
     pub h2c: H2cPool,
-    /// The place in the rotation of the ingress pool.
-    pub turn: RefCell<Turn>,
+    /// Its number, from 0.
+    pub index: usize,
+    /// The places in the rotations of the pools.
+    pub turns: RefCell<Turns>,
     /// Wakes connections of HTTP/2 when they are to say GOAWAY.
     pub draining: Notify,
     /// Its lines of the access log.
@@ -118,8 +120,8 @@ const MAX_FIELDS: usize = 128;
 const CLOCKS_AGREE: Duration = Duration::from_secs(1);
 
 impl Worker {
-    /// A worker that serves.
-    pub fn new(process: Arc<Process>, metrics: Arc<Shard>) -> Self {
+    /// A worker that serves; `index`: its number, from 0.
+    pub fn new(index: usize, process: Arc<Process>, metrics: Arc<Shard>) -> Self {
         let frames = Rc::new(SpareBuffers::new(FRAMES, SMALL, FRAMES_KEPT));
         Self {
             snapshot: SnapshotReader::new(Arc::clone(&process.snapshot)),
@@ -128,7 +130,8 @@ impl Worker {
             buffers: BufferPool::default(),
             encoders: Rc::default(),
             idle: IdlePool::default(),
-            turn: RefCell::default(),
+            index,
+            turns: RefCell::default(),
             draining: Notify::new(),
             access_log: LogBuffer::new(Arc::clone(&process.access_log)),
             process,

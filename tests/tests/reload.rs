@@ -309,9 +309,9 @@ fn checks_follow_the_pool() {
     let before = old.connections();
     eventually("the new nodes are checked", SOON, || {
         let said = portico.stderr();
-        let down = said.lines().any(|line| {
-            line.contains("node is down: its checks fail") && line.contains(&dead.to_string())
-        });
+        let down = said
+            .lines()
+            .any(|line| line.contains("its checks fail") && line.contains(&dead.to_string()));
         (down && new.connections() > 10).then_some(())
     });
     // One was under way.

@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::{different, not_myself};
-use crate::config::{Balance, Check, Node, NodeAddress, Pool};
+use crate::config::{
+    Balance, Check, CheckKind, HttpCheck, Node, NodeAddress, Pool, Share, TcpListener,
+};
 use crate::diagnostic::nearest;
-use crate::file::{BalanceWord, CheckFile, CheckWord, File, IngressFile, NodeFile, PoolFile};
-use crate::reader::{Item, Map, Mistake, Place, Reader};
+use crate::file::{
+    BalanceWord, CheckFile, CheckWord, File, IngressFile, NodeFile, PoolFile, TcpFile,
+};
+use crate::reader::{Item, List, Map, Mistake, Place, Reader};
 use crate::values::Name;
 
 /// Names of pools that are used: they exist, and those that exist are used.
@@ -79,9 +83,13 @@ fn uses(file: &File) -> Vec<(&str, &Place)> {
         uses.extend(split.map(|entry| (&*entry.key.0, &entry.key_at)));
     }
     let tcp = file.tcp.value.iter().flat_map(|list| &list.items);
-    uses.extend(
-        tcp.filter_map(|tcp| Some((&*tcp.value.pool.value.as_ref()?.0, &tcp.value.pool.at))),
-    );
+    for tcp in tcp {
+        let pool = tcp.value.pool.value.iter();
+        uses.extend(pool.map(|name| (&*name.0, &tcp.value.pool.at)));
+        let names = tcp.value.server_names.value.iter();
+        let names = names.flat_map(|names| &names.entries);
+        uses.extend(names.filter_map(|entry| Some((&*entry.value.as_ref()?.0, &entry.key_at))));
+    }
     uses
 }
 
@@ -168,15 +176,18 @@ fn check_pool(
         })
     };
     let balance = match pool.balance.value? {
-        BalanceWord::RoundRobin => Some(Balance::RoundRobin),
-        // Refused in `unbuilt`.
-        BalanceWord::LeastRequests => None,
+        BalanceWord::RoundRobin => Balance::RoundRobin,
+        BalanceWord::LeastRequests => Balance::LeastRequests,
     };
     let nodes = nodes.into_values().map(node).collect::<Option<_>>()?;
     Some(Pool {
         name: name.0,
         nodes,
-        balance: balance?,
+        balance,
+        slow_start: pool.slow_start.value?.0,
+        max_connections: pool.max_connections.value?.get()?,
+        max_queue: pool.max_queue.value?.get()?,
+        queue_timeout: pool.queue_timeout.value?,
         check: check?,
     })
 }
@@ -189,6 +200,7 @@ fn check_check(reader: &mut Reader<'_>, check: CheckFile) -> Option<Check> {
             check.path.place(),
             check.expect.place(),
             check.verify.place(),
+            check.sni.place(),
         ];
         for at in of_http.iter().flatten() {
             if !reader.has_error_at(at.offset) {
@@ -198,16 +210,38 @@ fn check_check(reader: &mut Reader<'_>, check: CheckFile) -> Option<Check> {
             }
         }
     }
-    if kind == CheckWord::Http
-        && let Some(at) = check.verify.place()
-    {
-        reader.error(
-            &at,
-            Mistake::new("without TLS there is nothing to verify").allowed("kind = \"https\""),
-        );
+    if kind == CheckWord::Http {
+        let of_tls = [
+            (
+                check.verify.place(),
+                "without TLS there is nothing to verify",
+            ),
+            (check.sni.place(), "without TLS no server name is asked for"),
+        ];
+        for (at, why) in of_tls {
+            if let Some(at) = at {
+                reader.error(&at, Mistake::new(why).allowed("kind = \"https\""));
+            }
+        }
     }
+    let http = HttpCheck {
+        host: check.host.value.map(|host| host.0),
+        path: check.path.value.map_or_else(|| "/".into(), |path| path.0),
+        expect: match check.expect.value {
+            Some(status) => status.get()?,
+            None => 200,
+        },
+    };
     Some(Check {
-        kind: kind.kind()?,
+        kind: match kind {
+            CheckWord::Tcp => CheckKind::Tcp,
+            CheckWord::Http => CheckKind::Http(http),
+            CheckWord::Https => CheckKind::Https {
+                http,
+                verify: check.verify.value.unwrap_or(true),
+                sni: check.sni.value.map(|name| name.0),
+            },
+        },
         interval: check.interval.value?,
         down_interval: check.down_interval.value?,
         timeout: check.timeout.value?,
@@ -220,13 +254,67 @@ fn check_check(reader: &mut Reader<'_>, check: CheckFile) -> Option<Check> {
     })
 }
 
-/// The pool that `[ingress]` means, written or not. Names were checked with the other references.
-pub(super) fn ingress_name(
-    ingress: &IngressFile,
+/// The pools that `[ingress]` means, written or not. Names were checked with the other references.
+pub(super) fn ingress_shares(
+    ingress: IngressFile,
     pools: Option<&BTreeMap<Box<str>, Pool>>,
-) -> Option<Box<str>> {
-    match &ingress.pool.value {
-        Some(name) => Some(name.0.clone()),
-        None => pools?.contains_key("ingress").then(|| "ingress".into()),
+) -> Option<Vec<Share>> {
+    let whole = |pool| {
+        let percent = 100;
+        vec![Share { pool, percent }]
+    };
+    match (ingress.pool.value, ingress.split.value) {
+        (Some(name), _) => Some(whole(name.0)),
+        (None, Some(split)) => split
+            .entries
+            .into_iter()
+            .map(|entry| {
+                Some(Share {
+                    pool: entry.key.0,
+                    percent: entry.value?.get()?,
+                })
+            })
+            .collect(),
+        (None, None) => Some(match pools?.contains_key("ingress") {
+            true => whole("ingress".into()),
+            false => Vec::new(),
+        }),
     }
+}
+
+/// Layer 4 listeners.
+pub(super) fn check_tcp(reader: &mut Reader<'_>, list: List<TcpFile>) -> Option<Vec<TcpListener>> {
+    let built: Vec<Option<TcpListener>> = list
+        .items
+        .into_iter()
+        .map(|item| check_tcp_listener(reader, item.value, &item.at))
+        .collect();
+    built.into_iter().collect()
+}
+
+fn check_tcp_listener(reader: &mut Reader<'_>, tcp: TcpFile, at: &Place) -> Option<TcpListener> {
+    let (listen, server_names) = (tcp.listen.value?, tcp.server_names.value?);
+    if listen.is_empty() {
+        let mistake = Mistake::new("a listener needs at least one address");
+        reader.error(
+            &tcp.listen.at,
+            mistake.allowed("addresses such as \"192.0.2.9:6443\""),
+        );
+    }
+    if tcp.pool.value.is_none() && !tcp.pool.written && server_names.entries.is_empty() {
+        let mistake = Mistake::new("its connections go nowhere");
+        reader.error(at, mistake.allowed("a `pool`, or `server_names`"));
+    }
+    let names = server_names.entries.into_iter();
+    let names = names.map(|entry| Some((entry.key, entry.value?.0)));
+    Some(TcpListener {
+        name: tcp.name.value?.0,
+        listen: listen.into_values().collect(),
+        pool: tcp.pool.value.map(|name| name.0),
+        server_names: names.collect::<Option<_>>()?,
+        allow: tcp.allow.value?.into_values().collect(),
+        idle_timeout: tcp.idle_timeout.value?,
+        proxy_protocol_from: tcp.proxy_protocol_from.value?.into_values().collect(),
+        send_proxy_protocol: tcp.send_proxy_protocol.value?,
+    })
 }

@@ -9,7 +9,7 @@ use portico_routing::table::valid_tool;
 use toml::de::DeValue;
 
 use super::quote;
-use crate::config::{AdminAddress, NodeAddress};
+use crate::config::{AdminAddress, NamePattern, NodeAddress};
 use crate::reader::{FromText, Mistake};
 
 impl FromText for SocketAddr {
@@ -160,6 +160,22 @@ impl FromText for Domain {
         let meant = (bare != name && !name.contains('@') && valid_host_name(bare))
             .then(|| format!("{bare:?}"));
         Err(Mistake::new(format!("{} is no host name", quote(text))).suggest(meant))
+    }
+}
+
+impl FromText for NamePattern {
+    fn allowed() -> String {
+        "a host name such as \"k8s.example\", or \"*.example\" for all names one label below one"
+            .to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, Mistake> {
+        let below = text.strip_prefix("*.");
+        let Domain(name) = Domain::from_text(below.unwrap_or(text))?;
+        Ok(Self {
+            name,
+            wildcard: below.is_some(),
+        })
     }
 }
 

@@ -211,6 +211,28 @@ impl FromText for Duration {
     }
 }
 
+/// A duration that may be zero, which is then a way to switch something off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DurationOrZero(pub(crate) Duration);
+
+impl FromText for DurationOrZero {
+    fn allowed() -> String {
+        "\"0s\", or a duration such as \"250ms\", \"10s\", \"1m30s\" or \"1h\", up to 7 days"
+            .to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, Mistake> {
+        match text {
+            "0s" => Ok(Self(Duration::ZERO)),
+            _ => Duration::from_text(text).map(Self),
+        }
+    }
+
+    fn suggest_for(value: &DeValue<'_>) -> Option<String> {
+        Duration::suggest_for(value)
+    }
+}
+
 fn no_duration(text: &str, number: &str, unit: &str, alone: bool) -> Mistake {
     let unit = unit.trim().to_lowercase();
     let meant = DURATION_UNITS
@@ -251,6 +273,14 @@ mod tests {
         bad::<Duration>("-1s", None);
         bad::<Duration>("99999999999999999999d", None);
         bad::<Duration>("18446744073709551615h", None);
+    }
+
+    #[test]
+    fn durations_that_may_be_zero() {
+        good("0s", DurationOrZero(Duration::ZERO));
+        good("60s", DurationOrZero(Duration::from_secs(60)));
+        bad::<DurationOrZero>("0", Some("\"0s\""));
+        bad::<DurationOrZero>("8d", None);
     }
 
     #[track_caller]

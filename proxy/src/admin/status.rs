@@ -192,15 +192,18 @@ impl Status {
             certificates: store.map_or_else(Vec::new, |store| certificates(store, now)),
             certificate_failures: store.map_or(0, |store| store.failures()),
             requests: process.metrics.totals(),
-            pools: (snapshot.ingress.iter())
+            pools: (snapshot.pools.iter())
                 .map(|pool| Pool {
                     name: pool.name.to_string(),
-                    nodes: (pool.nodes().iter())
-                        .map(|node| Node {
-                            address: node.address.to_string(),
-                            up: node.is_up(),
-                            since: node.since().map(rfc3339),
-                            seconds: node.since().map(|time| since(time).as_secs()),
+                    nodes: (pool.members().nodes.iter())
+                        .map(|node| {
+                            let changed = node.standing(|standing| standing.health.since());
+                            Node {
+                                address: node.address.to_string(),
+                                up: node.is_up(),
+                                since: changed.map(rfc3339),
+                                seconds: changed.map(|time| since(time).as_secs()),
+                            }
                         })
                         .collect(),
                 })

@@ -13,8 +13,8 @@ use super::{Case, Seen};
 use crate::forward::acquire::MAX_ATTEMPTS;
 use crate::forward::{BackendFault, Destination};
 use crate::policy::backends::{BackendPolicy, Refusal};
+use crate::pools::Pool;
 use crate::response::failure::Failure;
-use crate::upstream::nodes::NodePool;
 
 /// What is known of a backend.
 #[derive(Debug, Clone, Serialize)]
@@ -169,10 +169,11 @@ fn resolved(case: &Case<'_>, name: &str) -> (Vec<IpAddr>, Option<String>) {
 fn of_pool(
     case: &Case<'_>,
     destination: &Destination,
-    pool: &NodePool,
+    pool: &Pool,
 ) -> (BackendView, Option<Failure>) {
     let mut text = Vec::new();
-    let nodes = pool.nodes().iter().map(|node| {
+    let members = pool.members();
+    let nodes = members.nodes.iter().map(|node| {
         let address = match &node.address {
             NodeAddress::Ip(address) => Some(*address),
             NodeAddress::Name { host, port } => {

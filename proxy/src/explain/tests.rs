@@ -417,8 +417,14 @@ fn what_only_a_running_portico_knows() {
     };
     assert_eq!(of(Seen::Offline), (State::NotKnown, Outcome::NotKnown));
     assert_eq!(of(Seen::Running), (State::Up, Outcome::Passes));
-    let pool = process.snapshot.load().ingress.clone().unwrap();
-    pool.connect_failed(&pool.nodes()[0], &"refused");
+    let pool = process
+        .snapshot
+        .load()
+        .pools
+        .get("ingress")
+        .unwrap()
+        .clone();
+    pool.connect_failed(&pool.members().nodes[0], &"refused");
     assert_eq!(of(Seen::Running), (State::Down, Outcome::Passes));
 }
 
@@ -442,8 +448,14 @@ fn what_is_counted_now_is_told() {
     let _one = process.tools.enter("grid", 2);
     let url = "https://grid.toolforge.org/";
     check_says(&process, url, &[], "1 requests of grid are in flight");
-    let pool = process.snapshot.load().ingress.clone().unwrap();
-    pool.connect_failed(&pool.nodes()[0], &"refused");
+    let pool = process
+        .snapshot
+        .load()
+        .pools
+        .get("ingress")
+        .unwrap()
+        .clone();
+    pool.connect_failed(&pool.members().nodes[0], &"refused");
     let url = "https://none.toolforge.org/";
     check_says(&process, url, &[], "No node is up: portico tries them all");
 }

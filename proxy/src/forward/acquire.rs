@@ -20,10 +20,10 @@ use crate::connection::Connection;
 use crate::context::Request;
 use crate::failure_text::with_sources;
 use crate::policy::backends::{BackendPolicy, Refusal};
+use crate::pools::{NoPlace, NodePlace, Pool, Tried};
 use crate::telemetry::metrics::shard::Connect;
 use crate::upstream::connect::{ConnectError, TlsTarget, connect};
 use crate::upstream::h2c::stream::H2cStream;
-use crate::upstream::nodes::NodePool;
 use crate::upstream::stream::UpstreamStream;
 
 /// Addresses or nodes that one request tries to connect to.
@@ -39,6 +39,8 @@ pub(super) struct Acquired {
     pub(super) address: SocketAddr,
     /// It carried a request before, so the backend may be about to close it.
     pub(super) reused: bool,
+    /// Of a node: kept until the request ends.
+    pub(super) place: Option<NodePlace>,
 }
 
 /// Finds a connection; a new one unless `pooled`.
@@ -114,6 +116,7 @@ async fn to_backend<S>(
                 stream,
                 address,
                 reused: true,
+                place: None,
             });
         }
         if let (None, Some(name)) = (&tls, &server_name) {
@@ -146,26 +149,29 @@ async fn to_backend<S>(
 async fn to_node<S>(
     connection: &mut Connection<S>,
     request: &Request,
-    pool: &NodePool,
+    pool: &Arc<Pool>,
     max_idle: Option<Duration>,
 ) -> Result<Acquired, BackendFault> {
-    let mut tried = [usize::MAX; MAX_ATTEMPTS];
+    let mut tried = Tried::default();
     let mut fault = BackendFault::Unreachable;
-    for attempt in 0..MAX_ATTEMPTS {
-        let picked = pool.pick(&mut connection.worker.turn.borrow_mut(), &tried);
-        let Some((index, node)) = picked else { break };
-        if let Some(slot) = tried.get_mut(attempt) {
-            *slot = index;
-        }
-        let Some(address) = node.resolve(&connection.worker.process.resolver) else {
-            pool.connect_failed(node, &"its name does not resolve");
+    loop {
+        let place = match pool.enter(&connection.worker.turns, &tried).await {
+            Ok(place) => place,
+            Err(NoPlace::AllTried) => return Err(fault),
+            Err(NoPlace::NoNode | NoPlace::QueueFull | NoPlace::QueueTimeout) => {
+                return Err(BackendFault::Unreachable);
+            }
+        };
+        tried.add(place.node());
+        let Some(address) = place.node().resolve(&connection.worker.process.resolver) else {
+            place.connect_failed(&"its name does not resolve");
             continue;
         };
         // A name that leads to portico itself, since somebody changed it: the administration must not
         // be reached this way. Other odd addresses the administrator may want.
         let policy = &request.snapshot.backends;
         if let Err(refusal @ Refusal::OwnListener) = policy.check_always(address) {
-            pool.connect_failed(node, &refusal);
+            place.connect_failed(&refusal);
             continue;
         }
         if let Some(max_idle) = max_idle
@@ -176,22 +182,25 @@ async fn to_node<S>(
                 stream,
                 address,
                 reused: true,
+                place: Some(place),
             });
         }
         match fresh(connection, request, address, How::Connection(None)).await {
-            Ok(acquired) => return Ok(acquired),
+            Ok(mut acquired) => {
+                acquired.place = Some(place);
+                return Ok(acquired);
+            }
             // Not the node's fault: it stays up. Ports run out for one address at a time, so
             // another node may do.
             Err(error) if is_exhausted(&error) => {
                 fault = exhausted(connection, address, &error);
             }
             Err(error) => {
-                pool.connect_failed(node, &with_sources(&error));
+                place.connect_failed(&with_sources(&error));
                 fault = fault_of(&error);
             }
         }
     }
-    Err(fault)
 }
 
 /// What is to be had at an address.
@@ -249,6 +258,7 @@ async fn attempt<S>(
             stream,
             address,
             reused,
+            place: None,
         })
     };
     let acquired = match connection.deadline.within(limit, acquiring).await {

@@ -6,10 +6,10 @@ use portico_routing::backend::{Backend, Scheme};
 
 use crate::http1::Framing;
 use crate::outgoing::Coding;
+use crate::pools::Pool;
 use crate::response::failure::Failure;
 use crate::telemetry::record::Route;
 use crate::upstream::fallback::Fallback;
-use crate::upstream::nodes::NodePool;
 
 /// Where a request goes.
 #[derive(Debug, Clone)]
@@ -17,7 +17,7 @@ pub enum Destination {
     /// To the address that the tool's route names.
     Tool(Backend),
     /// To a node of the ingress pool.
-    Ingress(Arc<NodePool>),
+    Ingress(Arc<Pool>),
     /// To the 404 backend, since nothing else answers.
     Fallback(Arc<Fallback>),
 }

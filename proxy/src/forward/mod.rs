@@ -106,6 +106,7 @@ async fn send<S: ClientStream>(
             mut stream,
             address,
             reused,
+            place: _place,
         } = match acquired {
             Ok(acquired) => acquired,
             Err(fault) => return failed(destination.blame(fault), &upload),

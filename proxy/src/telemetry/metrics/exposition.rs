@@ -264,12 +264,15 @@ fn backends(out: &mut Families, process: &Process) {
     out.gauge("portico_upstream_places_taken", places.taken() as f64);
     let failures = out.sum(|s| Some(&s.fallback_failures));
     out.counter("portico_fallback_failures_total", failures);
-    if let Some(pool) = &process.snapshot.load().ingress {
-        let nodes = pool.nodes().iter().map(|node| {
+    let mut up = Vec::new();
+    for pool in process.snapshot.load().pools.iter() {
+        up.extend(pool.members().nodes.iter().map(|node| {
             let labels = [pool.name.to_string(), node.address.to_string()];
             (labels, f64::from(u8::from(node.is_up())))
-        });
-        out.gauges("portico_node_up", nodes.collect());
+        }));
+    }
+    if !up.is_empty() {
+        out.gauges("portico_node_up", up);
     }
 }
 

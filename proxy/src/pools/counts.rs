@@ -1,0 +1,69 @@
+//! What is counted of a node, in HAProxy's terms; one lane for each worker.
+//!
+//! Only its worker writes a lane, so that counting shares no cache line between workers. Not here:
+//! requests in flight and those who wait, which must be exact over all workers (`node`, `queue`).
+
+use crate::telemetry::metrics::cells::Counter;
+
+/// What one worker counts of one node. Aligned, so that lanes share no cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Lane {
+    /// Requests, or TCP connections, that got a place here (`stot`, `lbtot`).
+    pub sessions: Counter,
+    /// Bytes from clients that went to the node (`bin`): bodies, or all of a TCP connection.
+    pub bytes_in: Counter,
+    /// Bytes of the node that went to clients (`bout`).
+    pub bytes_out: Counter,
+    /// Connections that failed (`econ`).
+    pub connect_errors: Counter,
+    /// Connections that broke before or within an answer (`eresp`).
+    pub response_errors: Counter,
+    /// Requests sent here once more, since an idle connection was dead (`wretr`).
+    pub retries: Counter,
+    /// Requests that went on to another node, since this one could not be connected to (`wredis`).
+    pub redispatches: Counter,
+    /// Answers by the first digit of their status, 1 to 5 (`hrsp_1xx` to `hrsp_5xx`).
+    pub answers: [Counter; 5],
+}
+
+/// The sums over all workers.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Counts {
+    /// See [`Lane`].
+    pub sessions: u64,
+    /// See [`Lane`].
+    pub bytes_in: u64,
+    /// See [`Lane`].
+    pub bytes_out: u64,
+    /// See [`Lane`].
+    pub connect_errors: u64,
+    /// See [`Lane`].
+    pub response_errors: u64,
+    /// See [`Lane`].
+    pub retries: u64,
+    /// See [`Lane`].
+    pub redispatches: u64,
+    /// See [`Lane`].
+    pub answers: [u64; 5],
+}
+
+impl Counts {
+    /// The sums of `lanes`.
+    pub fn of(lanes: &[Lane]) -> Self {
+        let mut sums = Self::default();
+        for lane in lanes {
+            sums.sessions += lane.sessions.get();
+            sums.bytes_in += lane.bytes_in.get();
+            sums.bytes_out += lane.bytes_out.get();
+            sums.connect_errors += lane.connect_errors.get();
+            sums.response_errors += lane.response_errors.get();
+            sums.retries += lane.retries.get();
+            sums.redispatches += lane.redispatches.get();
+            for (sum, counter) in sums.answers.iter_mut().zip(&lane.answers) {
+                *sum += counter.get();
+            }
+        }
+        sums
+    }
+}
