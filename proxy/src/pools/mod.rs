@@ -2,7 +2,8 @@
 //!
 //! `pool` finds a place at a node for a request or a TCP connection, at once or after a wait in
 //! `queue`; `place` is that place; `node` is a server with what is known and counted of it
-//! (`counts`). `balance` chooses, `split` chooses between pools, `health` decides who is up,
+//! (`counts`). `balance` chooses (by what
+//! each worker keeps in `turns`), `split` chooses between pools, `health` decides who is up,
 //! `checks` asks the nodes, `retry` bounds second attempts, `live` is what administrators change
 //! while portico runs.
 //!
@@ -27,7 +28,9 @@ pub mod pool;
 mod queue;
 pub mod retry;
 pub mod split;
+pub mod turns;
 
 pub use node::Node;
 pub use place::NodePlace;
-pub use pool::{NoPlace, Pool, Pools, Tried, Turns};
+pub use pool::{NoPlace, Pool, Pools, Tried};
+pub use turns::Turns;
