@@ -146,15 +146,15 @@ impl Random {
         Self(seed)
     }
 
-    /// The next one.
-    pub fn next(&mut self) -> u64 {
+    /// The next one, any of 64 bits.
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
     }
 
     /// One below `limit`; 0 if that is 0.
     pub fn below(&mut self, limit: u64) -> u64 {
-        let wide = u128::from(self.next()) * u128::from(limit);
+        let wide = u128::from(self.number()) * u128::from(limit);
         // The upper half of a product with `limit` is below it.
         (wide >> 64) as u64
     }

@@ -95,7 +95,7 @@ fn of_two_the_one_with_less() {
 fn random_numbers_of_a_seed_stay_the_same() {
     // The first of the published reference with seed 1234567.
     let mut random = Random::seeded(1_234_567);
-    let numbers: Vec<_> = (0..3).map(|_| random.next()).collect();
+    let numbers: Vec<_> = (0..3).map(|_| random.number()).collect();
     let reference = [
         6_457_827_717_110_365_317,
         3_203_168_211_198_807_973,
@@ -173,7 +173,7 @@ impl Simulation {
 
     /// A random time whose mean is `mean`, as of a queue without a memory.
     fn time(&mut self, mean: f64) -> f64 {
-        let uniform = ((self.random.next() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+        let uniform = ((self.random.number() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
         -mean * uniform.ln()
     }
 
