@@ -393,11 +393,8 @@ async fn connect(
 /// without a word. One that has sent something and ended its side may want the answer.
 async fn left(client: &TcpStream) {
     let mut byte = [0];
-    match client.peek(&mut byte).await {
-        Ok(1..) => {
-            let _ = client.ready(Interest::ERROR).await;
-        }
-        Ok(0) | Err(_) => {}
+    if let Ok(1..) = client.peek(&mut byte).await {
+        let _ = client.ready(Interest::ERROR).await;
     }
 }
 
