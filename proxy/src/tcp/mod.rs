@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use portico_config::TcpListener;
+use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -51,7 +52,7 @@ use crate::snapshot::Snapshot;
 use crate::upstream::connect::{ConnectError, connect_tcp};
 use crate::worker::{Open, Worker};
 use counts::{Ending, ListenerCounts, Unserved};
-use hello::{Hello, MAX_HELLO, server_name};
+use hello::{Hello, server_name};
 use relay::{End, relay};
 
 /// A listener, as one of a worker's accept loops knows it.
@@ -297,14 +298,9 @@ async fn read_hello(
     let name = loop {
         match server_name(hello.filled()) {
             Hello::Name(name) => break name,
-            Hello::NotTls if !hello.is_empty() => break None,
-            Hello::NotTls | Hello::Partial => {}
-        }
-        if hello.len() >= MAX_HELLO {
-            return Err(Unserved::NoHello);
-        }
-        if hello.is_full() {
-            hello.grow(pool, hello.len() * 2);
+            Hello::NotTls => break None,
+            // Not longer than MAX_HELLO, which fits.
+            Hello::Partial => {}
         }
         match timeout_at(end, hello.fill(stream, pool, SMALL)).await {
             Ok(Ok(n)) if n > 0 => {}
@@ -398,28 +394,37 @@ async fn left(client: &TcpStream) {
     }
 }
 
+/// Connects to a node, within `limit`.
 async fn attempt(
     worker: &Worker,
     address: SocketAddr,
     limit: Duration,
 ) -> Result<(TcpStream, Place), ConnectError> {
+    let descriptor = descriptor(worker, limit).await?;
     let once = async || {
-        let connecting = connect_tcp(address, &worker.process.backends);
-        match timeout(limit, connecting).await {
-            Ok(connected) => connected,
-            Err(_) => Err(ConnectError::Connect(ErrorKind::TimedOut.into())),
-        }
+        let connected = timeout(limit, connect_tcp(address)).await;
+        connected.unwrap_or_else(|_| Err(ConnectError::Connect(ErrorKind::TimedOut.into())))
     };
-    let connected = match once().await {
+    let stream = match once().await {
         Err(error) if is_full(&error) && worker.close_spare() => once().await,
         connected => connected,
-    };
-    if let Ok((stream, _)) = &connected {
-        // As accepted sockets: a node that vanished must not be waited for.
-        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
-        let _: io::Result<()> = SockRef::from(stream).set_tcp_keepalive(&keepalive);
+    }?;
+    // As accepted sockets: a node that vanished must not be waited for.
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
+    let _: io::Result<()> = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
+    Ok((stream, descriptor))
+}
+
+/// A place among the connections to backends. Each client here needs one, other than those of HTTP,
+/// of which most are idle: it may have to wait for another one's end.
+async fn descriptor(worker: &Worker, limit: Duration) -> Result<Place, ConnectError> {
+    let places = &worker.process.backends;
+    if let Some(place) = places.try_take() {
+        return Ok(place);
     }
-    connected
+    worker.close_spare();
+    let place = timeout(limit, places.take()).await;
+    place.map_err(|_| ConnectError::Connect(Errno::MFILE.into()))
 }
 
 impl Entrance {
