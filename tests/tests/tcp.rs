@@ -2,7 +2,7 @@
 //! to, and what becomes of connections when clients, nodes or portico go.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -10,6 +10,8 @@ use std::time::Duration;
 use portico_tests::node::{Checks, Node, prepare};
 use portico_tests::portico::{Builder, Portico};
 use portico_tests::{CHECKSUM_START, MIB, SOON, checksum, eventually, free_address};
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A listener before some nodes.
 struct Setup {
@@ -49,17 +51,17 @@ fn connect(to: SocketAddr) -> TcpStream {
 /// From another address of this machine.
 #[track_caller]
 fn connect_from(source: IpAddr, to: SocketAddr) -> TcpStream {
+    try_connect(source, to).expect("portico accepts")
+}
+
+fn try_connect(source: IpAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
     let domain = socket2::Domain::for_address(to);
-    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).expect("a socket");
-    socket
-        .bind(&SocketAddr::new(source, 0).into())
-        .expect("bound");
-    socket
-        .connect_timeout(&to.into(), SOON)
-        .expect("portico accepts");
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    socket.connect_timeout(&to.into(), SOON)?;
     let socket = TcpStream::from(socket);
     prepare(&socket);
-    socket
+    Ok(socket)
 }
 
 /// All that comes until the other side ends.
@@ -77,7 +79,16 @@ fn exact(socket: &mut TcpStream, expected: &[u8]) {
     assert_eq!(got, expected);
 }
 
-/// Whether the connection ended with a reset.
+/// A connection that is reset at once, perhaps before this side has seen that it was accepted.
+#[track_caller]
+fn refused(to: SocketAddr, from: IpAddr) {
+    match try_connect(from, to) {
+        Ok(mut socket) => expect_reset(&mut socket),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
+    }
+}
+
+/// The connection ends with a reset.
 #[track_caller]
 fn expect_reset(socket: &mut TcpStream) {
     let mut chunk = vec![0; 64 * 1024];
@@ -268,14 +279,12 @@ fn check_allow(allow: &str, listen: SocketAddr, from: IpAddr, allowed: bool) {
         .with(&checks.pool("p", &[node.address()], ""))
         .with(&tcp(listen, &format!("allow = {allow}")))
         .start();
-    let mut client = connect_from(from, listen);
     if allowed {
-        exact(&mut client, b"hello");
+        exact(&mut connect_from(from, listen), b"hello");
         return;
     }
-    expect_reset(&mut client);
-    for _ in 0..10 {
-        expect_reset(&mut connect_from(from, listen));
+    for _ in 0..11 {
+        refused(listen, from);
     }
     let refused = "reason=\"not_allowed\"";
     wait_for(&portico, "unserved_total", refused, 11.0);
@@ -311,7 +320,7 @@ fn networks_that_may_connect() {
         "",
     );
     exact(&mut connect(mapped(listen)), b"hello");
-    expect_reset(&mut connect_from(v6, SocketAddr::new(v6, listen.port())));
+    refused(SocketAddr::new(v6, listen.port()), v6);
     drop(setup);
     let six = SocketAddr::new(v6, port());
     check_allow("['::1/128']", six, v6, true);
@@ -519,7 +528,7 @@ fn another_node_is_taken_when_one_cannot_be_connected_to() {
         "{failures} connect failures"
     );
     drop(node);
-    expect_reset(&mut connect(setup.listen));
+    refused(setup.listen, LOOPBACK);
     wait_for(
         &setup.portico,
         "unserved_total",
@@ -548,7 +557,7 @@ fn connections_wait_for_a_place_in_their_order() {
     }
     // They wait, so the queue is full.
     thread::sleep(Duration::from_millis(200));
-    expect_reset(&mut connect(setup.listen));
+    refused(setup.listen, LOOPBACK);
     wait_for(
         &setup.portico,
         "unserved_total",
@@ -580,7 +589,7 @@ fn a_wait_for_a_place_has_an_end() {
     let setup = setup(&[node.address()], "", pool, "");
     let mut first = connect(setup.listen);
     exact(&mut first, b"go");
-    expect_reset(&mut connect(setup.listen));
+    refused(setup.listen, LOOPBACK);
     wait_for(
         &setup.portico,
         "unserved_total",
@@ -621,7 +630,7 @@ fn a_reload_cuts_nothing_and_changes_what_comes_next() {
         .portico
         .change(&more(listen, "allow = ['192.0.2.0/24']"));
     assert!(setup.portico.reload());
-    expect_reset(&mut connect(listen));
+    refused(listen, LOOPBACK);
     // It moves, and then it is gone.
     let elsewhere = free_address();
     setup.portico.change(&more(elsewhere, ""));
@@ -727,17 +736,22 @@ fn no_descriptor_is_left_over() {
         }
     });
     let setup = setup(&[node.address()], "", "", "");
-    let (before, _) = descriptors(&setup.portico);
-    for kind in [b'w', b'r', b'e'].into_iter().cycle().take(150) {
-        let mut client = connect(setup.listen);
-        client.write_all(&[kind]).unwrap();
-        let mut some = vec![0; 200_000];
-        let _ = client.read_exact(&mut some);
-        if kind == b'w' {
-            rest(&mut client);
+    let go = |times: usize| {
+        for kind in [b'w', b'r', b'e'].into_iter().cycle().take(times) {
+            let mut client = connect(setup.listen);
+            client.write_all(&[kind]).unwrap();
+            let mut some = vec![0; 200_000];
+            let _ = client.read_exact(&mut some);
+            if kind == b'w' {
+                rest(&mut client);
+            }
         }
-    }
-    wait_for(&setup.portico, "connections", "", 0.0);
+        wait_for(&setup.portico, "connections", "", 0.0);
+    };
+    // Both workers are there when they have served somebody.
+    go(20);
+    let (before, _) = descriptors(&setup.portico);
+    go(120);
     eventually("sockets are closed", SOON, || {
         (descriptors(&setup.portico).0 <= before).then_some(())
     });
