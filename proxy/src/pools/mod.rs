@@ -4,7 +4,7 @@
 //! `queue`; `place` is that place; `node` is a server with what is known and counted of it
 //! (`counts`). `balance` chooses, `split` chooses between pools, `health` decides who is up,
 //! `checks` asks the nodes, `retry` bounds second attempts, `live` is what administrators change
-//! while portico runs.
+//! while portico runs, `said` keeps the log readable.
 //!
 //! A [`Pool`] is kept by name over reloads, so that the state of nodes, places and those who wait
 //! live on; what is configured of it is swapped. A node is kept by its address within its pool.
@@ -26,6 +26,7 @@ pub mod place;
 pub mod pool;
 mod queue;
 pub mod retry;
+pub mod said;
 pub mod split;
 
 pub use node::Node;

@@ -23,6 +23,8 @@ use super::node::{Node, WEIGHT_STEPS};
 use super::place::NodePlace;
 use super::queue::Queue;
 use super::retry::RetryBudget;
+use super::said::Said;
+use crate::telemetry::metrics::cells::Histogram;
 
 /// Nodes that one request tries to connect to.
 pub const MAX_TRIED: usize = 3;
@@ -44,6 +46,8 @@ pub struct Pool {
     queue: Queue,
     /// What second attempts may be made.
     pub retries: RetryBudget,
+    /// What of it is in the log.
+    pub said: Said,
     /// Held while weights are worked out, by whom that may concern.
     publishing: Mutex<()>,
     /// Counters of a node: one for each worker.
@@ -157,6 +161,7 @@ impl Pool {
             members: ArcSwap::from_pointee(members),
             queue: Queue::default(),
             retries: RetryBudget::default(),
+            said: Said::default(),
             publishing: Mutex::new(()),
             lanes,
         }
@@ -178,9 +183,28 @@ impl Pool {
         self.members.load_full()
     }
 
+    /// Requests, or TCP connections, that hold a place at any node.
+    pub fn in_flight(&self) -> usize {
+        let members = self.members.load();
+        let in_flight = members.nodes.iter().map(|node| node.in_flight() as usize);
+        in_flight.sum()
+    }
+
+    /// Whether a node is left to be tried.
+    pub fn has_untried(&self, tried: &Tried) -> bool {
+        let members = self.members.load();
+        let mut nodes = members.nodes.iter();
+        !tried.is_full() && nodes.any(|node| node.in_rotation() && !tried.has(node))
+    }
+
     /// How many wait for a place.
     pub fn waiting(&self) -> usize {
         self.queue.len()
+    }
+
+    /// How long those waited who wait no more.
+    pub fn waits(&self) -> &Histogram {
+        self.queue.waits()
     }
 
     /// The most that waited at once.
@@ -315,7 +339,7 @@ impl Pool {
     }
 
     /// Whether another node than this one is up and in rotation.
-    fn has_another(&self, node: &Node) -> bool {
+    pub fn has_another(&self, node: &Node) -> bool {
         let members = self.members.load();
         let mut nodes = members.nodes.iter();
         nodes.any(|other| other.id != node.id && other.in_rotation() && other.is_up())

@@ -229,6 +229,7 @@ fn backends(out: &mut Families, process: &Process) {
     let mut connects = Vec::new();
     let mut rides = Vec::new();
     let mut retries = Vec::new();
+    let mut refused = Vec::new();
     let mut connect_times = Vec::new();
     let mut heads = Vec::new();
     for &to in To::ALL {
@@ -242,6 +243,8 @@ fn backends(out: &mut Families, process: &Process) {
         }
         let count = out.sum(|s| Some(&s.destinations.get_ref(to)?.retries));
         retries.push(([to.word()], count));
+        let count = out.sum(|s| Some(&s.destinations.get_ref(to)?.retries_refused));
+        refused.push(([to.word()], count));
         let took = out.observed(|s| Some(&s.destinations.get_ref(to)?.connect));
         connect_times.push(([to.word()], took));
         let took = out.observed(|s| Some(&s.destinations.get_ref(to)?.head));
@@ -251,6 +254,7 @@ fn backends(out: &mut Families, process: &Process) {
     out.histograms("portico_upstream_connect_duration_seconds", connect_times);
     out.counters("portico_upstream_requests_total", rides);
     out.counters("portico_upstream_retries_total", retries);
+    out.counters("portico_upstream_retries_refused_total", refused);
     out.histograms("portico_upstream_head_seconds", heads);
     let idle = out.sum_gauge(|s| Some(&s.upstream_idle));
     out.gauge("portico_upstream_idle_connections", idle);
@@ -274,6 +278,10 @@ fn backends(out: &mut Families, process: &Process) {
     if !up.is_empty() {
         out.gauges("portico_node_up", up);
     }
+    let snapshot = process.snapshot.load();
+    let waits = snapshot.pools.iter();
+    let waits = waits.map(|pool| ([&*pool.name], Histogram::sum([pool.waits()].into_iter())));
+    out.histograms("portico_pool_queue_seconds", waits.collect());
 }
 
 /// Without a registry there are none of these.
