@@ -4,7 +4,7 @@
 //! `queue`; `place` is that place; `node` is a server with what is known and counted of it
 //! (`counts`). `balance` chooses, `split` chooses between pools, `health` decides who is up,
 //! `checks` asks the nodes, `retry` bounds second attempts, `live` is what administrators change
-//! while portico runs, `said` keeps the log readable.
+//! while portico runs, `said` keeps the log readable, `waits` times the queue.
 //!
 //! A [`Pool`] is kept by name over reloads, so that the state of nodes, places and those who wait
 //! live on; what is configured of it is swapped. A node is kept by its address within its pool.
@@ -28,6 +28,7 @@ mod queue;
 pub mod retry;
 pub mod said;
 pub mod split;
+pub mod waits;
 
 pub use node::Node;
 pub use place::NodePlace;

@@ -24,7 +24,7 @@ use super::place::NodePlace;
 use super::queue::Queue;
 use super::retry::RetryBudget;
 use super::said::Said;
-use crate::telemetry::metrics::cells::Histogram;
+use super::waits::Waits;
 
 /// Nodes that one request tries to connect to.
 pub const MAX_TRIED: usize = 3;
@@ -48,6 +48,8 @@ pub struct Pool {
     pub retries: RetryBudget,
     /// What of it is in the log.
     pub said: Said,
+    /// How long those waited who found no room.
+    pub waits: Waits,
     /// Held while weights are worked out, by whom that may concern.
     publishing: Mutex<()>,
     /// Counters of a node: one for each worker.
@@ -162,6 +164,7 @@ impl Pool {
             queue: Queue::default(),
             retries: RetryBudget::default(),
             said: Said::default(),
+            waits: Waits::default(),
             publishing: Mutex::new(()),
             lanes,
         }
@@ -200,11 +203,6 @@ impl Pool {
     /// How many wait for a place.
     pub fn waiting(&self) -> usize {
         self.queue.len()
-    }
-
-    /// How long those waited who wait no more.
-    pub fn waits(&self) -> &Histogram {
-        self.queue.waits()
     }
 
     /// The most that waited at once.
@@ -287,6 +285,7 @@ impl Pool {
         let Some(mut waiting) = self.queue.join(*tried, limit) else {
             return Err(NoPlace::QueueFull);
         };
+        let _wait = self.waits.begin();
         // Somebody may have left between the look at the nodes and the place in the queue.
         self.place_is_free();
         match timeout(members.config.queue_timeout, &mut waiting.place).await {

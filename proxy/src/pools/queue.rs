@@ -10,25 +10,20 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use super::place::NodePlace;
 use super::pool::Tried;
-use crate::telemetry::metrics::cells::Histogram;
-use crate::telemetry::metrics::shard::QUEUE_BOUNDS;
 
 /// Who waits.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Queue {
     /// As many as are in the list; read without its lock.
     length: AtomicUsize,
     longest: AtomicUsize,
     list: Mutex<VecDeque<Waiter>>,
     next: AtomicU64,
-    /// How long they waited, in vain or not; written by who holds the list.
-    waits: Histogram,
 }
 
 #[derive(Debug)]
@@ -43,28 +38,10 @@ struct Waiter {
 pub(super) struct Waiting<'a> {
     queue: &'a Queue,
     number: u64,
-    since: Instant,
     pub(super) place: oneshot::Receiver<NodePlace>,
 }
 
-impl Default for Queue {
-    fn default() -> Self {
-        Self {
-            length: AtomicUsize::new(0),
-            longest: AtomicUsize::new(0),
-            list: Mutex::default(),
-            next: AtomicU64::new(0),
-            waits: Histogram::new(QUEUE_BOUNDS),
-        }
-    }
-}
-
 impl Queue {
-    /// How long those waited who wait no more.
-    pub(super) fn waits(&self) -> &Histogram {
-        &self.waits
-    }
-
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.length.load(SeqCst)
@@ -94,7 +71,6 @@ impl Queue {
         Some(Waiting {
             queue: self,
             number,
-            since: Instant::now(),
             place,
         })
     }
@@ -120,16 +96,15 @@ impl Queue {
         drop(list);
     }
 
-    fn leave(&self, number: u64, since: Instant) {
+    fn leave(&self, number: u64) {
         let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         list.retain(|waiter| waiter.number != number);
         self.length.store(list.len(), SeqCst);
-        self.waits.observe(since.elapsed());
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.queue.leave(self.number, self.since);
+        self.queue.leave(self.number);
     }
 }

@@ -280,7 +280,7 @@ fn backends(out: &mut Families, process: &Process) {
     }
     let snapshot = process.snapshot.load();
     let waits = snapshot.pools.iter();
-    let waits = waits.map(|pool| ([&*pool.name], Histogram::sum([pool.waits()].into_iter())));
+    let waits = waits.map(|pool| ([&*pool.name], pool.waits.observed()));
     out.histograms("portico_pool_queue_seconds", waits.collect());
 }
 
