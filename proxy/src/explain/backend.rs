@@ -244,8 +244,9 @@ fn of_pool(
             Seen::Offline => None,
         }
     };
-    if addresses.iter().all(|node| node.state == State::Down) {
-        text.push("No node is up: portico tries them all the same.".to_owned());
+    let any = |state| addresses.iter().any(|node| node.state == state);
+    if !any(State::Up) && any(State::Down) {
+        text.push("No node is up: portico tries those that are down.".to_owned());
     }
     if case.seen == Seen::Offline {
         text.push(
