@@ -242,7 +242,7 @@ fn what_is_known_of_pools_and_nodes() {
     assert!(now(2).is_pending());
     check_failure(&text("ingress"), "platform_busy");
     pool.set_wish(&nodes[2], Wish::Drain);
-    assert!(text("ingress").contains("No node is up: portico"));
+    assert!(text("ingress").contains("No node is up: portico tries"));
     pool.set_wish(&nodes[1], Wish::Drain);
     check_failure(&text("ingress"), "platform_drained");
 }
@@ -533,7 +533,7 @@ fn what_is_counted_now_is_told() {
         .clone();
     pool.connect_failed(&pool.members().nodes[0], &"refused");
     let url = "https://none.toolforge.org/";
-    check_says(&process, url, &[], "No node is up: portico them all");
+    check_says(&process, url, &[], "No node is up: portico tries");
 }
 
 #[test]
