@@ -7,6 +7,8 @@
 //!
 //! - [`portico`] the proxy under test: configuration, process, stderr, signals
 //! - [`origin`] web servers behind it: an echo, and scripts that misbehave on purpose
+//! - [`gate`] a web server that holds its requests until it is told, and counts them
+//! - [`node`] a web server in a process of its own, to be killed or stopped
 //! - [`redis`] a redis process with the registry in it
 //! - [`relay`] a bad line between portico and redis
 //! - [`registry`] the table as portico serves it and as redis holds it
@@ -20,8 +22,10 @@
 //! - [`wire`] HTTP/1 read strictly, for both sides
 
 pub mod client;
+pub mod gate;
 pub mod http2;
 pub mod load;
+pub mod node;
 pub mod origin;
 pub mod portico;
 pub mod redis;
