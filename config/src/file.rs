@@ -234,8 +234,8 @@ table! {
         /// for; raise it to ride out longer bursts.
         queue_timeout: Duration = Default("\"5s\""),
         /// How it is found out that a server is there. A pool without a check gets a TCP one. A
-        /// server that requests cannot connect to, or that breaks their connections, goes down at
-        /// once, whatever the check.
+        /// server that a request cannot connect to goes down at once, whatever the check said, unless
+        /// it is the last one; checks bring it back.
         check: CheckFile = Default("{}"),
     }
 }
@@ -311,7 +311,7 @@ table! {
         kind: CheckWord = Default("\"tcp\""),
         /// The Host header of an HTTP check, with a port if it needs one. Set it where servers answer
         /// by host.
-        host: HostField = Unset { example: "\"healthz.example\"", meaning: "the server's address and port as `nodes` has them" },
+        host: HostField = Unset { example: "\"healthz.example\"", meaning: "the server's name or address, and the port that is checked" },
         /// The port to check, where health is answered on a port of its own, as Istio's is on 15021.
         port: Number<1, 65_535> = Unset { example: "15021", meaning: "the port that serves" },
         /// What an HTTP check asks for: a path, and a query if it needs one. Choose one that fails when
