@@ -46,6 +46,7 @@ pub mod signals;
 pub mod snapshot;
 pub mod spare;
 pub mod start;
+pub mod tcp;
 pub mod telemetry;
 pub mod terminal;
 pub mod tls;
