@@ -382,11 +382,13 @@ table! {
         },
         /// Pools by the server name that a client asks for as its TLS begins (SNI), which portico does
         /// not end: `{ "k8s.example" = "kube-api", "*.k8s.example" = "gateway" }`. `*.` stands for one
-        /// label; a name itself goes before a pattern. Leave it out where clients do not speak TLS
-        /// or wait for the server to begin.
+        /// label; a name itself goes before a pattern. Other names, none, and what is no TLS go to
+        /// `pool`. A client that has not said enough within `timeouts.handshake` is closed, so leave
+        /// it out where clients wait for the server to begin.
         server_names: Map<NamePattern, Name> = Default("{}"),
         /// Networks that may connect; empty: everybody. Others are closed at once, and counted. Of a
-        /// connection with a PROXY protocol header it is the client that it names who must be allowed.
+        /// connection with a PROXY protocol header it is the client that it names who must be
+        /// allowed, or the balancer itself when it names none (its checks).
         allow: List<IpNet> = Default("[]"),
         /// Silence on a connection, both ways, after which it is closed. Raise it for protocols that
         /// are silent for longer; long watches of the Kubernetes API are not.
