@@ -218,8 +218,8 @@ table! {
         /// unequal speed.
         balance: BalanceWord = Default("\"round-robin\""),
         /// How long a server that comes back takes to get its full share, which grows evenly until
-        /// then; `"0s"`: at once. Shorten it where servers need no warming up. At portico's own start
-        /// there is none.
+        /// then; `"0s"`: at once. Shorten it where servers need no warming up. There is none at
+        /// portico's own start, and none for servers that a reload adds.
         slow_start: DurationOrZero = Default("\"60s\""),
         /// Requests in flight at one server, over all workers; of `[[tcp]]`, connections. A server that
         /// has as many gets no more; when all have, requests wait. A pool that `[ingress]` and `[[tcp]]`
@@ -367,8 +367,9 @@ table! {
 
 table! {
     /// As many as needed, each in a table of its own. A connection holds a place at its server as a
-    /// request does (`max_connections`, the queue), and one of `limits.connections`. A reload leaves
-    /// connections alone, even those of a listener that it takes away.
+    /// request does (`max_connections`, the queue), and one of `limits.connections`. One that finds no
+    /// server in time is closed. A reload leaves connections alone, even those of a listener that it
+    /// takes away.
     TcpFile {
         /// The name in logs and metrics; each only once.
         name: Name = Required("\"kube-api\""),
@@ -439,7 +440,8 @@ table! {
         /// Silence of a backend, before and within its answer: 504 after it. Long, because tools
         /// have long jobs. It counts once the request's body was sent; until then `body_idle` does.
         response: Duration = Default("\"1h\""),
-        /// The TLS handshake of a client.
+        /// The TLS handshake of a client; also its PROXY protocol header, and the beginning of its TLS
+        /// where `tcp.server_names` looks at it.
         handshake: Duration = Default("\"10s\""),
         /// A client that takes nothing of its answer.
         write: Duration = Default("\"60s\""),
@@ -460,8 +462,8 @@ table! {
         header: Size<KIB, MIB> = Default("\"32KiB\""),
         /// The request target: 414 above. At most `header`.
         uri: Size<256, MIB> = Default("\"8KiB\""),
-        /// Client connections of the whole process. Lowered, with a warning, to
-        /// what descriptors allow.
+        /// Client connections of the whole process, those of `[[tcp]]` among them. Lowered, with a
+        /// warning, to what descriptors allow.
         connections: Number<1, 10_000_000> = Default("65536"),
         /// Concurrent HTTP/2 streams of one connection; more are refused, and clients wait.
         streams: Number<1, 10_000> = Default("100"),
