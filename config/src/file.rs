@@ -358,9 +358,10 @@ table! {
             meaning: "the pool of the name `ingress`; without one such tools get the fallback's answer",
         },
         /// Several pools with their percentages of the tools, which add up to 100: `{ ingress = 90, gateway = 10 }`.
-        /// All requests of a tool go to the same pool, on every machine that has the same split, and
-        /// a change of percentages moves no more tools than it must. 0 keeps a pool ready, and
-        /// checked, without any tool. Use it to move tools to another ingress controller bit by bit.
+        /// All requests of a tool go to the same pool, on every machine that has the same split.
+        /// Between two pools a change of percentages moves no more tools than it must. 0 keeps a pool
+        /// ready, and checked, without any tool. Use it to move tools to another ingress controller
+        /// bit by bit.
         split: Map<Name, Number<0, 100>> = Unset { example: "{ ingress = 90, gateway = 10 }", meaning: "no split" },
     }
 }

@@ -10,6 +10,7 @@ use portico_tests::load::{Expected, Load};
 use portico_tests::origin::Origin;
 use portico_tests::portico::{Builder, Portico};
 use portico_tests::{SOON, eventually};
+use serde_json::Value;
 
 const TOOL: &str = "tool.toolforge.org";
 
@@ -71,6 +72,16 @@ fn ask(portico: &Portico) -> Client {
     let mut client = portico.tcp();
     client.send(get(TOOL, "/"));
     client
+}
+
+/// Waits until portico has so many requests, at nodes or in queues.
+#[track_caller]
+fn has(portico: &Portico, requests: u64) {
+    eventually("portico has them", SOON, || {
+        let status = portico.admin_get("/status").text();
+        let status: Value = serde_json::from_str(&status).unwrap();
+        (status["requests"]["in_flight"] == requests).then_some(())
+    });
 }
 
 #[track_caller]
@@ -210,6 +221,7 @@ fn who_waits_is_served_by_a_node_that_a_reload_brings() {
     let mut first = ask(&portico);
     busy.has(1);
     let mut second = ask(&portico);
+    has(&portico, 2);
     idle.let_one_go();
     reload(
         &mut portico,
@@ -290,6 +302,7 @@ fn who_waits_in_a_pool_that_a_reload_removes_is_served() {
     let mut first = ask(&portico);
     old.has(1);
     let mut second = ask(&portico);
+    has(&portico, 2);
     let text = std::fs::read_to_string(portico.folder.path().join("portico.toml")).unwrap();
     let text = text
         .replace("[pools.old]", "[pools.new]")
