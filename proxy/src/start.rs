@@ -30,7 +30,7 @@ use crate::tls::{self, CertificateStore, ServerTls};
 use crate::upstream::resolve::Resolver;
 
 /// Descriptors that the process needs beside its connections: listeners, epoll, redis, logs,
-/// certificates being read.
+/// checks under way, certificates being read.
 const RESERVED_DESCRIPTORS: usize = 64;
 /// Connections to the administration at once, each of which needs one too; the next one gets 503.
 pub const ADMIN_CONNECTIONS: usize = 32;

@@ -378,6 +378,12 @@ const BACKENDS: Section = Section {
             "Whether the node is taken for up.",
             "0: its checks, or connects to it, fail. With none up all are tried.",
         ),
+        counter(
+            "portico_node_checks_discarded_total",
+            &["pool", "node"],
+            "Checks that failed and say nothing of the node: portico's control thread was late meanwhile, or this machine had no descriptor or port left.",
+            "Climbs: this machine has too little CPU, or too few descriptors, and dead nodes are found out late.",
+        ),
     ],
 };
 

@@ -267,15 +267,18 @@ fn backends(out: &mut Families, process: &Process) {
     out.gauge("portico_upstream_places_taken", places.taken() as f64);
     let failures = out.sum(|s| Some(&s.fallback_failures));
     out.counter("portico_fallback_failures_total", failures);
-    let mut up = Vec::new();
+    let (mut up, mut discarded) = (Vec::new(), Vec::new());
     for pool in process.snapshot.load().pools.iter() {
-        up.extend(pool.members().nodes.iter().map(|node| {
-            let labels = [pool.name.to_string(), node.address.to_string()];
-            (labels, f64::from(u8::from(node.is_up())))
-        }));
+        for node in &*pool.members().nodes {
+            let labels = || [pool.name.to_string(), node.address.to_string()];
+            up.push((labels(), f64::from(u8::from(node.is_up()))));
+            let count = node.standing(|standing| standing.health.discarded_checks);
+            discarded.push((labels(), count));
+        }
     }
     if !up.is_empty() {
         out.gauges("portico_node_up", up);
+        out.counters("portico_node_checks_discarded_total", discarded);
     }
 }
 
