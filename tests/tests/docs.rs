@@ -173,6 +173,10 @@ const COMMANDS: &[(&str, How)] = &[
         How::Configured,
     ),
     (
+        "curl --silent http://$ADMIN/metrics | grep -E '^portico_tcp_(unserved|endings|connect_failures)_total' || echo 'no TCP service'",
+        How::Configured,
+    ),
+    (
         "portico explain https://grid.toolforge.org/ --admin $ADMIN",
         How::Configured,
     ),
