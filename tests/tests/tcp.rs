@@ -755,9 +755,9 @@ fn no_descriptor_is_left_over() {
     eventually("sockets are closed", SOON, || {
         (descriptors(&setup.portico).0 <= before).then_some(())
     });
-    // A few are kept for what comes next, at most 16 for each of two workers.
+    // A few are kept for what comes next, at most 8 for each of two workers.
     let (_, pipes) = descriptors(&setup.portico);
-    assert!(pipes <= 2 * 2 * 16 + 8, "{pipes} ends of pipes");
+    assert!(pipes <= 2 * 2 * 8 + 8, "{pipes} ends of pipes");
 }
 
 #[test]

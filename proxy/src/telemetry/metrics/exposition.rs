@@ -35,7 +35,7 @@ pub fn exposition(process: &Process) -> String {
     clients(&mut out, process);
     handshakes(&mut out, process);
     backends(&mut out, process);
-    tcp_listeners(&mut out);
+    tcp_listeners(&mut out, process);
     registry(&mut out, process);
     access_log(&mut out, process);
     configuration(&mut out, process);
@@ -291,8 +291,14 @@ fn backends(out: &mut Families, process: &Process) {
 }
 
 /// Without TCP listeners there are none of these.
-fn tcp_listeners(out: &mut Families) {
+fn tcp_listeners(out: &mut Families, process: &Process) {
     let mut sums: BTreeMap<String, TcpSums> = BTreeMap::new();
+    let nothing = ListenerCounts::default();
+    for listener in &process.snapshot.load().config.tcp {
+        let name = listener.name.to_string();
+        sums.entry(name).or_default().add(&nothing);
+    }
+    // Those that a reload has removed may still have connections.
     for shard in &out.shards {
         shard.tcp.for_each(|name, counts| {
             sums.entry(name.to_owned()).or_default().add(counts);
