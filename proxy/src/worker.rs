@@ -135,7 +135,7 @@ impl Worker {
             idle: IdlePool::default(),
             pipes: Pipes::new(Arc::clone(&process.backends)),
             index,
-            turns: RefCell::new(Turns::new(index)),
+            turns: RefCell::default(),
             draining: Notify::new(),
             access_log: LogBuffer::new(Arc::clone(&process.access_log)),
             process,
