@@ -157,7 +157,7 @@ async fn control(
     let snapshot = process.snapshot.load_full();
     let config = &snapshot.config;
     let workers = start::worker_count(config);
-    let listening = listen::addresses(&config.listen);
+    let listening = listen::addresses(config);
     let sockets = listen::bind(&listening, &[], workers)?;
     let (reload, mut reload_requests) = mpsc::channel(RELOADS_WAITING);
     let (commands, registry_commands) = mpsc::channel(COMMANDS_WAITING);
@@ -193,6 +193,7 @@ async fn control(
         workers,
         http = ?config.listen.http,
         https = ?config.listen.https,
+        tcp = ?config.tcp.iter().map(|listener| &*listener.name).collect::<Vec<_>>(),
         admin = config.listen.admin.as_ref().map(tracing::field::display),
         tools = process.table.len(),
         "portico serves"

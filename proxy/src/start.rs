@@ -259,6 +259,7 @@ pub fn worker_count(config: &Config) -> usize {
 
 fn backend_policy(config: &Config, previous: Option<&Snapshot>) -> BackendPolicy {
     let mut own = [&config.listen.http[..], &config.listen.https[..]].concat();
+    own.extend(config.tcp.iter().flat_map(|listener| &listener.listen));
     // What it shows, and a reload, are for those who reach its own address.
     if let Some(AdminAddress::Tcp(address)) = &config.listen.admin {
         own.push(*address);
