@@ -384,6 +384,18 @@ fn a_name_that_does_not_resolve() {
     check_at("no such name", &origin, node, "kind = 'http'", unresolved);
 }
 
+/// A node by a name that nobody has heard of before is not down for that.
+#[test]
+fn a_name_that_a_reload_brings() {
+    let (old, new) = (Origin::echo("old"), Origin::echo("new"));
+    let old = old.address().to_string();
+    let node = format!("localhost:{}", new.address().port());
+    let mut portico = pool(&[&old], "fall = 1").start();
+    portico.change(&format!("[pools.ingress]\nnodes = ['{old}', '{node}']"));
+    assert!(portico.reload());
+    judge("the new node", &new, &node, &portico, Ok(()));
+}
+
 #[test]
 fn a_node_with_an_ipv6_address() {
     let Ok(listener) = std::net::TcpListener::bind("[::1]:0") else {
