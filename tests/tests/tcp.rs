@@ -7,8 +7,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use portico_tests::node::{Checks, Node, prepare};
 use portico_tests::portico::{Builder, Portico};
+use portico_tests::tcp_node::{Checks, Node, prepare};
 use portico_tests::{CHECKSUM_START, MIB, SOON, checksum, eventually, free_address};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -4,8 +4,8 @@
 //! `queue`; `place` is that place; `node` is a server with what is known and counted of it
 //! (`counts`). `balance` chooses, by what each worker keeps in `turns`; `split` chooses between
 //! pools; `health` decides who is up, `checks` has the nodes asked, `probe` asks one; `retry`
-//! bounds second attempts; `live` is what administrators change
-//! while portico runs.
+//! bounds second attempts; `live` is what administrators change while portico runs; `said` keeps the
+//! log readable, `waits` times the queue.
 //!
 //! A [`Pool`] is kept by name over reloads, so that the state of nodes, places and those who wait
 //! live on; what is configured of it is swapped. A node is kept by its address within its pool.
@@ -28,8 +28,10 @@ pub mod pool;
 mod probe;
 mod queue;
 pub mod retry;
+pub mod said;
 pub mod split;
 pub mod turns;
+pub mod waits;
 
 pub use node::Node;
 pub use place::NodePlace;

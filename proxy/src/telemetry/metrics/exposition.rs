@@ -232,6 +232,7 @@ fn backends(out: &mut Families, process: &Process) {
     let mut connects = Vec::new();
     let mut rides = Vec::new();
     let mut retries = Vec::new();
+    let mut refused = Vec::new();
     let mut connect_times = Vec::new();
     let mut heads = Vec::new();
     for &to in To::ALL {
@@ -245,6 +246,8 @@ fn backends(out: &mut Families, process: &Process) {
         }
         let count = out.sum(|s| Some(&s.destinations.get_ref(to)?.retries));
         retries.push(([to.word()], count));
+        let count = out.sum(|s| Some(&s.destinations.get_ref(to)?.retries_refused));
+        refused.push(([to.word()], count));
         let took = out.observed(|s| Some(&s.destinations.get_ref(to)?.connect));
         connect_times.push(([to.word()], took));
         let took = out.observed(|s| Some(&s.destinations.get_ref(to)?.head));
@@ -254,6 +257,7 @@ fn backends(out: &mut Families, process: &Process) {
     out.histograms("portico_upstream_connect_duration_seconds", connect_times);
     out.counters("portico_upstream_requests_total", rides);
     out.counters("portico_upstream_retries_total", retries);
+    out.counters("portico_upstream_retries_refused_total", refused);
     out.histograms("portico_upstream_head_seconds", heads);
     let idle = out.sum_gauge(|s| Some(&s.upstream_idle));
     out.gauge("portico_upstream_idle_connections", idle);
@@ -280,6 +284,10 @@ fn backends(out: &mut Families, process: &Process) {
         out.gauges("portico_node_up", up);
         out.counters("portico_node_checks_discarded_total", discarded);
     }
+    let snapshot = process.snapshot.load();
+    let waits = snapshot.pools.iter();
+    let waits = waits.map(|pool| ([&*pool.name], pool.waits.observed()));
+    out.histograms("portico_pool_queue_seconds", waits.collect());
 }
 
 /// Without TCP listeners there are none of these.

@@ -76,6 +76,7 @@ fn answered<'a>(client: &'a ClientInfo, tool: &'a str, status: u16) -> Record<'a
         first_byte: Some(Duration::from_millis(20)),
         connect: Some(Duration::from_millis(2)),
         upstream_head: Some(Duration::from_millis(15)),
+        queued: None,
         ..Record::new(RequestIds::default().next(), client)
     }
 }
@@ -198,6 +199,7 @@ fn requests_are_counted_over_all_workers() {
         route: Route::Ingress,
         failure: Some((&Failure::PlatformTimeout).into()),
         upstream_head: None,
+        queued: None,
         connect: None,
         ..answered(&client, "unknown", 504)
     });
@@ -487,6 +489,8 @@ fn failures() -> Vec<Failure> {
         Failure::PlatformClosed,
         Failure::PlatformTimeout,
         Failure::PlatformMalformed,
+        Failure::PlatformBusy,
+        Failure::PlatformDrained,
         Failure::NoIngress,
         Failure::Exhausted,
     ]
@@ -515,8 +519,10 @@ fn place_of(failure: &Failure) -> usize {
         Failure::PlatformClosed => 18,
         Failure::PlatformTimeout => 19,
         Failure::PlatformMalformed => 20,
-        Failure::Loop => 21,
-        Failure::Exhausted => 22,
+        Failure::PlatformBusy => 21,
+        Failure::PlatformDrained => 22,
+        Failure::Loop => 23,
+        Failure::Exhausted => 24,
     }
 }
 
