@@ -7,6 +7,7 @@
 //!
 //! - [`portico`] the proxy under test: configuration, process, stderr, signals
 //! - [`origin`] web servers behind it: an echo, and scripts that misbehave on purpose
+//! - [`tcp_node`] TCP servers behind it
 //! - [`gate`] a web server that holds its requests until it is told, and counts them
 //! - [`node`] a web server in a process of its own, to be killed or stopped
 //! - [`redis`] a redis process with the registry in it
@@ -33,6 +34,7 @@ pub mod registry;
 pub mod relay;
 pub mod sentinel;
 pub mod stream;
+pub mod tcp_node;
 pub mod tls;
 pub mod vectors;
 pub mod websocket;

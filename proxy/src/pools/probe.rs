@@ -244,11 +244,8 @@ async fn ask(
 
 fn request(node: &NodeAddress, port: u16, http: &HttpCheck) -> String {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
-    let host = match (&http.host, node) {
-        (Some(host), _) => host.to_string(),
-        (None, NodeAddress::Ip(address)) => SocketAddr::new(address.ip(), port).to_string(),
-        (None, NodeAddress::Name { host, .. }) => format!("{host}:{port}"),
-    };
+    let host = http.host.as_deref().map(str::to_owned);
+    let host = host.unwrap_or_else(|| authority(node, port));
     let path = &http.path;
     format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: portico-check/{VERSION}\r\n\
@@ -295,10 +292,32 @@ async fn read_status(stream: &mut (impl AsyncRead + Unpin)) -> Result<u16, Probe
     }
 }
 
-/// `5 s`, `250 ms`
+/// What a check asks, for people.
+pub(super) fn question(node: &NodeAddress, check: &Check) -> String {
+    let serves = match node {
+        NodeAddress::Ip(address) => address.port(),
+        NodeAddress::Name { port, .. } => *port,
+    };
+    let authority = authority(node, check.port.unwrap_or(serves));
+    match &check.kind {
+        CheckKind::Tcp => format!("TCP connection to {authority}"),
+        CheckKind::Http(http) => format!("GET http://{authority}{}", http.path),
+        CheckKind::Https { http, .. } => format!("GET https://{authority}{}", http.path),
+    }
+}
+
+fn authority(node: &NodeAddress, port: u16) -> String {
+    match node {
+        NodeAddress::Ip(address) => SocketAddr::new(address.ip(), port).to_string(),
+        NodeAddress::Name { host, .. } => format!("{host}:{port}"),
+    }
+}
+
+/// `5 s`, `2.5 s`, `250 ms`
 pub(super) fn in_words(duration: Duration) -> String {
-    match duration.subsec_millis() {
-        0 => format!("{} s", duration.as_secs()),
-        _ => format!("{} ms", duration.as_millis()),
+    match (duration.as_secs(), duration.subsec_millis()) {
+        (0, millis @ 1..) => format!("{millis} ms"),
+        (seconds, 0..100) => format!("{seconds} s"),
+        (seconds, millis) => format!("{seconds}.{} s", millis / 100),
     }
 }

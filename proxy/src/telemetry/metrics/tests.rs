@@ -20,6 +20,7 @@ use crate::reloads::ReloadReport;
 use crate::request_id::RequestIds;
 use crate::response::compress::ALGORITHMS;
 use crate::response::failure::Failure;
+use crate::tcp::counts::Unserved;
 use crate::telemetry::record::{Ending, Failed, Record, Route};
 use portico_routing::host::HostError;
 use portico_routing::path::PathError;
@@ -38,6 +39,10 @@ fn process() -> Arc<Process> {
         [pools.ingress]
         nodes = ["127.0.0.1:2", "127.0.0.1:3"]
         [ingress]
+        pool = "ingress"
+        [[tcp]]
+        name = "t"
+        listen = ["127.0.0.1:5"]
         pool = "ingress"
         [registry]
         url = "redis://127.0.0.1:4"
@@ -130,6 +135,47 @@ fn every_series_has_the_described_labels() {
             .find_map(|suffix| descriptions::find(family.strip_suffix(suffix)?));
         assert_eq!(labels, described.unwrap().labels, "{name}");
     }
+}
+
+#[test]
+fn tcp_listeners_are_counted_over_all_workers() {
+    let process = process();
+    let workers = [process.metrics.shard(), process.metrics.shard()];
+    // One that a reload has removed, with a connection, and the one of the configuration.
+    let names = ["gone", "t"].map(Arc::from);
+    let counts = workers.each_ref().map(|worker| {
+        names.each_ref().map(|name| {
+            let counts = worker.tcp.listener(name);
+            counts.accepted.inc();
+            counts.open.up();
+            counts.received.add(5);
+            counts.unserved.inc(Unserved::QueueFull);
+            counts
+        })
+    });
+    let full =
+        |name| format!("portico_tcp_unserved_total{{listener=\"{name}\",reason=\"queue_full\"}}");
+    check(
+        &exposition(&process),
+        &[
+            ("portico_tcp_accepted_total{listener=\"t\"}", 2.0),
+            ("portico_tcp_connections{listener=\"gone\"}", 2.0),
+            ("portico_tcp_received_bytes_total{listener=\"gone\"}", 10.0),
+            (&full("t"), 2.0),
+        ],
+    );
+    drop(counts);
+    // Nobody counts for them any more, which is seen when another one begins.
+    let other = workers
+        .each_ref()
+        .map(|worker| worker.tcp.listener(&Arc::from("other")));
+    let text = exposition(&process);
+    assert!(!text.contains("listener=\"gone\""));
+    check(
+        &text,
+        &[("portico_tcp_accepted_total{listener=\"t\"}", 0.0)],
+    );
+    drop(other);
 }
 
 #[test]
