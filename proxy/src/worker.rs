@@ -135,7 +135,7 @@ impl Worker {
             idle: IdlePool::default(),
             pipes: Pipes::new(Arc::clone(&process.backends)),
             index,
-            turns: RefCell::default(),
+            turns: RefCell::new(Turns::new(index)),
             draining: Notify::new(),
             access_log: LogBuffer::new(Arc::clone(&process.access_log)),
             process,

@@ -12,6 +12,8 @@ use super::balance::{Chooser, Random};
 /// A worker's place in the rotation of every pool.
 #[derive(Debug)]
 pub struct Turns {
+    /// The number of the worker.
+    pub(super) worker: usize,
     choosers: Vec<Chooser>,
     /// Used again for each choice.
     weights: Vec<u32>,
@@ -26,9 +28,16 @@ pub(super) struct Number(usize);
 static NUMBERS: Mutex<(BTreeSet<usize>, usize)> = Mutex::new((BTreeSet::new(), 0));
 
 impl Turns {
-    /// With random numbers that follow from `seed`.
-    pub fn seeded(seed: u64) -> Self {
+    /// Of the worker of that number.
+    pub fn new(worker: usize) -> Self {
+        // Random keys: enough to keep workers from drawing the same numbers.
+        Self::seeded(worker, RandomState::new().hash_one(worker))
+    }
+
+    /// The same, with random numbers that follow from `seed`.
+    pub fn seeded(worker: usize, seed: u64) -> Self {
         Self {
+            worker,
             choosers: Vec::new(),
             weights: Vec::new(),
             random: Random::seeded(seed),
@@ -41,6 +50,7 @@ impl Turns {
             choosers,
             weights,
             random,
+            ..
         } = self;
         if choosers.len() <= number.0 {
             choosers.resize_with(number.0 + 1, Chooser::default);
@@ -51,9 +61,9 @@ impl Turns {
 }
 
 impl Default for Turns {
+    /// Of the first worker.
     fn default() -> Self {
-        // Random keys: enough to keep workers from drawing the same numbers.
-        Self::seeded(RandomState::new().hash_one(0))
+        Self::new(0)
     }
 }
 

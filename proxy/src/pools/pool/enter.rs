@@ -15,7 +15,7 @@ use crate::pools::queue::Outlook;
 
 impl Pool {
     /// A place at a node that is not among `tried`: the one whose turn it is of those with room, else
-    /// the first that gets room.
+    /// the first that gets room. Counted as a session of the worker whose turns these are.
     ///
     /// # Errors
     /// [`NoPlace`]
@@ -24,12 +24,17 @@ impl Pool {
         turns: &RefCell<Turns>,
         tried: &Tried,
     ) -> Result<NodePlace, NoPlace> {
-        let outlook = self.choose(&mut turns.borrow_mut(), tried);
-        match outlook {
-            Outlook::Now(answer) => answer,
+        let (outlook, worker) = {
+            let mut turns = turns.borrow_mut();
+            (self.choose(&mut turns, tried), turns.worker)
+        };
+        let place = match outlook {
+            Outlook::Now(answer) => answer?,
             // Boxed: rare, and its room would be part of every request.
-            Outlook::Wait | Outlook::NoRoom => Box::pin(self.wait(tried)).await,
-        }
+            Outlook::Wait | Outlook::NoRoom => Box::pin(self.wait(tried)).await?,
+        };
+        // Another worker may have claimed it.
+        Ok(place.taken_by(worker))
     }
 
     /// The fast path: takes no lock, allocates nothing.

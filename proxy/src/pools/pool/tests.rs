@@ -138,7 +138,7 @@ impl Twin {
         });
         Self {
             runtime: runtime(),
-            turns: std::rc::Rc::new(RefCell::new(Turns::seeded(1))),
+            turns: std::rc::Rc::new(RefCell::new(Turns::seeded(0, 1))),
             nodes: nodes.collect(),
             pool,
             places: 2,
@@ -358,6 +358,24 @@ fn a_weight_of_0_takes_a_node_out() {
 }
 
 #[test]
+fn a_place_counts_as_a_session_of_its_worker() {
+    let (runtime, pool) = (runtime(), pool_of(&[1], 1, 9));
+    let turns = std::rc::Rc::new(RefCell::new(Turns::new(2)));
+    let first = at_once(&runtime, &pool, Tried::default()).unwrap();
+    let mut waits = ask(&pool, &turns, Tried::default());
+    assert!(poll(&runtime, &mut waits).is_none());
+    let node = Arc::clone(first.node());
+    // Served by another worker, counted by its own.
+    drop(first);
+    let second = poll(&runtime, &mut waits).unwrap().unwrap();
+    second.lane().retries.inc();
+    assert_eq!(node.lane(0).sessions.get(), 1);
+    assert_eq!(node.lane(2).sessions.get(), 1);
+    assert_eq!(node.lane(2).retries.get(), 1);
+    assert_eq!(node.counts().sessions, 2);
+}
+
+#[test]
 fn what_was_there_at_most_is_kept() {
     let (runtime, pool) = (runtime(), pool_of(&[1, 2], 2, 9));
     let turns = std::rc::Rc::default();
@@ -416,17 +434,17 @@ async fn pause(times: Option<usize>) {
 fn stress(pool: &Arc<Pool>, tasks: u64, rounds: usize, places: u32) -> usize {
     let got = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        for worker in 0..4u64 {
+        for worker in 0..4 {
             let got = &got;
             scope.spawn(move || {
                 let local = tokio::task::LocalSet::new();
-                let turns = std::rc::Rc::new(RefCell::new(Turns::seeded(worker)));
+                let turns = std::rc::Rc::new(RefCell::new(Turns::seeded(worker, 5)));
                 let runtime = Builder::new_current_thread().enable_time().build().unwrap();
                 let mut running = tokio::task::JoinSet::new();
                 for task in 0..tasks {
                     let (pool, turns) = (Arc::clone(pool), std::rc::Rc::clone(&turns));
                     let work = async move {
-                        let mut random = Random::seeded(worker * 99 + task);
+                        let mut random = Random::seeded(worker as u64 * 99 + task);
                         let (mut got, tried) = (0, Tried::default());
                         for _ in 0..rounds {
                             let patience = match random.below(4) {
