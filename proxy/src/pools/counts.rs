@@ -3,6 +3,7 @@
 //! Only its worker writes a lane, so that counting shares no cache line between workers. Not here:
 //! requests in flight and those who wait, which must be exact over all workers (`node`, `queue`).
 
+use super::doubt::Doubt;
 use crate::telemetry::metrics::cells::Counter;
 
 /// What one worker counts of one node. Aligned, so that lanes share no cache line.
@@ -25,6 +26,8 @@ pub struct Lane {
     pub redispatches: Counter,
     /// Answers by the first digit of their status, 1 to 5 (`hrsp_1xx` to `hrsp_5xx`).
     pub answers: [Counter; 5],
+    /// Not counted, but the worker's own as well.
+    pub doubt: Doubt,
 }
 
 /// The sums over all workers.
