@@ -4,7 +4,7 @@
 //! `queue`; `place` is that place; `node` is a server with what is known and counted of it
 //! (`counts`). `balance` chooses, `split` chooses between pools, `health` decides who is up,
 //! `checks` asks the nodes, `retry` bounds second attempts, `live` is what administrators change
-//! while portico runs.
+//! while portico runs, `report` what people and scripts are told of all this.
 //!
 //! A [`Pool`] is kept by name over reloads, so that the state of nodes, places and those who wait
 //! live on; what is configured of it is swapped. A node is kept by its address within its pool.
@@ -25,6 +25,7 @@ pub mod node;
 pub mod place;
 pub mod pool;
 mod queue;
+pub mod report;
 pub mod retry;
 pub mod split;
 

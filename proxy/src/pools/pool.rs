@@ -18,7 +18,6 @@ use tracing::{error, info, warn};
 
 use super::balance::Chooser;
 use super::health::News;
-use super::live::Wish;
 use super::node::{Node, WEIGHT_STEPS};
 use super::place::NodePlace;
 use super::queue::Queue;
@@ -381,18 +380,6 @@ impl Pool {
         nodes
             .find(|node| node.address.to_string() == address)
             .cloned()
-    }
-
-    /// What an administrator wants of a node, from now on.
-    pub fn set_wish(self: &Arc<Self>, node: &Node, wish: Wish) {
-        node.standing(|standing| standing.wish = wish);
-        self.publish(Instant::now());
-    }
-
-    /// What an administrator wants a node to weigh; `None`: as configured.
-    pub fn set_weight(self: &Arc<Self>, node: &Node, weight: Option<u32>) {
-        node.standing(|standing| standing.set_weight = weight);
-        self.publish(Instant::now());
     }
 }
 

@@ -4,6 +4,7 @@
 //! work, for a thread that serves no requests.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use prometheus::TextEncoder;
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
@@ -15,6 +16,9 @@ use super::shard::{By, FAILURES, Protocol, Shard, To, Words, YesNo};
 use super::system::System;
 use super::tools::CLASSES;
 use super::{Metrics, seconds};
+use crate::pools::counts;
+use crate::pools::live::Wish;
+use crate::pools::report::{NodeReport, PoolReport, report};
 use crate::process::Process;
 use crate::registry::{Mode, Source};
 use crate::response::compress::ALGORITHMS;
@@ -33,6 +37,7 @@ pub fn exposition(process: &Process) -> String {
     clients(&mut out, process);
     handshakes(&mut out, process);
     backends(&mut out, process);
+    pools(&mut out, process);
     registry(&mut out, process);
     access_log(&mut out, process);
     configuration(&mut out, process);
@@ -264,16 +269,66 @@ fn backends(out: &mut Families, process: &Process) {
     out.gauge("portico_upstream_places_taken", places.taken() as f64);
     let failures = out.sum(|s| Some(&s.fallback_failures));
     out.counter("portico_fallback_failures_total", failures);
-    let mut up = Vec::new();
-    for pool in process.snapshot.load().pools.iter() {
-        up.extend(pool.members().nodes.iter().map(|node| {
-            let labels = [pool.name.to_string(), node.address.to_string()];
-            (labels, f64::from(u8::from(node.is_up())))
-        }));
+}
+
+/// Bounded by the configuration.
+fn pools(out: &mut Families, process: &Process) {
+    let pools = report(&process.snapshot.load(), SystemTime::now());
+    let mut nodes = Vec::new();
+    for pool in &pools {
+        nodes.extend(pool.nodes.iter().map(|node| (&*pool.name, node)));
     }
-    if !up.is_empty() {
-        out.gauges("portico_node_up", up);
+    let labels = |(pool, node): &(&str, &NodeReport)| [(*pool).to_owned(), node.address.clone()];
+    let mut gauges = |name, value: fn(&NodeReport) -> f64| {
+        let values = nodes.iter().map(|one| (labels(one), value(one.1)));
+        out.gauges(name, values.collect());
+    };
+    gauges("portico_node_up", |node| f64::from(u8::from(node.up)));
+    gauges("portico_node_in_rotation", |node| {
+        f64::from(u8::from(node.wish == Wish::Ready))
+    });
+    gauges("portico_node_weight", |node| node.weight.now);
+    gauges("portico_node_in_flight", |node| f64::from(node.in_flight));
+    gauges("portico_node_in_flight_limit", |node| f64::from(node.limit));
+    gauges("portico_node_check_seconds", |node| {
+        let last = node.checks.last.as_ref();
+        last.map_or(0.0, |last| last.took.as_secs_f64())
+    });
+    let mut counters = |name, value: fn(&NodeReport) -> u64| {
+        let values = nodes.iter().map(|one| (labels(one), value(one.1)));
+        out.counters(name, values.collect());
+    };
+    counters("portico_node_sessions_total", |node| node.counts.sessions);
+    counters("portico_node_retries_total", |node| node.counts.retries);
+    counters("portico_node_redispatches_total", |node| {
+        node.counts.redispatches
+    });
+    counters("portico_node_checks_failed_total", |node| {
+        node.checks.failed
+    });
+    counters("portico_node_downs_total", |node| node.checks.downs);
+    let (mut bytes, mut errors, mut answers) = (Vec::new(), Vec::new(), Vec::new());
+    for (pool, node) in &nodes {
+        let counts = &node.counts;
+        let with = |word: &str| [(*pool).to_owned(), node.address.clone(), word.to_owned()];
+        bytes.push((with("in"), counts.bytes_in));
+        bytes.push((with("out"), counts.bytes_out));
+        errors.push((with("connect"), counts.connect_errors));
+        errors.push((with("response"), counts.response_errors));
+        let classes = counts::CLASSES.into_iter().zip(counts.answers);
+        answers.extend(classes.map(|(class, count)| (with(class), count)));
     }
+    out.counters("portico_node_bytes_total", bytes);
+    out.counters("portico_node_errors_total", errors);
+    out.counters("portico_node_answers_total", answers);
+    let mut of_pools = |name, value: fn(&PoolReport) -> usize| {
+        let values = pools.iter();
+        let values = values.map(|pool| ([pool.name.to_string()], value(pool) as f64));
+        out.gauges(name, values.collect());
+    };
+    of_pools("portico_pool_waiting", |pool| pool.waiting);
+    of_pools("portico_pool_waiting_most", |pool| pool.most_waiting);
+    of_pools("portico_pool_queue_limit", |pool| pool.queue_limit);
 }
 
 /// Without a registry there are none of these.
