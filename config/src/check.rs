@@ -5,30 +5,35 @@
 //! `Config`; the other parts are checked all the same. Values are valid in themselves by now: here
 //! they are only compared with each other.
 
+mod listen;
 mod pools;
 mod rules;
+mod tcp;
+mod uses;
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use portico_routing::backend::BackendHost;
 
 use crate::config::{
-    AdminAddress, CertificateFiles, Compression, Config, Fallback, HeaderTemplate, Headers, Http2,
-    Levels, Limits, Listen, Log, MassRemoval, Pages, Refuse, Registry, Server, Timeouts, Tls,
+    CertificateFiles, Compression, Config, Fallback, HeaderTemplate, Headers, Http2, Levels,
+    Limits, Log, MassRemoval, Pages, Refuse, Registry, Server, Timeouts, Tls,
 };
 use crate::file::{
-    CompressionFile, FallbackFile, File, HEADERS_SET, HeadersFile, LimitsFile, ListenFile, LogFile,
-    RefuseFile, RegistryFile, ServerFile, TimeoutsFile, TlsFile,
+    CompressionFile, FallbackFile, File, HEADERS_SET, HeadersFile, LimitsFile, LogFile, RefuseFile,
+    RegistryFile, ServerFile, TcpFile, TimeoutsFile, TlsFile,
 };
 use crate::reader::{Item, List, Map, Mistake, Place, Reader, default_value};
 use crate::settings::Settings;
-use crate::values::{HeaderName, MaybeAdmin};
-use pools::{check_pools, check_references, check_tcp, ingress_shares};
+use crate::values::HeaderName;
+use listen::{answers_https, check_listen, listeners, not_myself};
+use pools::check_pools;
 use rules::check_rules;
+use tcp::{check_tcp, warn_of_mixed_headers};
+use uses::{check_references, ingress_shares};
 
 /// Checks the whole file. `None` when there is a mistake, now or before.
 pub(crate) fn check(reader: &mut Reader<'_>, file: File) -> Option<Config> {
@@ -59,7 +64,17 @@ pub(crate) fn check(reader: &mut Reader<'_>, file: File) -> Option<Config> {
         .ingress
         .value
         .map(|ingress| ingress_shares(ingress, pools.as_ref()));
-    let tcp = file.tcp.value.map(|tcp| check_tcp(reader, tcp));
+    let (headers_at, tcp) = match file.tcp.value {
+        Some(tcp) => {
+            let at = |item: &Item<TcpFile>| item.value.send_proxy_protocol.at.clone();
+            let headers_at: Vec<Place> = tcp.items.iter().map(at).collect();
+            (headers_at, check_tcp(reader, tcp))
+        }
+        None => (Vec::new(), None),
+    };
+    if let (Some(tcp), Some(Some(ingress)), Some(pools)) = (&tcp, &ingress, &pools) {
+        warn_of_mixed_headers(reader, tcp, &headers_at, ingress, pools);
+    }
     let fallback = file
         .fallback
         .value
@@ -92,7 +107,7 @@ pub(crate) fn check(reader: &mut Reader<'_>, file: File) -> Option<Config> {
         },
         pools: pools?,
         ingress: ingress??,
-        tcp: tcp??,
+        tcp: tcp?,
         fallback: fallback?,
         pages: Pages {
             templates: file.pages.value?.templates.value?.0,
@@ -134,46 +149,6 @@ fn refuse(refuse: &RefuseFile) -> Option<Refuse> {
     })
 }
 
-/// Every address that is listened on, whatever for.
-fn listeners(file: &File) -> Vec<Item<SocketAddr>> {
-    let mut all: Vec<Item<SocketAddr>> = Vec::new();
-    let mut one = |value: SocketAddr, at: &Place| {
-        let at = at.clone();
-        all.push(Item { value, at });
-    };
-    if let Some(listen) = &file.listen.value
-        && let Some(MaybeAdmin(Some(AdminAddress::Tcp(address)))) = &listen.admin.value
-    {
-        one(*address, &listen.admin.at);
-    }
-    if let Some(registration) = &file.registration.value
-        && let Some(address) = registration.listen.value
-    {
-        one(address, &registration.listen.at);
-    }
-    let listen = file
-        .listen
-        .value
-        .iter()
-        .flat_map(|listen| [&listen.http, &listen.https]);
-    let tcp = file
-        .tcp
-        .value
-        .iter()
-        .flat_map(|list| &list.items)
-        .map(|tcp| &tcp.value.listen);
-    for field in listen.chain(tcp) {
-        all.extend(
-            field
-                .value
-                .iter()
-                .flat_map(|list| list.items.iter().cloned()),
-        );
-    }
-    all.sort_by_key(|item| item.at.offset);
-    all
-}
-
 /// Reports each item that stands before it already.
 fn different<T: Eq + Hash>(
     reader: &mut Reader<'_>,
@@ -199,121 +174,6 @@ fn different<T: Eq + Hash>(
                 first.insert(&item.value, &item.at);
             }
         }
-    }
-}
-
-/// Checks that HTTPS listeners have a certificate; returns whether anybody answers HTTPS.
-fn answers_https(
-    reader: &mut Reader<'_>,
-    listen: Option<&ListenFile>,
-    tls: Option<&TlsFile>,
-) -> bool {
-    let https = listen.and_then(|listen| listen.https.value.as_ref());
-    let Some(https) = https.filter(|https| !https.is_empty()) else {
-        let certificates = tls.and_then(|tls| tls.certificates.item());
-        if let Some(certificates) = certificates.filter(|c| https.is_some() && !c.value.is_empty())
-        {
-            let mistake = Mistake::new("nobody uses the certificates: listen.https is empty");
-            reader.warning(&certificates.at, mistake);
-        }
-        return https.is_none();
-    };
-    let certificates = tls.and_then(|tls| tls.certificates.value.as_ref());
-    if certificates.is_some_and(List::is_empty) {
-        let default = match listen.is_some_and(|listen| listen.https.written) {
-            true => "",
-            false => " (it is [\"[::]:443\"] unless written)",
-        };
-        let at = listen
-            .map(|listen| listen.https.at.clone())
-            .or_else(|| https.items.first().map(|i| i.at.clone()));
-        if let Some(at) = at {
-            let mistake = Mistake::new(format!("HTTPS needs a certificate{default}"));
-            reader.error(
-                &at,
-                mistake.allowed("write tls.certificates, or listen.https = [] to go without HTTPS"),
-            );
-        }
-    }
-    true
-}
-
-fn check_listen(
-    reader: &mut Reader<'_>,
-    listen: ListenFile,
-    https_answered: bool,
-) -> Option<Listen> {
-    let (http, redirect) = (listen.http.value?, listen.redirect.value?);
-    let https = listen.https.value?;
-    if http.is_empty() && https.is_empty() {
-        reader.error(
-            &listen.at,
-            Mistake::new("portico would listen nowhere").allowed("an address in `http` or `https`"),
-        );
-    }
-    if redirect && !http.is_empty() && !https_answered {
-        let mistake = Mistake::new("plain HTTP is redirected to HTTPS, but `https` is empty")
-            .allowed("redirect = false, unless something else answers HTTPS");
-        reader.warning(&listen.redirect.at, mistake);
-    }
-    for item in http
-        .items
-        .iter()
-        .chain(&https.items)
-        .filter(|item| item.value.port() == 0)
-    {
-        reader.warning(
-            &item.at,
-            Mistake::new("port 0: the system chooses a free port, each time another one"),
-        );
-    }
-    let admin = listen.admin.value?.0;
-    if let Some(AdminAddress::Tcp(address)) = &admin {
-        check_admin(reader, *address, &listen.admin.at);
-    }
-    let proxy_protocol_from = listen.proxy_protocol_from.value?;
-    check_proxy_protocol_from(reader, &proxy_protocol_from);
-    Some(Listen {
-        http: http.into_values().collect(),
-        redirect,
-        https: https.into_values().collect(),
-        admin,
-        proxy_protocol_from: proxy_protocol_from.into_values().collect(),
-    })
-}
-
-/// Whoever reaches the administration may use it: there is no password.
-fn check_admin(reader: &mut Reader<'_>, address: SocketAddr, at: &Place) {
-    if address.port() == 0 {
-        let mistake = Mistake::new("port 0: the administration needs a port that is known")
-            .allowed("a port of 1 to 65535, so that routes can be kept away from it");
-        reader.error(at, mistake);
-    }
-    if !address.ip().to_canonical().is_loopback() {
-        let mistake = Mistake::new(format!(
-            "everybody who can connect to {address} may read all routes, the configuration and the metrics, \
-             and may have the configuration reloaded"
-        ));
-        reader.warning(
-            at,
-            mistake.allowed(
-                "an address on loopback, \"unix:\" and a path, or a firewall in front of it",
-            ),
-        );
-    }
-}
-
-/// Who may say for whom a connection is made.
-fn check_proxy_protocol_from(reader: &mut Reader<'_>, networks: &List<IpNet>) {
-    different(reader, &networks.items, |_| true, "this network");
-    for item in networks.items.iter().filter(|n| n.value.prefix_len() == 0) {
-        let mistake = Mistake::new(
-            "every client must send a PROXY protocol header, and is believed whatever address it names",
-        );
-        reader.warning(
-            &item.at,
-            mistake.allowed("the networks of the load balancers"),
-        );
     }
 }
 
@@ -353,24 +213,6 @@ fn check_tls(reader: &mut Reader<'_>, tls: TlsFile) -> Option<Tls> {
         certificates,
         min_version: tls.min_version.value?,
     })
-}
-
-/// Reports an address that is one of portico's own: requests would go round in circles.
-fn not_myself(reader: &mut Reader<'_>, address: SocketAddr, own: &[SocketAddr], at: &Place) {
-    let same = |listener: &&SocketAddr| {
-        let (ip, to) = (listener.ip().to_canonical(), address.ip().to_canonical());
-        // A listener on all addresses is met at each; only those of this machine are known here.
-        listener.port() == address.port()
-            && (ip == to || (ip.is_unspecified() && is_this_machine(to)))
-    };
-    if let Some(listener) = own.iter().find(same) {
-        let mistake = Mistake::new(format!("{address} is portico's own listener {listener}"));
-        reader.error(at, mistake.allowed("the address of a server"));
-    }
-}
-
-fn is_this_machine(ip: IpAddr) -> bool {
-    ip.is_loopback() || ip.is_unspecified()
 }
 
 fn check_registry(registry: RegistryFile) -> Option<Registry> {

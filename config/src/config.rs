@@ -329,8 +329,8 @@ pub enum CheckKind {
         http: HttpCheck,
         /// Whether the certificate has to be valid.
         verify: bool,
-        /// The name that is asked for, and verified; `None`: the host of the check, else the server's name
-        /// or address.
+        /// The name that is asked for, and verified, or an IP address, which is only verified; `None`:
+        /// the server's own name or address. Without `sni` in the file it is the host of the check.
         sni: Option<Box<str>>,
     },
 }
@@ -338,11 +338,11 @@ pub enum CheckKind {
 /// The request of a check, and the answer that is good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpCheck {
-    /// The Host field; `None`: the server's address.
+    /// The Host field, valid as it is; `None`: the server's address and port, as configured.
     pub host: Option<Box<str>>,
-    /// The target; starts with a slash.
+    /// The target: a path and perhaps a query, printable ASCII; starts with a slash.
     pub path: Box<str>,
-    /// The status.
+    /// The status; 200 to 599.
     pub expect: u16,
 }
 
@@ -364,7 +364,7 @@ pub struct TcpListener {
     pub listen: Vec<SocketAddr>,
     /// The pool that connections go to, but for those of `server_names`. `None`: others are closed.
     pub pool: Option<Box<str>>,
-    /// Pools by the name that the client's TLS asks for (SNI). Empty: nobody looks.
+    /// Pools by the name that the client's TLS asks for (SNI), no pattern twice. Empty: nobody looks.
     pub server_names: Vec<(NamePattern, Box<str>)>,
     /// Networks that may connect; empty: everybody.
     pub allow: Vec<IpNet>,

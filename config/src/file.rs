@@ -20,8 +20,9 @@ use crate::config::{
 use crate::reader::Absent::{Default, Required, Unset};
 use crate::reader::{FromToml, List, Map, Place, Reader, TableDoc, choice, table};
 use crate::values::{
-    ApexWord, Domain, DurationOrZero, HeaderName, HeaderPattern, MaybeAdmin, MaybeBackend,
-    MaybeDirectory, MaybeHost, MaybePage, MediaType, Name, Number, RequestPath, Size, ViaName,
+    ApexWord, Domain, DurationOrZero, HeaderName, HeaderPattern, HostField, MaybeAdmin,
+    MaybeBackend, MaybeDirectory, MaybeHost, MaybePage, MediaType, Name, Number, RequestPath, Size,
+    ViaName,
 };
 
 const KIB: u64 = 1 << 10;
@@ -205,25 +206,36 @@ table! {
 }
 
 table! {
-    /// Any number of pools, each in a table of its own.
+    /// Any number of pools, each in a table of its own: for `[ingress]` and for `[[tcp]]`. On a reload
+    /// servers that stay keep their health, what an administrator set and what is in flight there.
     PoolFile {
         /// The servers: addresses, or tables with an address and a weight. Names are
-        /// resolved again and again.
+        /// resolved again and again. To take a server out for an hour, use `portico pool` instead.
         nodes: List<NodeFile> = Required("[\"192.0.2.1:30000\", { address = \"192.0.2.2:30000\", weight = 50 }]"),
-        /// How the server for a request is chosen. `"least-requests"` suits requests of
-        /// very different cost.
+        /// How the server for a request is chosen: one after the other by weight, or, of two that are
+        /// drawn by weight, the one with fewer requests in flight for its weight.
+        /// `"least-requests"` suits requests of very different cost, long connections, and servers of
+        /// unequal speed.
         balance: BalanceWord = Default("\"round-robin\""),
-        /// How long a server that comes back takes to get its full share.
+        /// How long a server that comes back takes to get its full share, which grows evenly until
+        /// then; `"0s"`: at once. Shorten it where servers need no warming up. At portico's own start
+        /// there is none.
         slow_start: DurationOrZero = Default("\"60s\""),
-        /// Requests in flight at one server, over all workers. A server that has as many gets no more;
-        /// when all have, requests wait.
+        /// Requests in flight at one server, over all workers; of `[[tcp]]`, connections. A server that
+        /// has as many gets no more; when all have, requests wait. A pool that `[ingress]` and `[[tcp]]`
+        /// share counts both. Raise it when requests wait although the servers have little to do;
+        /// lower it to what a server can really do at once.
         max_connections: Number<1, 1_000_000> = Default("1000"),
-        /// Requests that wait, for each server that may be used: first come, first served, for
-        /// whichever has room first. Above it the answer is 503.
+        /// Requests that wait, for each server that may be used: they share one queue, first come,
+        /// first served, by whichever server has room first. Above it the answer is 503 at once. 0:
+        /// nobody waits. Few that are served in time are better than many that give up.
         max_queue: Number<0, 1_000_000> = Default("256"),
-        /// How long a request waits before it gets 503.
+        /// How long a request waits before it gets 503. Keep it below what people and programs wait
+        /// for; raise it to ride out longer bursts.
         queue_timeout: Duration = Default("\"5s\""),
-        /// How it is found out that a server is there. A pool without a check gets a TCP one.
+        /// How it is found out that a server is there. A pool without a check gets a TCP one. A
+        /// server that requests cannot connect to, or that breaks their connections, goes down at
+        /// once, whatever the check.
         check: CheckFile = Default("{}"),
     }
 }
@@ -232,7 +244,7 @@ table! {
     NodeTable {
         /// Where the server is.
         address: NodeAddress = Required("\"192.0.2.2:30000\""),
-        /// Its share of the work, relative to its peers.
+        /// Its share of the work, relative to its peers: 50 gets half as much as 100.
         weight: Number<1, 1000> = Default("100"),
     }
 }
@@ -293,29 +305,33 @@ choice! {
 
 table! {
     CheckFile {
-        /// `"tcp"`: a connection is accepted. `"http"`, `"https"`: a request is
-        /// answered as expected.
+        /// `"tcp"`: a connection is accepted. `"http"`, `"https"`: a GET request is
+        /// answered as expected. Servers can accept connections long after they stopped to serve: use
+        /// `"http"` or `"https"` wherever something answers it.
         kind: CheckWord = Default("\"tcp\""),
-        /// The Host header of the check.
-        host: Domain = Unset { example: "\"healthz.example\"", meaning: "the server's address" },
-        /// The port to check, where health is answered on a port of its own.
+        /// The Host header of an HTTP check, with a port if it needs one. Set it where servers answer
+        /// by host.
+        host: HostField = Unset { example: "\"healthz.example\"", meaning: "the server's address and port as `nodes` has them" },
+        /// The port to check, where health is answered on a port of its own, as Istio's is on 15021.
         port: Number<1, 65_535> = Unset { example: "15021", meaning: "the port that serves" },
-        /// What an HTTP check asks for.
+        /// What an HTTP check asks for: a path, and a query if it needs one. Choose one that fails when
+        /// the server cannot do its work, and that does not fail because of others behind it.
         path: RequestPath = Unset { example: "\"/healthz\"", meaning: "/" },
-        /// The status that an HTTP check wants.
-        expect: Number<100, 599> = Unset { example: "204", meaning: "200" },
-        /// Whether an HTTPS check wants a valid certificate. Set it to `false` for certificates
-        /// of their own making.
+        /// The status that an HTTP check wants; redirects are not followed.
+        expect: Number<200, 599> = Unset { example: "204", meaning: "200" },
+        /// Whether an HTTPS check wants a certificate that the system's authorities vouch for. Set it to
+        /// `false` for servers whose certificates are of their own making, as the Kubernetes API's.
         verify: bool = Unset { example: "false", meaning: "true" },
         /// The server name that an HTTPS check asks for and verifies.
         sni: Domain = Unset { example: "\"api.example\"", meaning: "the host of the check, else the server's own name or address" },
-        /// Between two checks of a server that is up.
+        /// Between two checks of a server that is up, give or take a tenth so that checks do not come in
+        /// step. Shorten it to notice sooner what requests do not: a server that hangs.
         interval: Duration = Default("\"10s\""),
-        /// Between two checks of a server that is down.
+        /// Between two checks of a server that is down. Shorten it to have servers back sooner.
         down_interval: Duration = Default("\"5s\""),
-        /// How long one check may take.
+        /// How long one check may take, from the connection to the answer. Keep it at most as long as the intervals.
         timeout: Duration = Default("\"5s\""),
-        /// So many good checks in a row bring a server up.
+        /// So many good checks in a row bring a server up. Raise it for servers that come and go.
         rise: Number<1, 1000> = Default("2"),
         /// So many bad checks in a row take a server down. Raise it where the
         /// network loses packets.
@@ -341,35 +357,45 @@ table! {
             example: "\"ingress\"",
             meaning: "the pool of the name `ingress`; without one such tools get the fallback's answer",
         },
-        /// Several pools with their percentages, sticky for each tool: `{ ingress =
-        /// 90, gateway = 10 }`.
+        /// Several pools with their percentages of the tools, which add up to 100: `{ ingress = 90, gateway = 10 }`.
+        /// All requests of a tool go to the same pool, on every machine that has the same split, and
+        /// a change of percentages moves no more tools than it must. 0 keeps a pool ready, and
+        /// checked, without any tool. Use it to move tools to another ingress controller bit by bit.
         split: Map<Name, Number<0, 100>> = Unset { example: "{ ingress = 90, gateway = 10 }", meaning: "no split" },
     }
 }
 
 table! {
-    /// As many as needed, each in a table of its own.
+    /// As many as needed, each in a table of its own. A connection holds a place at its server as a
+    /// request does (`max_connections`, the queue), and one of `limits.connections`. A reload leaves
+    /// connections alone, even those of a listener that it takes away.
     TcpFile {
-        /// The name in logs and metrics.
+        /// The name in logs and metrics; each only once.
         name: Name = Required("\"kube-api\""),
-        /// The addresses to answer on.
+        /// The addresses to answer on; none of them stands in another key.
         listen: List<SocketAddr> = Required("[\"192.0.2.9:6443\"]"),
-        /// The pool that connections go to.
+        /// The pool that connections go to, whatever server name they ask for unless `server_names`
+        /// has it.
         pool: Name = Unset {
             example: "\"kube-api\"",
             meaning: "connections that no server name covers are closed",
         },
-        /// Pools by the server name that a client asks for as its TLS begins, which portico does not
-        /// end. `*.` stands for one label.
+        /// Pools by the server name that a client asks for as its TLS begins (SNI), which portico does
+        /// not end: `{ "k8s.example" = "kube-api", "*.k8s.example" = "gateway" }`. `*.` stands for one
+        /// label; a name itself goes before a pattern. Leave it out where clients do not speak TLS
+        /// or wait for the server to begin.
         server_names: Map<NamePattern, Name> = Default("{}"),
-        /// Networks that may connect; empty: everybody.
+        /// Networks that may connect; empty: everybody. Others are closed at once, and counted. Of a
+        /// connection with a PROXY protocol header it is the client that it names who must be allowed.
         allow: List<IpNet> = Default("[]"),
-        /// Silence on a connection, both ways, after which it is closed.
+        /// Silence on a connection, both ways, after which it is closed. Raise it for protocols that
+        /// are silent for longer; long watches of the Kubernetes API are not.
         idle_timeout: Duration = Default("\"1h\""),
         /// Networks, such as those of a load balancer in front, whose connections begin with a
-        /// PROXY protocol header, which is believed. Others must not send one.
+        /// PROXY protocol header (v1 or v2), which is required and believed. Others must not send one.
         proxy_protocol_from: List<IpNet> = Default("[]"),
-        /// Whether servers get a PROXY protocol header (version 2) that names the client.
+        /// Whether servers get a PROXY protocol header (version 2) that names the client. Set it
+        /// only for servers that expect it: others take it for garbage. Checks do not send it.
         send_proxy_protocol: bool = Default("false"),
     }
 }

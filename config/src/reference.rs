@@ -47,6 +47,9 @@ nodes = [\"192.0.2.1:30000\"]
 /// The name that examples give to a table whose name is free.
 const EXAMPLE_NAME: &str = "ingress";
 
+/// Keys that no default holds and an example cannot do without.
+const SHOWN: &[&str] = &["tcp.pool"];
+
 /// The reference of all keys as Markdown: the text of `docs/configuration.md`.
 pub fn reference() -> String {
     let mut out = INTRO.to_owned();
@@ -95,7 +98,8 @@ fn section(out: &mut String, key: &KeyDoc) {
     let (below, inline): (Vec<&KeyDoc>, Vec<&KeyDoc>) =
         table.keys.iter().partition(|key| stands_below(key));
     for key in inline {
-        let comment = if matches!(key.absent, Absent::Unset { .. }) {
+        let shown = SHOWN.contains(&&*format!("{path}.{}", key.name));
+        let comment = if matches!(key.absent, Absent::Unset { .. }) && !shown {
             "# "
         } else {
             ""

@@ -16,7 +16,7 @@ use crate::diagnostic::nearest;
 use crate::reader::{FromText, Mistake};
 
 pub(crate) use header::{HeaderName, HeaderPattern, MediaType, ViaName};
-pub(crate) use network::{Domain, MaybeAdmin, MaybeHost, Name};
+pub(crate) use network::{Domain, HostField, MaybeAdmin, MaybeHost, Name};
 pub(crate) use quantity::{DurationOrZero, Number, Size};
 pub use sentinel::{Credentials, SentinelUrl};
 pub(crate) use url::{ApexWord, MaybeBackend, MaybePage, page_host};
@@ -142,7 +142,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{HeaderTemplate, NodeAddress, SecretUrl};
+    use crate::config::{HeaderTemplate, NamePattern, NodeAddress, SecretUrl};
 
     #[test]
     fn log_targets() {
@@ -169,6 +169,7 @@ mod tests {
             let _ = (Duration::from_text(&text), SocketAddr::from_text(&text));
             let _ = (IpNet::from_text(&text), Name::from_text(&text), Domain::from_text(&text));
             let _ = (NodeAddress::from_text(&text), SecretUrl::from_text(&text), HeaderTemplate::from_text(&text));
+            let _ = (HostField::from_text(&text), NamePattern::from_text(&text), DurationOrZero::from_text(&text));
             let _ = (ApexWord::from_text(&text), MaybePage::from_text(&text), HeaderName::from_text(&text));
             let _ = (HeaderPattern::from_text(&text), LogTarget::from_text(&text), RequestPath::from_text(&text));
             let _ = (SecretUrl::new(text.as_str()).to_string(), quote(&text));

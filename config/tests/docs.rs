@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 use std::path::Path;
+use std::time::Duration;
 
 use portico_config::{Severity, parse, reference};
 
@@ -56,25 +57,96 @@ fn the_smallest_file_loads() {
     assert_eq!(loaded.warnings, []);
 }
 
+/// All examples but the first one, and the pools that they name.
+fn all_examples() -> String {
+    let pools = "[pools.gateway]\nnodes = [\"192.0.2.3:1\"]\n[pools.kube-api]\nnodes = [\"192.0.2.11:6443\"]\n";
+    examples()[1..].concat() + pools
+}
+
 #[test]
 fn the_examples_together_are_one_valid_file() {
-    let all: String = examples()[1..].concat();
-    assert_eq!(mistakes(&all), Vec::<String>::new());
+    assert_eq!(mistakes(&all_examples()), Vec::<String>::new());
 }
 
 #[test]
 fn keys_that_are_commented_out_are_valid_too() {
-    let all: String = examples()[1..].concat();
-    let of_http = ["# host", "# path", "# expect", "# verify"];
-    let uncommented: Vec<&str> = all
-        .lines()
-        .filter(|line| !of_http.iter().any(|key| line.starts_with(key)))
+    let all = all_examples();
+    let uncommented: Vec<&str> = (all.lines())
         .map(|line| line.strip_prefix("# ").unwrap_or(line))
         .collect();
     let found = mistakes(&uncommented.join("\n"));
     // The example of `ingress` shows a split between two pools, beside the pool.
-    assert!(
-        found.iter().all(|text| text.contains("gateway")),
-        "{found:#?}"
-    );
+    let [both] = &found[..] else {
+        panic!("{found:#?}");
+    };
+    assert!(both.contains("there is a pool and a split"), "{both}");
+}
+
+/// The value behind a word of a line of HAProxy's.
+#[track_caller]
+fn word_after<'l>(line: &'l str, word: &str) -> &'l str {
+    let mut words = line.split_whitespace().skip_while(|w| *w != word);
+    words
+        .nth(1)
+        .unwrap_or_else(|| panic!("no {word} in {line}"))
+}
+
+/// The example of the migration means what HAProxy's configuration above it does.
+#[test]
+fn the_example_of_the_migration_is_true() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/migrating.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    let (_, section) = document
+        .split_once("### HAProxy, before and after\n")
+        .unwrap();
+    let block = |tag: &str| {
+        let (_, block) = section.split_once(tag).unwrap();
+        block.split("```").next().unwrap()
+    };
+    let (before, after) = (block("```text\n"), block("```toml\n"));
+    let loaded = parse("portico.toml", after).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(loaded.warnings, []);
+    let line = before.lines().find(|l| l.contains("default-server"));
+    let line = line.unwrap();
+    let duration = |word| humantime(word_after(line, word));
+    let number = |word: &str| word_after(line, word).parse::<u32>().unwrap();
+    let timeout = |name: &str| {
+        let line = before
+            .lines()
+            .find(|l| l.contains(&format!("timeout {name} ")));
+        humantime(word_after(line.unwrap(), name))
+    };
+    let config = loaded.config;
+    assert_eq!(config.timeouts.connect, timeout("connect"));
+    for pool in config.pools.values() {
+        let check = &pool.check;
+        assert_eq!(check.interval, duration("inter"));
+        assert_eq!(check.down_interval, duration("downinter"));
+        assert_eq!(check.timeout, timeout("check"));
+        assert_eq!((check.rise, check.fall), (number("rise"), number("fall")));
+        assert_eq!(pool.slow_start, duration("slowstart"));
+        assert_eq!(pool.max_connections, number("maxconn"));
+        assert_eq!(pool.max_queue, number("maxqueue"));
+        assert_eq!(pool.queue_timeout, timeout("queue"));
+        for node in &pool.nodes {
+            assert_eq!(node.weight, number("weight"));
+            assert!(before.contains(&node.address.to_string()), "{node:?}");
+        }
+    }
+    for tcp in &config.tcp {
+        assert_eq!(tcp.idle_timeout, timeout("client"));
+        assert!(before.contains(&format!("bind {}\n", tcp.listen[0])));
+    }
+    assert_eq!((config.pools.len(), config.tcp.len()), (3, 2));
+}
+
+/// `10s`, `1h`
+fn humantime(text: &str) -> Duration {
+    let (number, unit) = text.split_at(text.len() - 1);
+    let seconds = match unit {
+        "s" => 1,
+        "h" => 3600,
+        _ => panic!("{text}"),
+    };
+    Duration::from_secs(number.parse::<u64>().unwrap() * seconds)
 }

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use portico_config::{
-    CheckKind, ClientAddress, Config, HeaderTemplate, LogLevel, NodeAddress, TemplatePart,
-    TlsVersion, parse,
+    Balance, CheckKind, ClientAddress, Config, HeaderTemplate, HttpCheck, LogLevel, NamePattern,
+    NodeAddress, Share, TemplatePart, TlsVersion, parse,
 };
 use portico_routing::host::Apex;
 
@@ -17,6 +17,13 @@ fn config(text: &str) -> Config {
     parse("portico.toml", &text)
         .unwrap_or_else(|mistakes| panic!("{mistakes}"))
         .config
+}
+
+fn share(pool: &str, percent: u8) -> Share {
+    Share {
+        pool: pool.into(),
+        percent,
+    }
 }
 
 #[test]
@@ -122,7 +129,8 @@ fn every_kind_of_value() {
     let route = admin.find(b"/x").unwrap();
     assert_eq!(route.backend.to_string(), "http://192.0.2.10:8000/base");
 
-    let pool = config.ingress_pool().unwrap();
+    let pool = &config.pools["main"];
+    assert_eq!(config.ingress, [share("main", 100)]);
     assert_eq!(&*pool.name, "main");
     assert_eq!(
         pool.nodes[1].address,
@@ -134,7 +142,7 @@ fn every_kind_of_value() {
     assert_eq!((pool.nodes[1].weight, pool.nodes[2].weight), (100, 5));
     assert_eq!(
         (
-            pool.check.kind,
+            pool.check.kind.clone(),
             pool.check.port,
             pool.check.rise,
             pool.check.fall
@@ -146,7 +154,8 @@ fn every_kind_of_value() {
 #[test]
 fn least() {
     let config = config("listen.https = []");
-    assert_eq!(config.ingress, None);
+    assert_eq!(config.ingress, []);
+    assert_eq!(config.tcp, []);
     assert!(config.registry.is_none() && config.pools.is_empty() && config.rules.routes.is_empty());
     assert_eq!(config.rules.domains.apex, Apex::Ingress);
     assert_eq!(config.headers.via.as_deref(), Some("portico"));
@@ -159,7 +168,155 @@ fn least() {
 #[test]
 fn the_pool_named_ingress_is_the_ingress() {
     let config = config("listen.https = []\npools.ingress.nodes = [\"192.0.2.1:1\"]");
-    assert_eq!(config.ingress.as_deref(), Some("ingress"));
+    assert_eq!(config.ingress, [share("ingress", 100)]);
+}
+
+/// A split is what is written, even if it is of one pool or leaves one out.
+#[test]
+fn shares_of_the_ingress() {
+    let pools =
+        "listen.https = []\npools.a.nodes = [\"192.0.2.1:1\"]\npools.b.nodes = [\"192.0.2.2:1\"]";
+    let split = |split: &str| config(&format!("{pools}\ningress.split = {split}")).ingress;
+    assert_eq!(
+        split("{ b = 90, a = 10 }"),
+        [share("b", 90), share("a", 10)]
+    );
+    assert_eq!(
+        split("{ a = 100, b = 0 }"),
+        [share("a", 100), share("b", 0)]
+    );
+    assert_eq!(split("{ b = 100 }"), [share("b", 100)]);
+}
+
+/// What is in `[pools.a]` when this is written there.
+#[track_caller]
+fn pool(written: &str) -> portico_config::Pool {
+    let mut config = config(&format!(
+        "listen.https = []\ningress.pool = \"a\"\n[pools.a]\nnodes = [\"192.0.2.1:1\"]\n{written}"
+    ));
+    config.pools.remove("a").unwrap()
+}
+
+#[test]
+fn limits_of_pools() {
+    let written =
+        pool("balance = 'least-requests'\nslow_start = '0s'\nmax_connections = 1\nmax_queue = 0\n");
+    assert_eq!(written.balance, Balance::LeastRequests);
+    assert_eq!(written.slow_start, Duration::ZERO);
+    assert_eq!((written.max_connections, written.max_queue), (1, 0));
+    // As in production for years (reference: HAProxy's slowstart, maxconn, maxqueue).
+    let default = pool("");
+    assert_eq!(default.balance, Balance::RoundRobin);
+    assert_eq!(default.slow_start, Duration::from_secs(60));
+    assert_eq!((default.max_connections, default.max_queue), (1000, 256));
+    assert_eq!(default.queue_timeout, Duration::from_secs(5));
+    assert_eq!(default.check.kind, CheckKind::Tcp);
+}
+
+/// What a check does when this is written.
+#[track_caller]
+fn check_kind(written: &str, expected: CheckKind) {
+    assert_eq!(
+        pool(&format!("check = {{ {written} }}")).check.kind,
+        expected
+    );
+}
+
+fn http(host: Option<&str>, path: &str, expect: u16) -> HttpCheck {
+    HttpCheck {
+        host: host.map(Into::into),
+        path: path.into(),
+        expect,
+    }
+}
+
+fn https(http: HttpCheck, verify: bool, sni: Option<&str>) -> CheckKind {
+    let sni = sni.map(Into::into);
+    CheckKind::Https { http, verify, sni }
+}
+
+#[test]
+fn kinds_of_checks() {
+    check_kind("", CheckKind::Tcp);
+    check_kind("kind = 'http'", CheckKind::Http(http(None, "/", 200)));
+    check_kind(
+        "kind = 'http', host = 'Health.example:8080', path = '/healthz?full=1', expect = 204",
+        CheckKind::Http(http(Some("health.example:8080"), "/healthz?full=1", 204)),
+    );
+    check_kind("kind = 'https'", https(http(None, "/", 200), true, None));
+    check_kind(
+        "kind = 'https', verify = false, path = '/healthz'",
+        https(http(None, "/healthz", 200), false, None),
+    );
+}
+
+/// The server name follows the host, without its port, unless it is written.
+#[test]
+fn server_names_of_checks() {
+    let of_host = |host, sni| https(http(Some(host), "/", 200), true, Some(sni));
+    check_kind(
+        "kind = 'https', host = 'a.example'",
+        of_host("a.example", "a.example"),
+    );
+    check_kind(
+        "kind = 'https', host = 'a.example:443'",
+        of_host("a.example:443", "a.example"),
+    );
+    check_kind(
+        "kind = 'https', host = '192.0.2.1:1'",
+        of_host("192.0.2.1:1", "192.0.2.1"),
+    );
+    check_kind(
+        "kind = 'https', host = '[2001:DB8::1]:1'",
+        of_host("[2001:db8::1]:1", "2001:db8::1"),
+    );
+    check_kind(
+        "kind = 'https', host = 'a.example', sni = 'B.example'",
+        of_host("a.example", "b.example"),
+    );
+    check_kind(
+        "kind = 'https', sni = 'b.example'",
+        https(http(None, "/", 200), true, Some("b.example")),
+    );
+}
+
+#[test]
+fn tcp_listeners() {
+    let config = config(
+        r#"
+        listen.https = []
+        pools.a.nodes = ["192.0.2.1:1"]
+        [[tcp]]
+        name = "full"
+        listen = ["127.0.0.1:1", "[::1]:1"]
+        pool = "a"
+        server_names = { "*.K8s.example" = "a", "k8s.example." = "a" }
+        allow = ["192.0.2.0/24"]
+        idle_timeout = "2h"
+        proxy_protocol_from = ["192.0.2.7"]
+        send_proxy_protocol = true
+        [[tcp]]
+        name = "least"
+        listen = ["127.0.0.1:2"]
+        pool = "a"
+        "#,
+    );
+    let [full, least] = config.tcp.try_into().unwrap();
+    assert_eq!((&*full.name, full.listen.len()), ("full", 2));
+    let name = |wildcard| NamePattern {
+        name: "k8s.example".into(),
+        wildcard,
+    };
+    let expected = [(name(true), "a".into()), (name(false), "a".into())];
+    assert_eq!(full.server_names, expected);
+    assert_eq!(full.allow, ["192.0.2.0/24".parse().unwrap()]);
+    assert_eq!(full.idle_timeout, Duration::from_secs(7200));
+    assert_eq!(full.proxy_protocol_from, ["192.0.2.7/32".parse().unwrap()]);
+    assert!(full.send_proxy_protocol);
+    assert_eq!(least.pool.as_deref(), Some("a"));
+    assert!(least.server_names.is_empty() && least.allow.is_empty());
+    assert!(least.proxy_protocol_from.is_empty() && !least.send_proxy_protocol);
+    assert_eq!(least.idle_timeout, Duration::from_secs(3600));
 }
 
 /// What is set when this is written in `[headers.set]`.

@@ -4,6 +4,7 @@
 //! `cargo test` runs them on seeds and on a pseudo-random corpus that is the same each time;
 //! `cargo +nightly fuzz run path --features fuzzer` searches on.
 
+pub mod hello;
 pub mod http1;
 pub mod http2;
 pub mod proxy_protocol;

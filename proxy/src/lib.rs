@@ -47,6 +47,7 @@ pub mod signals;
 pub mod snapshot;
 pub mod spare;
 pub mod start;
+pub mod tcp;
 pub mod telemetry;
 pub mod terminal;
 pub mod tls;

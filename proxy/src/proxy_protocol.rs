@@ -8,6 +8,7 @@
 //! Not done here: parsing (`header`).
 
 pub mod header;
+pub mod write;
 
 #[cfg(test)]
 mod oracle;

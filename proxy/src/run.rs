@@ -25,7 +25,7 @@ use crate::admin::{self, Admin};
 use crate::failure_text::{one_line, with_sources};
 use crate::listen::{self, Address, Bound, ListenError};
 use crate::logging;
-use crate::pools::{Pools, checks};
+use crate::pools::checks;
 use crate::process::{Process, Stage};
 use crate::registry::{Registry, RegistryError};
 use crate::reload;
@@ -376,10 +376,8 @@ impl Checks {
         if let Some(task) = self.0.take() {
             task.abort();
         }
-        let pools: Pools = process.snapshot.load().pools.clone();
-        if pools.iter().next().is_some() {
-            let checks = checks::run(pools, Arc::clone(&process.resolver));
-            self.0 = Some(spawn_local(checks));
+        if process.snapshot.load().pools.iter().next().is_some() {
+            self.0 = Some(spawn_local(checks::run(Arc::clone(process))));
         }
     }
 

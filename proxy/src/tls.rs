@@ -1,7 +1,7 @@
 //! TLS: which certificate a client sees, how sessions resume, and how files on disk become both.
 //!
 //! [`server_config`] is what every worker's acceptor uses, [`client_config`] what connections to
-//! `https://` backends use, and [`CertificateStore`] the certificates with their reload.
+//! `https://` backends use, [`check_config`] what checks of nodes use, and [`CertificateStore`] the certificates with their reload.
 //!
 //! Not here: sockets, handshake timeouts and everything HTTP. Nothing waits: files are only
 //! read in [`CertificateStore::load`] and [`CertificateStore::reload_changed`], which the
@@ -16,10 +16,12 @@ mod store;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod unverified;
 
 use std::sync::{Arc, OnceLock};
 
 use portico_config::TlsVersion;
+use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
 use rustls::version::{TLS12, TLS13};
@@ -118,6 +120,26 @@ pub fn client_config() -> Result<Arc<ClientConfig>, TlsError> {
     CONFIG
         .get_or_init(|| client_config_with(system_roots().0.clone()))
         .clone()
+}
+
+/// The settings of checks by HTTPS. No session is resumed: then the node would not show its
+/// certificate, and a check would not see that it is over.
+///
+/// # Errors
+/// [`TlsError`] when the build lacks the cryptography.
+pub fn check_config(verify: bool) -> Result<Arc<ClientConfig>, TlsError> {
+    static VERIFIED: OnceLock<Result<Arc<ClientConfig>, TlsError>> = OnceLock::new();
+    static UNVERIFIED: OnceLock<Result<Arc<ClientConfig>, TlsError>> = OnceLock::new();
+    let config = if verify { &VERIFIED } else { &UNVERIFIED };
+    let make = || {
+        let mut config = (*client_config()?).clone();
+        config.resumption = Resumption::disabled();
+        if !verify {
+            unverified::accept_any_certificate(&mut config);
+        }
+        Ok(Arc::new(config))
+    };
+    config.get_or_init(make).clone()
 }
 
 /// What is odd about the system's roots, one sentence each. Nothing logs it here: they are loaded

@@ -1,6 +1,6 @@
 //! Addresses, networks, names and domains.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -196,6 +196,52 @@ impl FromText for MaybeHost {
     }
 }
 
+/// What a Host field may hold (RFC 9110 section 7.2), in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostField {
+    /// All of it: `health.example:8080`, `[2001:db8::1]`.
+    pub(crate) text: Box<str>,
+    /// The name or address alone: `health.example`, `2001:db8::1`.
+    pub(crate) host: Box<str>,
+}
+
+impl FromText for HostField {
+    fn allowed() -> String {
+        "a host name or an IP address, and a port if it needs one, such as \"health.example\", \"192.0.2.1:8080\" or \"[2001:db8::1]\"".to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, Mistake> {
+        let lower = text.to_ascii_lowercase();
+        let no_host = || Mistake::new(format!("{} is no host", quote(text)));
+        if lower.parse::<Ipv6Addr>().is_ok() {
+            return Err(no_host().suggest(Some(format!("\"[{lower}]\""))));
+        }
+        let (host, port) = match lower.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+            _ => (&*lower, None),
+        };
+        let v6 = host
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'));
+        let name = match v6 {
+            Some(v6) => v6.parse::<Ipv6Addr>().is_ok().then_some(v6),
+            None => (host.parse::<Ipv4Addr>().is_ok() || valid_host_name(host)).then_some(host),
+        };
+        let number = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
+        let port_fits =
+            port.is_none_or(|port| number(port) && port.parse().is_ok_and(|port: u16| port != 0));
+        match name.filter(|_| port_fits) {
+            Some(name) => Ok(Self {
+                host: name.into(),
+                text: lower.as_str().into(),
+            }),
+            None => {
+                Err(no_host().suggest(Domain::from_text(text).err().and_then(|m| m.suggestion)))
+            }
+        }
+    }
+}
+
 /// Whether this is a host name as routing knows it, in its canonical form, and no IP address.
 fn valid_host_name(name: &str) -> bool {
     let number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
@@ -244,6 +290,57 @@ impl FromText for NodeAddress {
 mod tests {
     use super::*;
     use crate::values::testing::{bad, good};
+
+    /// The text is a Host field, and this the name in it.
+    #[track_caller]
+    fn good_host(text: &str, host: &str) {
+        let field = HostField::from_text(text).unwrap();
+        assert_eq!((&*field.text, &*field.host), (&*text.to_lowercase(), host));
+    }
+
+    #[test]
+    fn host_fields() {
+        good_host("Health.Example", "health.example");
+        good_host("node-1:8080", "node-1");
+        good_host("192.0.2.1", "192.0.2.1");
+        good_host("192.0.2.1:80", "192.0.2.1");
+        good_host("[2001:DB8::1]", "2001:db8::1");
+        good_host("[::1]:8080", "::1");
+        for none in [
+            "",
+            ":80",
+            "[::1",
+            "::1]",
+            "[]",
+            "a b",
+            "a:b:1",
+            "[192.0.2.1]",
+            "[::1]x",
+            "[::1]:x",
+            "192.0.2.256",
+            "a/b\r\nX: y",
+        ] {
+            assert!(HostField::from_text(none).is_err(), "{none}");
+        }
+        for port in ["", "+1", "0", "65536", "x"] {
+            bad::<HostField>(&format!("a.example:{port}"), Some("\"a.example\""));
+        }
+        bad::<HostField>("::1", Some("\"[::1]\""));
+        bad::<HostField>("http://a.example/", Some("\"a.example\""));
+    }
+
+    #[test]
+    fn name_patterns() {
+        let pattern = |name: &str, wildcard| NamePattern {
+            name: name.into(),
+            wildcard,
+        };
+        good("K8s.Example.", pattern("k8s.example", false));
+        good("*.Example", pattern("example", true));
+        for none in ["*", "*.", "a.*", "*a.example", "[::1]", "*.192.0.2.1"] {
+            assert!(NamePattern::from_text(none).is_err(), "{none}");
+        }
+    }
 
     #[test]
     fn administration() {

@@ -3,8 +3,8 @@
 //! `pool` finds a place at a node for a request or a TCP connection, at once or after a wait in
 //! `queue`; `place` is that place; `node` is a server with what is known and counted of it
 //! (`counts`). `balance` chooses, `split` chooses between pools, `health` decides who is up,
-//! `checks` asks the nodes, `retry` bounds second attempts, `live` is what administrators change
-//! while portico runs, `report` what people and scripts are told of all this.
+//! `checks` has the nodes asked, `probe` asks one, `retry` bounds second attempts, `live` is what
+//! administrators change while portico runs, `report` what people and scripts are told of all this.
 //!
 //! A [`Pool`] is kept by name over reloads, so that the state of nodes, places and those who wait
 //! live on; what is configured of it is swapped. A node is kept by its address within its pool.
@@ -24,6 +24,7 @@ pub mod live;
 pub mod node;
 pub mod place;
 pub mod pool;
+mod probe;
 mod queue;
 pub mod report;
 pub mod retry;

@@ -1,0 +1,3 @@
+//! TCP listeners.
+
+pub mod hello;
