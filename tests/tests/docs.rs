@@ -331,9 +331,20 @@ fn every_command_is_run() {
     redis.route("grid", ".*", &origin.url());
     redis.route("admin", ".*", &origin.url());
     redis.redirect("canon");
+    // What it answers for tools that nobody has.
+    let ingress = Origin::scripted("ingress", |connection| {
+        while connection.read_request().is_some() {
+            let text = "The URL you have requested";
+            let head = format!(
+                "HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n",
+                text.len()
+            );
+            connection.send(head + text);
+        }
+    });
     let serving = Builder::new()
         .registry(&redis)
-        .ingress(&[origin.address()])
+        .ingress(&[ingress.address()])
         .start();
     let root = tempfile::tempdir().unwrap();
     let configured = Builder::new().registry(&redis);
@@ -351,7 +362,7 @@ fn every_command_is_run() {
             .env("ROOT", root.path())
             .env("HTTP_PORT", serving.http.port().to_string())
             .env("ADMIN", serving.admin.to_string())
-            .env("NODE", origin.address().to_string())
+            .env("NODE", ingress.address().to_string())
             .env("OLD_LIST", serving.admin.to_string())
             .env("HTTPS_PORT", serving.https.port().to_string())
             .env("NEW", serving.https.to_string())
