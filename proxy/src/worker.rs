@@ -131,7 +131,7 @@ impl Worker {
             encoders: Rc::default(),
             idle: IdlePool::default(),
             index,
-            turns: RefCell::default(),
+            turns: RefCell::new(Turns::new(index)),
             draining: Notify::new(),
             access_log: LogBuffer::new(Arc::clone(&process.access_log)),
             process,

@@ -173,6 +173,7 @@ pub fn change(
 impl Pool {
     /// Changes one of its nodes, and says so in the log.
     pub fn change(self: &Arc<Self>, node: &Node, change: Change) -> Changed {
+        let alone = self.alone();
         let (before, now) = node.standing(|standing| {
             let before = standing.setting();
             match change {
@@ -185,6 +186,7 @@ impl Pool {
             }
             (before, standing.setting())
         });
+        drop(alone);
         let left = if before == now {
             self.left()
         } else {
@@ -202,6 +204,16 @@ impl Pool {
             in_flight: node.in_flight(),
             left,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_wish(self: &Arc<Self>, node: &Node, wish: Wish) {
+        self.change(node, Change::Wish(wish));
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_weight(self: &Arc<Self>, node: &Node, weight: Option<u32>) {
+        self.change(node, Change::Weight(weight));
     }
 
     fn left(&self) -> Option<Left> {

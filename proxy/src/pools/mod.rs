@@ -2,9 +2,10 @@
 //!
 //! `pool` finds a place at a node for a request or a TCP connection, at once or after a wait in
 //! `queue`; `place` is that place; `node` is a server with what is known and counted of it
-//! (`counts`). `balance` chooses, `split` chooses between pools, `health` decides who is up,
-//! `checks` has the nodes asked, `probe` asks one, `retry` bounds second attempts, `live` is what
-//! administrators change while portico runs, `report` what people and scripts are told of all this.
+//! (`counts`). `balance` chooses, by what each worker keeps in `turns`; `split` chooses between
+//! pools; `health` decides who is up, `checks` has the nodes asked, `probe` asks one; `retry`
+//! bounds second attempts; `live` is what administrators change while portico runs, `report` what
+//! people and scripts are told of all this.
 //!
 //! A [`Pool`] is kept by name over reloads, so that the state of nodes, places and those who wait
 //! live on; what is configured of it is swapped. A node is kept by its address within its pool.
@@ -29,7 +30,9 @@ mod queue;
 pub mod report;
 pub mod retry;
 pub mod split;
+pub mod turns;
 
 pub use node::Node;
 pub use place::NodePlace;
-pub use pool::{NoPlace, Pool, Pools, Tried, Turns};
+pub use pool::{NoPlace, Pool, Pools, Tried};
+pub use turns::Turns;

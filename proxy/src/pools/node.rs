@@ -33,7 +33,7 @@ pub struct Node {
     pub added: SystemTime,
     /// Its share of new requests, in [`WEIGHT_STEPS`]; 0: none while others have some.
     effective: AtomicU32,
-    /// Not drained and not in maintenance.
+    /// Not drained, not in maintenance, and of some weight.
     in_rotation: AtomicBool,
     in_flight: AtomicU32,
     most_in_flight: AtomicU32,
@@ -111,12 +111,18 @@ impl Node {
         self.standing(|standing| standing.health.is_up())
     }
 
+    /// Requests in flight by weight, to be compared with other nodes' alone.
+    pub(super) fn load(&self, effective: u32) -> u64 {
+        // Weights are below 2^17, so that nothing is lost but what tells heavy loads apart.
+        (u64::from(self.in_flight()) << 24) / u64::from(effective.max(1))
+    }
+
     /// Its share of new requests, in [`WEIGHT_STEPS`].
     pub fn effective(&self) -> u32 {
         self.effective.load(Relaxed)
     }
 
-    /// Whether it is neither drained nor in maintenance.
+    /// Whether it is neither drained nor in maintenance, nor of no weight.
     pub fn in_rotation(&self) -> bool {
         self.in_rotation.load(Relaxed)
     }
@@ -181,7 +187,7 @@ impl Node {
         }
     }
 
-    /// Gives a place back.
+    /// Gives a place back. Who does looks at the queue afterwards.
     pub(super) fn release(&self) {
         self.in_flight.fetch_sub(1, SeqCst);
     }
@@ -199,7 +205,7 @@ impl Node {
     pub(super) fn share(&self, slow_start: std::time::Duration, now: Instant) -> (u32, bool) {
         self.standing(|standing| {
             let whole = standing.weight() * WEIGHT_STEPS;
-            let in_rotation = standing.wish == Wish::Ready;
+            let in_rotation = standing.wish == Wish::Ready && whole > 0;
             if !in_rotation || !standing.health.is_up() {
                 return (0, in_rotation);
             }

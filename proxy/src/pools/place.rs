@@ -1,16 +1,22 @@
 //! A place at a node, held by a request or a TCP connection until it ends.
+//!
+//! What comes of it is told here, and counted in [`NodePlace::lane`]. That it was got is counted
+//! already (`sessions`).
 
 use std::fmt::Display;
 use std::sync::Arc;
 
+use super::counts::Lane;
 use super::node::Node;
 use super::pool::Pool;
 
-/// A place at a node; given back when dropped, to who waits first.
+/// A place at a node; given back when dropped, to who waits first. Stays with the worker that got it:
+/// only that one counts in its lane.
 #[derive(Debug)]
 pub struct NodePlace {
     pool: Arc<Pool>,
     node: Arc<Node>,
+    worker: usize,
 }
 
 impl NodePlace {
@@ -19,7 +25,15 @@ impl NodePlace {
         Self {
             pool: Arc::clone(pool),
             node: Arc::clone(node),
+            worker: 0,
         }
+    }
+
+    /// Counts it as the worker's of that number.
+    pub(super) fn taken_by(mut self, worker: usize) -> Self {
+        self.worker = worker;
+        self.lane().sessions.inc();
+        self
     }
 
     /// The node.
@@ -30,6 +44,11 @@ impl NodePlace {
     /// Its pool.
     pub fn pool(&self) -> &Arc<Pool> {
         &self.pool
+    }
+
+    /// What its worker counts of the node.
+    pub fn lane(&self) -> &Lane {
+        self.node.lane(self.worker)
     }
 
     /// Notes that the node could not be connected to.

@@ -1,14 +1,17 @@
 //! A pool: finds a place at a node, at once or after a wait, and keeps what its nodes weigh.
 //!
 //! The choice is a worker's own ([`Turns`]): no lock, no line of memory that another worker writes
-//! but the counts of requests in flight, which must be exact.
+//! but the counts of requests in flight, which must be exact. Who finds no room waits in `queue`.
+//!
+//! Locks, in the order in which they may be held together: `changing`, the standing of one node,
+//! then, not with a standing, the queue.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -16,17 +19,17 @@ use portico_config as config;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use super::balance::Chooser;
 use super::health::News;
 use super::node::{Node, WEIGHT_STEPS};
 use super::place::NodePlace;
-use super::queue::Queue;
+use super::queue::{Outlook, Queue};
 use super::retry::RetryBudget;
+use super::turns::{Number, Turns};
 
 /// Nodes that one request tries to connect to.
 pub const MAX_TRIED: usize = 3;
 
-static NEXT_ID: AtomicUsize = AtomicUsize::new(0);
+static NEXT_GENERATION: AtomicU64 = AtomicU64::new(1);
 
 /// All pools of a configuration, by name.
 #[derive(Debug, Default, Clone)]
@@ -37,14 +40,14 @@ pub struct Pools(BTreeMap<Box<str>, Arc<Pool>>);
 pub struct Pool {
     /// Its name in the configuration.
     pub name: Box<str>,
-    /// The number of the workers' [`Turns`].
-    id: usize,
+    /// Where its chooser stands in [`Turns`].
+    number: Number,
     members: ArcSwap<Members>,
     queue: Queue,
     /// What second attempts may be made.
     pub retries: RetryBudget,
-    /// Held while weights are worked out, by whom that may concern.
-    publishing: Mutex<()>,
+    /// Held while members, standings or what follows from them change.
+    changing: Mutex<()>,
     /// Counters of a node: one for each worker.
     lanes: usize,
 }
@@ -56,19 +59,14 @@ pub struct Members {
     pub config: config::Pool,
     /// Its nodes, in the order of the configuration.
     pub nodes: Box<[Arc<Node>]>,
+    /// Tells this list of nodes from all others of the process.
+    generation: u64,
 }
 
 /// Nodes that a request need not try again.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Tried {
     ids: [u64; MAX_TRIED],
-}
-
-/// A worker's place in the rotation of every pool.
-#[derive(Debug, Default)]
-pub struct Turns {
-    choosers: Vec<Chooser>,
-    weights: Vec<u32>,
 }
 
 /// Why there is no place.
@@ -82,13 +80,6 @@ pub enum NoPlace {
     QueueFull,
     /// It waited for `queue_timeout` in vain.
     QueueTimeout,
-}
-
-enum Choice {
-    Place(NodePlace),
-    NoNode,
-    AllTried,
-    Full,
 }
 
 impl Pools {
@@ -152,29 +143,40 @@ impl Pool {
         let members = Members::of(configured, &[], lanes);
         Self {
             name: configured.name.clone(),
-            id: NEXT_ID.fetch_add(1, Relaxed),
+            number: Number::default(),
             members: ArcSwap::from_pointee(members),
             queue: Queue::default(),
             retries: RetryBudget::default(),
-            publishing: Mutex::new(()),
+            changing: Mutex::new(()),
             lanes,
         }
     }
 
-    /// Puts what was configured in force. Nodes that stay keep all that is known of them.
+    /// Puts what was configured in force. Nodes that stay keep all that is known of them; those that
+    /// go keep their requests until these end.
     pub fn configure(self: &Arc<Self>, configured: &config::Pool) {
-        let before = self.members.load_full();
-        if before.config == *configured {
-            return;
+        {
+            let _alone = self.alone();
+            let before = self.members.load_full();
+            if before.config == *configured {
+                return;
+            }
+            let members = Members::of(configured, &before.nodes, self.lanes);
+            self.members.store(Arc::new(members));
         }
-        let members = Members::of(configured, &before.nodes, self.lanes);
-        self.members.store(Arc::new(members));
         self.publish(Instant::now());
     }
 
     /// What is configured now, and the nodes.
     pub fn members(&self) -> Arc<Members> {
         self.members.load_full()
+    }
+
+    /// Requests, or TCP connections, that hold a place now, at all nodes.
+    pub fn in_flight(&self) -> usize {
+        let members = self.members.load();
+        let in_flight = members.nodes.iter().map(|node| node.in_flight() as usize);
+        in_flight.sum()
     }
 
     /// How many wait for a place.
@@ -188,7 +190,7 @@ impl Pool {
     }
 
     /// A place at a node that is not among `tried`: the one whose turn it is of those with room, else
-    /// the first that gets room.
+    /// the first that gets room. Counted as a session of the worker whose turns these are.
     ///
     /// # Errors
     /// [`NoPlace`]
@@ -197,123 +199,176 @@ impl Pool {
         turns: &RefCell<Turns>,
         tried: &Tried,
     ) -> Result<NodePlace, NoPlace> {
-        match self.choose(&mut turns.borrow_mut(), tried) {
-            Choice::Place(place) => return Ok(place),
-            Choice::NoNode => return Err(NoPlace::NoNode),
-            Choice::AllTried => return Err(NoPlace::AllTried),
-            Choice::Full => {}
-        }
-        // Rare, and its room would be part of every request.
-        Box::pin(self.wait(tried)).await
+        let (outlook, worker) = {
+            let mut turns = turns.borrow_mut();
+            (self.choose(&mut turns, tried), turns.worker)
+        };
+        let place = match outlook {
+            Outlook::Now(answer) => answer?,
+            // Boxed: rare, and its room would be part of every request.
+            Outlook::Wait | Outlook::NoRoom => Box::pin(self.wait(tried)).await?,
+        };
+        Ok(place.taken_by(worker))
     }
 
-    fn choose(self: &Arc<Self>, turns: &mut Turns, tried: &Tried) -> Choice {
+    /// The fast path: takes no lock, allocates nothing.
+    fn choose(self: &Arc<Self>, turns: &mut Turns, tried: &Tried) -> Outlook {
         if tried.is_full() {
-            return Choice::AllTried;
+            return Outlook::Now(Err(NoPlace::AllTried));
+        }
+        if self.queue.len() > 0 {
+            // Others were first.
+            return Outlook::Wait;
         }
         let members = self.members.load();
-        let somebody_waits = self.queue.len() > 0;
         loop {
+            let (chooser, weights, random) = turns.of(&self.number);
             let (mut any, mut untried) = (false, false);
-            let Turns { choosers, weights } = turns;
             weights.clear();
             for node in &*members.nodes {
                 let effective = node.effective();
                 any |= effective > 0;
                 let usable = effective > 0 && !tried.has(node);
                 untried |= usable;
-                let open = usable && !somebody_waits && node.has_room();
-                weights.push(if open { effective } else { 0 });
-            }
-            if !any {
-                return Choice::NoNode;
+                weights.push(if usable && node.has_room() {
+                    effective
+                } else {
+                    0
+                });
             }
             if !untried {
-                return self.last_hope(&members, tried);
+                return self.last_hope(&members, tried, any);
             }
-            let chooser = chooser_of(choosers, self.id);
-            let load = |index: usize| members.nodes.get(index).map_or(0, |node| node.in_flight());
-            let Some(index) = chooser.pick(members.config.balance, weights, load) else {
-                return Choice::Full;
+            let in_flight =
+                |index: usize| members.nodes.get(index).map_or(0, |node| node.in_flight());
+            let (generation, balance) = (members.generation, members.config.balance);
+            let picked = chooser.pick(generation, balance, weights, in_flight, random);
+            let Some(node) = picked.and_then(|index| members.nodes.get(index)) else {
+                return Outlook::Wait;
             };
             // Another worker may have been faster: then it has no room, and the next is looked for.
-            if let Some(node) = members.nodes.get(index)
-                && node.claim()
-            {
-                return Choice::Place(NodePlace::claimed(self, node));
+            if node.claim() {
+                return Outlook::Now(Ok(NodePlace::claimed(self, node)));
             }
         }
     }
 
-    /// Every node that is up was tried in vain: one that is down may do.
-    fn last_hope(self: &Arc<Self>, members: &Members, tried: &Tried) -> Choice {
+    /// Every node that may be used was tried in vain: one that is down may do.
+    fn last_hope(self: &Arc<Self>, members: &Members, tried: &Tried, any: bool) -> Outlook {
         let mut nodes = members.nodes.iter();
         let node = nodes.find(|node| node.in_rotation() && !tried.has(node) && node.claim());
-        match node {
-            Some(node) => Choice::Place(NodePlace::claimed(self, node)),
-            None => Choice::AllTried,
-        }
+        Outlook::Now(match node {
+            Some(node) => Ok(NodePlace::claimed(self, node)),
+            None if any => Err(NoPlace::AllTried),
+            None => Err(NoPlace::NoNode),
+        })
     }
 
+    /// Waits in the queue, unless there is an answer at once after all.
     async fn wait(self: &Arc<Self>, tried: &Tried) -> Result<NodePlace, NoPlace> {
-        let members = self.members.load_full();
-        let usable = members.nodes.iter().filter(|node| node.effective() > 0);
-        let limit = usable.count() * members.config.max_queue as usize;
-        let Some(mut waiting) = self.queue.join(*tried, limit) else {
-            return Err(NoPlace::QueueFull);
+        let (mut waiting, patience) = {
+            let mut line = self.queue.lock();
+            line.announce();
+            let members = self.members.load();
+            // Those who are first; then what they cannot use may be had.
+            line.serve(|tried| self.find(&members, tried));
+            if let Outlook::Now(answer) = self.find(&members, tried) {
+                return answer;
+            }
+            let usable = members.nodes.iter().filter(|node| node.effective() > 0);
+            let limit = usable.count() * members.config.max_queue as usize;
+            if line.len() >= limit {
+                return Err(NoPlace::QueueFull);
+            }
+            (line.join(*tried), members.config.queue_timeout)
         };
-        // Somebody may have left between the look at the nodes and the place in the queue.
-        self.place_is_free();
-        match timeout(members.config.queue_timeout, &mut waiting.place).await {
-            Ok(Ok(place)) => Ok(place),
-            Ok(Err(_)) | Err(_) => Err(NoPlace::QueueTimeout),
+        match timeout(patience, waiting.answer()).await {
+            Ok(answer) => answer,
+            Err(_) => waiting.give_up().unwrap_or(Err(NoPlace::QueueTimeout)),
         }
     }
 
-    /// Gives what is free to who waits.
+    /// Gives what is free to who waits. Called after each change that may have made room.
     pub(super) fn place_is_free(self: &Arc<Self>) {
-        if self.queue.len() == 0 {
-            return;
+        if self.queue.len() > 0 {
+            let mut line = self.queue.lock();
+            let members = self.members.load();
+            line.serve(|tried| self.find(&members, tried));
         }
-        let members = self.members.load();
-        self.queue.serve(|tried| {
-            let free =
-                |node: &&Arc<Node>| node.effective() > 0 && !tried.has(node) && node.has_room();
-            let in_use = |node: &&Arc<Node>| {
-                u64::from(node.in_flight()) * u64::from(WEIGHT_STEPS) * 1000
-                    / u64::from(node.effective().max(1))
-            };
-            let node = members.nodes.iter().filter(free).min_by_key(in_use)?;
-            node.claim().then(|| NodePlace::claimed(self, node))
-        });
+    }
+
+    /// What there is for somebody who waits, or would: a place at the least busy node. The queue is
+    /// locked.
+    fn find(self: &Arc<Self>, members: &Members, tried: &Tried) -> Outlook {
+        loop {
+            let (mut any, mut untried, mut room) = (false, false, false);
+            let mut best: Option<(&Arc<Node>, u64)> = None;
+            for node in &*members.nodes {
+                let effective = node.effective();
+                if effective == 0 {
+                    continue;
+                }
+                any = true;
+                let usable = !tried.has(node);
+                untried |= usable;
+                if !node.has_room() {
+                    continue;
+                }
+                room = true;
+                let load = node.load(effective);
+                if usable && best.is_none_or(|(_, least)| load < least) {
+                    best = Some((node, load));
+                }
+            }
+            match best {
+                Some((node, _)) if node.claim() => {
+                    return Outlook::Now(Ok(NodePlace::claimed(self, node)));
+                }
+                // A request that came before anybody waited was faster.
+                Some(_) => {}
+                None if !untried => return self.last_hope(members, tried, any),
+                None if room => return Outlook::Wait,
+                None => return Outlook::NoRoom,
+            }
+        }
     }
 
     /// Works out what each node weighs now: after a change, and once a second for slow starts. With
     /// none up, all that are in rotation are tried: a broken check must not become an outage.
+    ///
+    /// Who waits is served then, also with a refusal if no node is left to wait for.
     pub fn publish(self: &Arc<Self>, now: Instant) {
+        let alone = self.alone();
         let members = self.members.load_full();
-        {
-            let _alone = self
-                .publishing
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let slow_start = members.config.slow_start;
-            let nodes = members.nodes.iter();
-            let shares: Vec<_> = nodes.map(|node| node.share(slow_start, now)).collect();
-            let none_is_up = shares.iter().all(|(share, _)| *share == 0);
-            for (node, (share, in_rotation)) in members.nodes.iter().zip(shares) {
-                let share = match none_is_up && in_rotation {
-                    true => node.standing(|standing| standing.weight()) * WEIGHT_STEPS,
-                    false => share,
-                };
-                node.publish(share, in_rotation);
-                node.set_limit(members.config.max_connections);
-            }
+        let slow_start = members.config.slow_start;
+        let nodes = members.nodes.iter();
+        let shares: Vec<_> = nodes.map(|node| node.share(slow_start, now)).collect();
+        let none_is_up = shares.iter().all(|(share, _)| *share == 0);
+        for (node, (share, in_rotation)) in members.nodes.iter().zip(shares) {
+            let share = match none_is_up && in_rotation {
+                true => node.standing(|standing| standing.weight()) * WEIGHT_STEPS,
+                false => share,
+            };
+            node.publish(share, in_rotation);
+            node.set_limit(members.config.max_connections);
         }
-        self.place_is_free();
+        // Locked in any case: see `queue`.
+        let mut line = self.queue.lock();
+        line.serve(|tried| match self.find(&members, tried) {
+            // The next may have nothing left to wait for.
+            Outlook::NoRoom => Outlook::Wait,
+            outlook => outlook,
+        });
+        drop(alone);
     }
 
-    /// Whether another node than this one is up and in rotation.
+    pub(super) fn alone(&self) -> MutexGuard<'_, ()> {
+        let lock = self.changing.lock();
+        lock.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether another node than this one is up and in rotation. Asked alone, so that two workers
+    /// do not take the last two down for each other's sake.
     fn has_another(&self, node: &Node) -> bool {
         let members = self.members.load();
         let mut nodes = members.nodes.iter();
@@ -323,8 +378,11 @@ impl Pool {
     /// Notes that a worker could not connect to a node.
     pub(crate) fn connect_failed(self: &Arc<Self>, node: &Arc<Node>, why: &dyn Display) {
         let now = Instant::now();
-        let last = !self.has_another(node);
-        let news = node.standing(|standing| standing.health.connect_failed(last, now));
+        let news = {
+            let _alone = self.alone();
+            let last = !self.has_another(node);
+            node.standing(|standing| standing.health.connect_failed(last, now))
+        };
         self.tell(
             node,
             news,
@@ -337,8 +395,11 @@ impl Pool {
     pub(super) fn broke(self: &Arc<Self>, node: &Arc<Node>) {
         let in_a_row = node.broken.fetch_add(1, Relaxed) + 1;
         let now = Instant::now();
-        let last = !self.has_another(node);
-        let news = node.standing(|standing| standing.health.broke(in_a_row, last, now));
+        let news = {
+            let _alone = self.alone();
+            let last = !self.has_another(node);
+            node.standing(|standing| standing.health.broke(in_a_row, last, now))
+        };
         let why = format!("it broke {in_a_row} connections in a row before it answered");
         self.tell(node, news, &why, now);
     }
@@ -401,14 +462,10 @@ impl Members {
         Self {
             nodes: nodes.collect(),
             config: configured.clone(),
+            generation: NEXT_GENERATION.fetch_add(1, Relaxed),
         }
     }
 }
 
-fn chooser_of(choosers: &mut Vec<Chooser>, id: usize) -> &mut Chooser {
-    if choosers.len() <= id {
-        choosers.resize_with(id + 1, Chooser::default);
-    }
-    // Made above.
-    &mut choosers[id]
-}
+#[cfg(test)]
+mod tests;

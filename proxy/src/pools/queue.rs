@@ -3,46 +3,86 @@
 //! One queue for the pool and not one for each node: whoever waits gets the first place that is
 //! free, and nobody stands behind a node that hangs while another one idles.
 //!
-//! Invariant: while somebody waits, no node that may be used for them has room. Who takes a place
-//! looks here first; who gives one back, or makes room otherwise, calls [`Queue::serve`].
+//! Invariant: while the queue is not locked and nobody is on the way to lock it, no node that may be
+//! used for somebody who waits has room. What makes room therefore serves the queue:
+//!
+//! - Who gives a place back looks at the length afterwards and locks only if it is not 0 (the fast
+//!   path of every request). Who is about to wait raises the length first and looks for room
+//!   afterwards, both in the one order that all threads agree on: one of the two sees the other.
+//! - What changes weights, limits or nodes locks in any case.
+//!
+//! Not done here: what may be used for whom (`pool`).
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
 use super::place::NodePlace;
-use super::pool::Tried;
+use super::pool::{NoPlace, Tried};
+
+/// What comes of a wait.
+pub(super) type Answer = Result<NodePlace, NoPlace>;
 
 /// Who waits.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// As many as are in the list; read without its lock.
+    /// How many are in the list, and one more while somebody may be about to join; read without
+    /// its lock.
     length: AtomicUsize,
     longest: AtomicUsize,
-    list: Mutex<VecDeque<Waiter>>,
-    next: AtomicU64,
+    list: Mutex<List>,
+}
+
+#[derive(Debug, Default)]
+struct List {
+    waiters: VecDeque<Waiter>,
+    /// Of the next who joins: numbers rise along the list.
+    next: u64,
 }
 
 #[derive(Debug)]
 struct Waiter {
     number: u64,
     tried: Tried,
-    place: oneshot::Sender<NodePlace>,
+    answer: oneshot::Sender<Answer>,
 }
+
+/// The queue, locked.
+pub(super) struct Line<'a> {
+    queue: &'a Queue,
+    // Dropped in this order: wakers run, and places that nobody takes come back, after the lock.
+    list: MutexGuard<'a, List>,
+    answers: Answers,
+}
+
+/// Answers that are sent when this is dropped.
+#[derive(Default)]
+struct Answers(Vec<(oneshot::Sender<Answer>, Answer)>);
 
 /// A wait; whoever drops it leaves the queue.
 #[derive(Debug)]
 pub(super) struct Waiting<'a> {
     queue: &'a Queue,
     number: u64,
-    pub(super) place: oneshot::Receiver<NodePlace>,
+    answer: oneshot::Receiver<Answer>,
+    answered: bool,
+}
+
+/// What can be done for somebody who waits.
+pub(super) enum Outlook {
+    /// This is the answer.
+    Now(Answer),
+    /// Nothing yet; others may have better luck, who have not tried the nodes with room.
+    Wait,
+    /// Nothing for anybody.
+    NoRoom,
 }
 
 impl Queue {
-    /// How many wait.
+    /// How many wait; one more for a moment when somebody who is about to join finds room.
     pub(super) fn len(&self) -> usize {
         self.length.load(SeqCst)
     }
@@ -52,59 +92,111 @@ impl Queue {
         self.longest.load(Relaxed)
     }
 
-    /// Queues up behind at most `limit - 1` others; `None`: too many wait. Call [`Queue::serve`]
-    /// then: a place may have become free meanwhile.
-    pub(super) fn join(&self, tried: Tried, limit: usize) -> Option<Waiting<'_>> {
-        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        if list.len() >= limit {
-            return None;
-        }
-        let number = self.next.fetch_add(1, Relaxed);
-        let (sender, place) = oneshot::channel();
-        list.push_back(Waiter {
-            number,
-            tried,
-            place: sender,
-        });
-        self.length.store(list.len(), SeqCst);
-        self.longest.fetch_max(list.len(), Relaxed);
-        Some(Waiting {
+    /// Locks it; short, and only in an overload or after a change.
+    pub(super) fn lock(&self) -> Line<'_> {
+        let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        Line {
             queue: self,
-            number,
-            place,
-        })
+            list,
+            answers: Answers::default(),
+        }
+    }
+}
+
+impl<'a> Line<'a> {
+    /// Tells those who give places back that somebody may wait soon. Before looking for room.
+    pub(super) fn announce(&self) {
+        self.queue.length.store(self.len() + 1, SeqCst);
     }
 
-    /// Gives places to those who wait, the first first, until `claim` finds none for anybody. Who
-    /// has tried all nodes with room is passed over.
-    pub(super) fn serve(&self, mut claim: impl FnMut(&Tried) -> Option<NodePlace>) {
-        // Dropped after the lock: a place that nobody takes comes back here.
-        let mut refused = Vec::new();
-        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.list.waiters.len()
+    }
+
+    /// Answers those who wait, the first first, as far as `look` has answers. Who has tried all nodes
+    /// with room is passed over.
+    pub(super) fn serve(&mut self, mut look: impl FnMut(&Tried) -> Outlook) {
         let mut index = 0;
-        while let Some(waiter) = list.get(index) {
-            let Some(place) = claim(&waiter.tried) else {
-                index += 1;
-                continue;
-            };
-            if let Some(waiter) = list.remove(index) {
-                // Who waited may be gone.
-                refused.extend(waiter.place.send(place).err());
+        while let Some(waiter) = self.list.waiters.get(index) {
+            match look(&waiter.tried) {
+                Outlook::Wait => index += 1,
+                Outlook::NoRoom => break,
+                Outlook::Now(answer) => {
+                    if let Some(waiter) = self.list.waiters.remove(index) {
+                        self.answers.0.push((waiter.answer, answer));
+                    }
+                }
             }
         }
-        self.length.store(list.len(), SeqCst);
-        drop(list);
     }
 
-    fn leave(&self, number: u64) {
-        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        list.retain(|waiter| waiter.number != number);
-        self.length.store(list.len(), SeqCst);
+    /// Joins at the end.
+    pub(super) fn join(&mut self, tried: Tried) -> Waiting<'a> {
+        let number = self.list.next;
+        self.list.next += 1;
+        let (sender, answer) = oneshot::channel();
+        self.list.waiters.push_back(Waiter {
+            number,
+            tried,
+            answer: sender,
+        });
+        self.queue.longest.fetch_max(self.len(), Relaxed);
+        Waiting {
+            queue: self.queue,
+            number,
+            answer,
+            answered: false,
+        }
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        self.queue.length.store(self.len(), SeqCst);
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        for (sender, answer) in self.0.drain(..) {
+            // Who waited may have gone just now: then a place is given back here, to the next.
+            drop(sender.send(answer));
+        }
+    }
+}
+
+impl Waiting<'_> {
+    /// The answer, when it comes.
+    pub(super) async fn answer(&mut self) -> Answer {
+        let answer = (&mut self.answer).await;
+        self.answered = true;
+        // The other end is dropped by a panic alone.
+        answer.unwrap_or(Err(NoPlace::QueueTimeout))
+    }
+
+    /// Leaves the queue; with the answer, if it came just now.
+    pub(super) fn give_up(mut self) -> Option<Answer> {
+        self.leave();
+        self.answer.try_recv().ok()
+    }
+
+    fn leave(&mut self) {
+        if self.answered {
+            return;
+        }
+        self.answered = true;
+        let mut line = self.queue.lock();
+        let waiters = &mut line.list.waiters;
+        if let Ok(index) = waiters.binary_search_by_key(&self.number, |waiter| waiter.number) {
+            waiters.remove(index);
+        }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.queue.leave(self.number);
+        // An answer that nobody takes is dropped after this, and a place in it given to the next.
+        self.leave();
     }
 }

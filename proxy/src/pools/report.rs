@@ -258,6 +258,11 @@ fn state_of(nodes: &[NodeReport]) -> (State, Option<&'static str>) {
 }
 
 impl NodeReport {
+    /// Whether an administrator wants it to be used: it is ready, and weighs something.
+    pub fn is_in_rotation(&self) -> bool {
+        self.wish == Wish::Ready && self.weight.whole() > 0
+    }
+
     fn of(node: &Node, check: &portico_config::Check, now: SystemTime) -> Self {
         let since = |time: SystemTime| now.duration_since(time).unwrap_or_default().as_secs();
         let effective = node.effective();

@@ -387,7 +387,7 @@ const POOLS: Section = Section {
         gauge(
             "portico_node_in_rotation",
             &["pool", "node"],
-            "0: an administrator has drained it, or put it in maintenance.",
+            "0: an administrator has drained it, put it in maintenance, or set its weight to 0.",
             "0 for a day: forgotten? portico pool ready.",
         ),
         gauge(

@@ -17,7 +17,6 @@ use super::system::System;
 use super::tools::CLASSES;
 use super::{Metrics, seconds};
 use crate::pools::counts;
-use crate::pools::live::Wish;
 use crate::pools::report::{NodeReport, PoolReport, report};
 use crate::process::Process;
 use crate::registry::{Mode, Source};
@@ -285,7 +284,7 @@ fn pools(out: &mut Families, process: &Process) {
     };
     gauges("portico_node_up", |node| f64::from(u8::from(node.up)));
     gauges("portico_node_in_rotation", |node| {
-        f64::from(u8::from(node.wish == Wish::Ready))
+        f64::from(u8::from(node.is_in_rotation()))
     });
     gauges("portico_node_weight", |node| node.weight.now);
     gauges("portico_node_in_flight", |node| f64::from(node.in_flight));
