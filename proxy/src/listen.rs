@@ -6,9 +6,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use portico_config::Listen;
+use portico_config::Config;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
@@ -16,7 +17,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 const BACKLOG: i32 = 4096;
 /// Probes of a silent peer begin after this, so that tunnels to machines that vanished
 /// do not stay for ever.
-const KEEPALIVE: Duration = Duration::from_secs(120);
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(120);
 
 /// An address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -58,12 +59,24 @@ fn hint(error: &io::Error) -> &'static str {
 }
 
 /// What is listened on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     /// The address.
     pub socket: SocketAddr,
-    /// Clients speak TLS on it.
-    pub over_tls: bool,
+    /// What clients speak on it.
+    pub spoken: Spoken,
+}
+
+/// What clients speak.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Spoken {
+    /// HTTP.
+    Http,
+    /// HTTP over TLS.
+    Https,
+    /// What the pool of this `[[tcp]]` listener understands. The name only, so that a reload of its
+    /// settings leaves its sockets alone.
+    Tcp(Arc<str>),
 }
 
 /// A listening socket of one worker.
@@ -80,10 +93,20 @@ pub struct Listener {
 pub struct Bound(Vec<(Socket, Address)>);
 
 /// What the configuration wants listened on.
-pub fn addresses(listen: &Listen) -> Vec<Address> {
-    let of = |over_tls| move |&socket: &SocketAddr| Address { socket, over_tls };
-    let plain = listen.http.iter().map(of(false));
-    plain.chain(listen.https.iter().map(of(true))).collect()
+pub fn addresses(config: &Config) -> Vec<Address> {
+    let mut all = Vec::new();
+    let mut add = |sockets: &[SocketAddr], spoken: Spoken| {
+        all.extend(sockets.iter().map(|&socket| Address {
+            socket,
+            spoken: spoken.clone(),
+        }));
+    };
+    add(&config.listen.http, Spoken::Http);
+    add(&config.listen.https, Spoken::Https);
+    for listener in &config.tcp {
+        add(&listener.listen, Spoken::Tcp(Arc::from(&*listener.name)));
+    }
+    all
 }
 
 /// Binds every address once for each of `workers`. `held`: what this process listens on already,
@@ -107,7 +130,7 @@ pub fn bind(
         let mut sockets = Vec::new();
         for address in addresses {
             let socket = bound(address.socket, true).map_err(error(address.socket))?;
-            sockets.push((socket, *address));
+            sockets.push((socket, address.clone()));
         }
         all.push(Bound(sockets));
     }
@@ -161,7 +184,7 @@ mod tests {
     fn at(http: &str) -> [Address; 1] {
         [Address {
             socket: http.parse().unwrap(),
-            over_tls: false,
+            spoken: Spoken::Http,
         }]
     }
 

@@ -1,7 +1,7 @@
 //! Connections of load balancers: the PROXY protocol header that begins them says who the client
 //! is.
 //!
-//! The header is required from the peers in `listen.proxy_protocol_from`, and never looked for from
+//! The header is required from the peers in `proxy_protocol_from`, and never looked for from
 //! others: who could send one could be anybody. It is read before TLS and HTTP, and not a byte of
 //! what follows it with it.
 //!
@@ -16,6 +16,7 @@ mod oracle;
 mod tests;
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -30,16 +31,20 @@ use header::{Ends, HeaderError, MAX_HEADER, Parsed};
 
 /// Why a balancer's connection is of no use.
 #[derive(Debug, thiserror::Error)]
-enum ReceiveError {
+pub enum ReceiveError {
     /// Nothing was sent, as in a check that only connects.
     #[error("the connection ended before its first byte")]
     Nothing,
+    /// Half a header came.
     #[error("the connection ended within its PROXY protocol header")]
     Ended,
+    /// It was waited for in vain.
     #[error("no PROXY protocol header within timeouts.handshake")]
     TooSlow,
+    /// Something else came.
     #[error(transparent)]
     Header(#[from] HeaderError),
+    /// The peer is gone.
     #[error("the connection failed")]
     Io(#[from] io::Error),
 }
@@ -70,8 +75,7 @@ pub async fn identify(
         }
         config.timeouts.handshake
     };
-    let received = timeout(limit, receive(stream)).await;
-    match received.unwrap_or(Err(ReceiveError::TooSlow)) {
+    match receive_within(limit, stream).await {
         Ok(Some(ends)) => Some(ClientInfo {
             address: ends.source.ip().to_canonical(),
             // What the client connected to; 0 is no port.
@@ -98,7 +102,20 @@ pub async fn identify(
     }
 }
 
-/// Reads the header and nothing else: what is there is looked at first, and taken as far as it
+/// Reads the header and nothing else, for at most `limit`. `None`: the balancer does not say who the
+/// client is.
+///
+/// # Errors
+/// [`ReceiveError`]
+pub async fn receive_within(
+    limit: Duration,
+    stream: &mut TcpStream,
+) -> Result<Option<Ends>, ReceiveError> {
+    let received = timeout(limit, receive(stream)).await;
+    received.unwrap_or(Err(ReceiveError::TooSlow))
+}
+
+/// What is there is looked at first, and taken as far as it
 /// belongs to the header.
 async fn receive(stream: &mut TcpStream) -> Result<Option<Ends>, ReceiveError> {
     // Until something comes, no memory is held.

@@ -69,10 +69,10 @@ pub fn prepare(
     let mut config = loaded.config;
     keep(&mut config, &in_force.config, &mut warnings);
     let built = start::build(config, warnings, Some(&in_force))?;
-    let wanted = listen::addresses(&built.snapshot.config.listen);
+    let wanted = listen::addresses(&built.snapshot.config);
     let without = |some: &[Address], others: &[Address]| -> Vec<Address> {
         let of_some = some.iter().filter(|address| !others.contains(address));
-        of_some.copied().collect()
+        of_some.cloned().collect()
     };
     let admin = &built.snapshot.config.listen.admin;
     let admin = match *admin == in_force.config.listen.admin {

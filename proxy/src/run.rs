@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking, spawn_local};
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 
@@ -25,7 +25,7 @@ use crate::admin::{self, Admin};
 use crate::failure_text::{one_line, with_sources};
 use crate::listen::{self, Address, Bound, ListenError};
 use crate::logging;
-use crate::pools::checks;
+use crate::pools::checks::Checks;
 use crate::process::{Process, Stage};
 use crate::registry::{Registry, RegistryError};
 use crate::reload;
@@ -157,7 +157,7 @@ async fn control(
     let snapshot = process.snapshot.load_full();
     let config = &snapshot.config;
     let workers = start::worker_count(config);
-    let listening = listen::addresses(&config.listen);
+    let listening = listen::addresses(config);
     let sockets = listen::bind(&listening, &[], workers)?;
     let (reload, mut reload_requests) = mpsc::channel(RELOADS_WAITING);
     let (commands, registry_commands) = mpsc::channel(COMMANDS_WAITING);
@@ -193,6 +193,7 @@ async fn control(
         workers,
         http = ?config.listen.http,
         https = ?config.listen.https,
+        tcp = ?config.tcp.iter().map(|listener| &*listener.name).collect::<Vec<_>>(),
         admin = config.listen.admin.as_ref().map(tracing::field::display),
         tools = process.table.len(),
         "portico serves"
@@ -362,30 +363,6 @@ impl Running {
                 "the configuration, or a file that it names, could not be read within {} s: does a disk hang, or is it a named pipe?",
                 RELOAD_LIMIT.as_secs()
             )),
-        }
-    }
-}
-
-/// The checks of the pools in force.
-#[derive(Default)]
-struct Checks(Option<JoinHandle<()>>);
-
-impl Checks {
-    /// Checks the nodes of the current snapshot, and no others.
-    fn follow(&mut self, process: &Arc<Process>) {
-        if let Some(task) = self.0.take() {
-            task.abort();
-        }
-        if process.snapshot.load().pools.iter().next().is_some() {
-            self.0 = Some(spawn_local(checks::run(Arc::clone(process))));
-        }
-    }
-
-    /// Waits until they end, which is a defect.
-    async fn ended(&mut self) -> Result<(), JoinError> {
-        match &mut self.0 {
-            Some(task) => task.await,
-            None => std::future::pending().await,
         }
     }
 }

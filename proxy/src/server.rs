@@ -28,10 +28,11 @@ use crate::connection::refuse_plain_http;
 use crate::counted::Counted;
 use crate::driver;
 use crate::http2;
-use crate::listen::{Address, Listener};
+use crate::listen::{Address, Listener, Spoken};
 use crate::places::Place;
 use crate::process::Process;
 use crate::proxy_protocol;
+use crate::tcp;
 use crate::telemetry::access_log;
 use crate::telemetry::metrics::Shard;
 use crate::telemetry::metrics::shard::{AcceptError, NoHandshake};
@@ -120,6 +121,14 @@ async fn serve(seed: Seed) -> io::Result<()> {
 #[derive(Default)]
 struct Accepting(Vec<(Address, Rc<Stop>)>);
 
+/// What becomes of the connections of an accept loop.
+enum Entrance {
+    /// They are HTTP, on this port.
+    Http { tls: bool, port: u16 },
+    /// They are passed on byte by byte.
+    Tcp(Rc<tcp::Entrance>),
+}
+
 /// Tells an accept loop to end.
 #[derive(Default)]
 struct Stop {
@@ -132,10 +141,14 @@ impl Accepting {
         let socket = TcpListener::from_std(listener.socket)?;
         let port = socket.local_addr()?.port();
         let stop = Rc::<Stop>::default();
-        self.0.push((listener.address, Rc::clone(&stop)));
         let open = Open::new(worker);
-        let over_tls = listener.address.over_tls;
-        tokio::task::spawn_local(accept_loop(open, socket, over_tls, port, stop));
+        let entrance = match &listener.address.spoken {
+            Spoken::Http => Entrance::Http { tls: false, port },
+            Spoken::Https => Entrance::Http { tls: true, port },
+            Spoken::Tcp(name) => Entrance::Tcp(Rc::new(tcp::Entrance::new(worker, name))),
+        };
+        self.0.push((listener.address, Rc::clone(&stop)));
+        tokio::task::spawn_local(accept_loop(open, socket, entrance, stop));
         Ok(())
     }
 
@@ -175,7 +188,7 @@ impl Stop {
 
 /// Accepts until it is told to stop, and then what waits already. It counts as open itself, so that
 /// the worker does not end under the last connections that it accepts.
-async fn accept_loop(open: Open, socket: TcpListener, over_tls: bool, port: u16, stop: Rc<Stop>) {
+async fn accept_loop(open: Open, socket: TcpListener, entrance: Entrance, stop: Rc<Stop>) {
     let worker = open.worker();
     while !stop.stopped.get() {
         let accepted = tokio::select! {
@@ -186,7 +199,7 @@ async fn accept_loop(open: Open, socket: TcpListener, over_tls: bool, port: u16,
         match accepted {
             Ok((stream, peer)) => {
                 let place = place_for(worker).await;
-                start(worker, stream, peer, over_tls, port, place);
+                start(worker, stream, peer, &entrance, place);
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
                 worker.metrics.accept_errors.inc(AcceptError::ClientGone);
@@ -201,13 +214,13 @@ async fn accept_loop(open: Open, socket: TcpListener, over_tls: bool, port: u16,
             }
         }
     }
-    accept_rest(worker, socket, over_tls, port);
+    accept_rest(worker, socket, &entrance);
 }
 
 /// Clients whose connection the kernel has accepted already are not turned away. Asks the kernel
 /// itself: what the runtime knows of the socket is as old as its last look, and its budget for a
 /// task would end this half-way.
-fn accept_rest(worker: &Rc<Worker>, socket: TcpListener, over_tls: bool, port: u16) {
+fn accept_rest(worker: &Rc<Worker>, socket: TcpListener, entrance: &Entrance) {
     let Ok(socket) = socket.into_std() else {
         return;
     };
@@ -224,7 +237,7 @@ fn accept_rest(worker: &Rc<Worker>, socket: TcpListener, over_tls: bool, port: u
             .set_nonblocking(true)
             .and_then(|()| TcpStream::from_std(stream));
         if let Ok(stream) = stream {
-            start(worker, stream, peer, over_tls, port, place);
+            start(worker, stream, peer, entrance, place);
         }
     }
 }
@@ -242,6 +255,19 @@ async fn place_for(worker: &Worker) -> Place {
 }
 
 fn start(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    entrance: &Entrance,
+    place: Place,
+) {
+    match entrance {
+        Entrance::Http { tls, port } => start_http(worker, stream, peer, *tls, *port, place),
+        Entrance::Tcp(entrance) => tcp::start(worker, stream, peer, entrance, place),
+    }
+}
+
+fn start_http(
     worker: &Rc<Worker>,
     mut stream: TcpStream,
     peer: SocketAddr,
@@ -409,7 +435,7 @@ mod tests {
                 socket,
                 address: Address {
                     socket: address,
-                    over_tls: false,
+                    spoken: Spoken::Http,
                 },
             }],
             phase: watching,

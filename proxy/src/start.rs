@@ -30,7 +30,7 @@ use crate::tls::{self, CertificateStore, ServerTls};
 use crate::upstream::resolve::Resolver;
 
 /// Descriptors that the process needs beside its connections: listeners, epoll, redis, logs,
-/// certificates being read.
+/// checks under way, certificates being read.
 const RESERVED_DESCRIPTORS: usize = 64;
 /// Connections to the administration at once, each of which needs one too; the next one gets 503.
 pub const ADMIN_CONNECTIONS: usize = 32;
@@ -259,6 +259,7 @@ pub fn worker_count(config: &Config) -> usize {
 
 fn backend_policy(config: &Config, previous: Option<&Snapshot>) -> BackendPolicy {
     let mut own = [&config.listen.http[..], &config.listen.https[..]].concat();
+    own.extend(config.tcp.iter().flat_map(|listener| &listener.listen));
     // What it shows, and a reload, are for those who reach its own address.
     if let Some(AdminAddress::Tcp(address)) = &config.listen.admin {
         own.push(*address);

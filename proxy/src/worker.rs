@@ -24,6 +24,7 @@ use crate::request_id::RequestIds;
 use crate::response::compress::Encoders;
 use crate::snapshot::SnapshotReader;
 use crate::spare::{Spare, SpareBuffers};
+use crate::tcp::splice::Pipes;
 use crate::telemetry::access_log::LogBuffer;
 use crate::telemetry::address::{self, Shown};
 use crate::telemetry::metrics::Shard;
@@ -61,6 +62,8 @@ pub struct Worker {
     pub idle: IdlePool,
     /// Connections to backends that speak HTTP/2.
     pub h2c: H2cPool,
+    /// Pipes for TCP connections.
+    pub pipes: Pipes,
     /// Its number, from 0.
     pub index: usize,
     /// The places in the rotations of the pools.
@@ -130,6 +133,7 @@ impl Worker {
             buffers: BufferPool::default(),
             encoders: Rc::default(),
             idle: IdlePool::default(),
+            pipes: Pipes::new(Arc::clone(&process.backends)),
             index,
             turns: RefCell::new(Turns::new(index)),
             draining: Notify::new(),
@@ -184,11 +188,12 @@ impl Worker {
         self.phase.get() >= Phase::CloseIdle
     }
 
-    /// Closes connections to backends that carry no request: somebody needs their descriptors. Says
+    /// Closes connections to backends that carry no request, and pipes: somebody needs their descriptors. Says
     /// whether there were any.
     pub fn close_spare(&self) -> bool {
         let idle = self.idle.clear();
-        self.h2c.clear() || idle
+        let pipes = self.pipes.clear();
+        self.h2c.clear() || idle || pipes
     }
 
     /// A parser for one request; give it back with [`Worker::put_request_parser`].

@@ -7,6 +7,7 @@
 //!
 //! - [`portico`] the proxy under test: configuration, process, stderr, signals
 //! - [`origin`] web servers behind it: an echo, and scripts that misbehave on purpose
+//! - [`node`] TCP servers behind it
 //! - [`redis`] a redis process with the registry in it
 //! - [`relay`] a bad line between portico and redis
 //! - [`registry`] the table as portico serves it and as redis holds it
@@ -22,6 +23,7 @@
 pub mod client;
 pub mod http2;
 pub mod load;
+pub mod node;
 pub mod origin;
 pub mod portico;
 pub mod redis;

@@ -243,7 +243,7 @@ fn check_in_words(check: &LastCheck) -> String {
     };
     format!(
         "{}{status} in {} ms, {ago} ago{why}",
-        check.code,
+        check.code.as_str(),
         check.took.as_millis()
     )
 }

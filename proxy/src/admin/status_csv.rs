@@ -16,7 +16,9 @@ use super::query::Query;
 use crate::pools::counts::Counts;
 use crate::pools::report::{NodeReport, PoolReport, State as NodeState, report};
 use crate::process::{Process, Stage};
-use crate::telemetry::metrics::Traffic;
+use crate::tcp::counts::Unserved;
+use crate::telemetry::metrics::shard::Words as _;
+use crate::telemetry::metrics::{TcpSums, Traffic};
 
 /// HAProxy's columns; each stands before a comma.
 const COLUMNS: &str = "pxname,svname,qcur,qmax,scur,smax,slim,stot,bin,bout,dreq,dresp,ereq,econ,\
@@ -65,6 +67,11 @@ fn csv(process: &Process, now: SystemTime) -> String {
     if !listen.https.is_empty() {
         let traffic = process.metrics.traffic(true);
         table.push(|row| http_frontend(row, "https", process, &traffic));
+    }
+    let counted = process.metrics.tcp_listeners();
+    for listener in &snapshot.config.tcp {
+        let sums = counted.get(&*listener.name);
+        table.push(|row| tcp_frontend(row, &listener.name, process, sums));
     }
     for pool in report(&snapshot, now) {
         for (index, node) in pool.nodes.iter().enumerate() {
@@ -164,6 +171,25 @@ fn http_frontend(row: &mut Row, name: &str, process: &Process, traffic: &Traffic
     row.set("req_tot", none + answers.iter().sum::<u64>());
 }
 
+fn tcp_frontend(row: &mut Row, name: &str, process: &Process, sums: Option<&TcpSums>) {
+    row.set("pxname", name);
+    row.set("svname", "FRONTEND");
+    row.set("status", frontend_status(process));
+    row.set("type", 0);
+    row.set("mode", "tcp");
+    row.set("slim", process.connections.limit());
+    // No worker accepts there yet, right after a reload.
+    let none = TcpSums::default();
+    let sums = sums.unwrap_or(&none);
+    row.set("scur", sums.open);
+    row.set("stot", sums.accepted);
+    row.set("conn_tot", sums.accepted);
+    row.set("bin", sums.received);
+    row.set("bout", sums.sent);
+    let denied = sums.unserved.get(Unserved::NotAllowed.word());
+    row.set("dcon", denied.copied().unwrap_or_default());
+}
+
 /// HAProxy's words for what a listener does.
 fn frontend_status(process: &Process) -> &'static str {
     match process.stage() {
@@ -210,8 +236,8 @@ fn server(row: &mut Row, pool: &PoolReport, node: &NodeReport, index: usize, now
     if let Some(last) = &checks.last
         && node.state != NodeState::Maintenance
     {
-        row.set("check_status", last.code);
-        row.set("check_desc", description(last.code));
+        row.set("check_status", last.code.as_str());
+        row.set("check_desc", last.code.in_words());
         row.set(
             "check_code",
             last.status.map_or_else(String::new, |s| s.to_string()),
@@ -275,24 +301,6 @@ fn set_counts(row: &mut Row, pool: &PoolReport, counts: &Counts) {
     row.set("mode", "http");
     set_answers(row, &counts.answers);
     row.set("hrsp_other", 0);
-}
-
-/// HAProxy's text for the code of a check.
-fn description(code: &str) -> &'static str {
-    match code {
-        "L4OK" => "Layer4 check passed",
-        "L4CON" => "Layer4 connection problem",
-        "L4TOUT" => "Layer4 timeout",
-        "L6OK" => "Layer6 check passed",
-        "L6RSP" => "Layer6 invalid response",
-        "L6TOUT" => "Layer6 timeout",
-        "L7OK" => "Layer7 check passed",
-        "L7RSP" => "Layer7 invalid response",
-        "L7STS" => "Layer7 wrong status",
-        "L7TOUT" => "Layer7 timeout",
-        "SOCKERR" => "Socket error",
-        _ => "",
-    }
 }
 
 fn seconds_since(time: SystemTime, now: SystemTime) -> u64 {

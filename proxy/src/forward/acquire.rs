@@ -303,12 +303,12 @@ fn fault_of(error: &ConnectError) -> BackendFault {
 }
 
 /// Whether this machine is out of descriptors, ports or memory: nobody else's fault.
-fn is_exhausted(error: &ConnectError) -> bool {
+pub(crate) fn is_exhausted(error: &ConnectError) -> bool {
     is_full(error) || is_any_of(error, &[Errno::ADDRNOTAVAIL])
 }
 
 /// Whether it is out of what a closed connection gives back at once.
-fn is_full(error: &ConnectError) -> bool {
+pub(crate) fn is_full(error: &ConnectError) -> bool {
     is_any_of(
         error,
         &[Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM],

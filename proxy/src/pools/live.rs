@@ -178,6 +178,9 @@ impl Pool {
             let before = standing.setting();
             match change {
                 Change::Wish(wish) if wish != standing.wish => {
+                    if standing.wish == Wish::Maintenance {
+                        standing.health.resumed(Instant::now());
+                    }
                     standing.wish = wish;
                     standing.wish_since = Some(SystemTime::now());
                 }
@@ -191,6 +194,7 @@ impl Pool {
             self.left()
         } else {
             self.publish(Instant::now());
+            node.check_anew.notify_one();
             let left = self.left();
             let (pool, address) = (&self.name, &node.address);
             let (was, is) = (before.to_string(), now.to_string());
@@ -242,6 +246,7 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pools::health::Checked;
 
     fn pools() -> Pools {
         let config = r#"
@@ -313,7 +318,13 @@ mod tests {
         let down = Arc::clone(&pool.members().nodes[0]);
         let now = Instant::now();
         down.standing(|standing| {
-            let _ = standing.health.checked(false, 1, 1, now);
+            let check = Checked {
+                good: false,
+                begun: now,
+                rise: 1,
+                fall: 1,
+            };
+            let _ = standing.health.checked(check, false, now);
         });
         let drained = change(&pools, "ingress", "127.0.0.1:3", Change::Wish(Wish::Drain)).unwrap();
         assert_eq!(drained.left, Some(Left::Down));

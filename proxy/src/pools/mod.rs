@@ -18,6 +18,7 @@
 //! are not drained are tried.
 
 pub mod balance;
+pub mod check_code;
 pub mod checks;
 pub mod counts;
 pub mod health;

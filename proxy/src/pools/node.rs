@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use portico_config::NodeAddress;
+use tokio::sync::Notify;
 
 use super::counts::{Counts, Lane};
 use super::health::Health;
@@ -40,6 +41,8 @@ pub struct Node {
     limit: AtomicU32,
     /// Exchanges in a row that the node's connection broke.
     pub(super) broken: AtomicU32,
+    /// Wakes its check: something has changed when it is due.
+    pub(super) check_anew: Notify,
     standing: Mutex<Standing>,
     lanes: Box<[Lane]>,
 }
@@ -88,6 +91,7 @@ impl Node {
             most_in_flight: AtomicU32::new(0),
             limit: AtomicU32::new(limit),
             broken: AtomicU32::new(0),
+            check_anew: Notify::new(),
             standing: Mutex::new(Standing {
                 health: Health::new(),
                 wish: Wish::Ready,

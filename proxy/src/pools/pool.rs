@@ -9,19 +9,20 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use portico_config as config;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use super::health::News;
-use super::node::{Node, WEIGHT_STEPS};
+use super::health::{Health, MAX_BROKEN, News};
+use super::node::{Node, Standing, WEIGHT_STEPS};
 use super::place::NodePlace;
+use super::probe::in_words;
 use super::queue::{Outlook, Queue};
 use super::retry::RetryBudget;
 use super::turns::{Number, Turns};
@@ -48,6 +49,8 @@ pub struct Pool {
     pub retries: RetryBudget,
     /// Held while members, standings or what follows from them change.
     changing: Mutex<()>,
+    /// A node was in its slow start when weights were published last.
+    ramping: AtomicBool,
     /// Counters of a node: one for each worker.
     lanes: usize,
 }
@@ -148,6 +151,7 @@ impl Pool {
             queue: Queue::default(),
             retries: RetryBudget::default(),
             changing: Mutex::new(()),
+            ramping: AtomicBool::new(false),
             lanes,
         }
     }
@@ -343,6 +347,9 @@ impl Pool {
         let slow_start = members.config.slow_start;
         let nodes = members.nodes.iter();
         let shares: Vec<_> = nodes.map(|node| node.share(slow_start, now)).collect();
+        let ramps = |standing: &mut Standing| standing.health.is_ramping(slow_start, now);
+        let ramping = members.nodes.iter().any(|node| node.standing(ramps));
+        self.ramping.store(ramping, Relaxed);
         let none_is_up = shares.iter().all(|(share, _)| *share == 0);
         for (node, (share, in_rotation)) in members.nodes.iter().zip(shares) {
             let share = match none_is_up && in_rotation {
@@ -362,46 +369,58 @@ impl Pool {
         drop(alone);
     }
 
+    /// Whether [`Pool::publish`] is to be called again soon.
+    pub(super) fn is_ramping(&self) -> bool {
+        self.ramping.load(Relaxed)
+    }
+
     pub(super) fn alone(&self) -> MutexGuard<'_, ()> {
         let lock = self.changing.lock();
         lock.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether another node than this one is up and in rotation. Asked alone, so that two workers
-    /// do not take the last two down for each other's sake.
+    /// Whether another node than this one is up and in rotation.
     fn has_another(&self, node: &Node) -> bool {
         let members = self.members.load();
         let mut nodes = members.nodes.iter();
-        nodes.any(|other| other.id != node.id && other.in_rotation() && other.is_up())
+        nodes.any(|other| {
+            let usable = |standing: &mut Standing| standing.health.is_up() && standing.weight() > 0;
+            other.id != node.id && other.in_rotation() && other.standing(usable)
+        })
+    }
+
+    /// Changes what is known of the health of a node; `change` hears whether it is the last one.
+    pub(super) fn judge(
+        &self,
+        node: &Node,
+        change: impl FnOnce(&mut Health, bool) -> Option<News>,
+    ) -> Option<News> {
+        // Two workers that each see the node of the other up must not take out both.
+        let _alone = self.alone();
+        let last = !self.has_another(node);
+        node.standing(|standing| change(&mut standing.health, last))
     }
 
     /// Notes that a worker could not connect to a node.
     pub(crate) fn connect_failed(self: &Arc<Self>, node: &Arc<Node>, why: &dyn Display) {
         let now = Instant::now();
-        let news = {
-            let _alone = self.alone();
-            let last = !self.has_another(node);
-            node.standing(|standing| standing.health.connect_failed(last, now))
-        };
-        self.tell(
-            node,
-            news,
-            &format!("a connection to it failed: {why}"),
-            now,
-        );
+        let news = self.judge(node, |health, last| health.connect_failed(last, now));
+        self.tell(node, news, now, || {
+            format!("a connection to it failed: {why}")
+        });
     }
 
     /// Notes that a node broke a new connection without an answer.
     pub(super) fn broke(self: &Arc<Self>, node: &Arc<Node>) {
         let in_a_row = node.broken.fetch_add(1, Relaxed) + 1;
+        if in_a_row < MAX_BROKEN {
+            return;
+        }
         let now = Instant::now();
-        let news = {
-            let _alone = self.alone();
-            let last = !self.has_another(node);
-            node.standing(|standing| standing.health.broke(in_a_row, last, now))
-        };
-        let why = format!("it broke {in_a_row} connections in a row before it answered");
-        self.tell(node, news, &why, now);
+        let news = self.judge(node, |health, last| health.broke(in_a_row, last, now));
+        self.tell(node, news, now, || {
+            format!("it broke {in_a_row} connections in a row before it answered")
+        });
     }
 
     /// Notes that a node answered.
@@ -412,15 +431,49 @@ impl Pool {
     }
 
     /// Acts on what has become of a node, and says it.
-    pub(super) fn tell(self: &Arc<Self>, node: &Node, news: Option<News>, why: &str, now: Instant) {
+    pub(super) fn tell(
+        self: &Arc<Self>,
+        node: &Node,
+        news: Option<News>,
+        now: Instant,
+        why: impl FnOnce() -> String,
+    ) {
         let Some(news) = news else { return };
-        self.publish(now);
         let (pool, address) = (&self.name, &node.address);
         match news {
-            News::Up => info!(%pool, node = %address, "node is up: its checks succeed"),
-            News::Down => {
-                warn!(%pool, node = %address, fault = "platform", why, "node is down; it gets no requests while another node is up");
+            News::Up { after } => {
+                node.broken.store(0, Relaxed);
+                self.publish(now);
+                let down_for = in_words(after);
+                info!(%pool, node = %address, down_for, "node is up: its checks succeed");
+            }
+            News::Down { held } => {
+                self.publish(now);
+                // Down nodes are checked at another pace.
+                node.check_anew.notify_one();
+                let (why, back) = (why(), self.way_back(held));
+                warn!(%pool, node = %address, fault = "platform", why, back, "node is down; it gets no requests while another node is up");
                 self.say_if_none_is_up();
+            }
+            News::Spared => {
+                let why = why();
+                warn!(%pool, node = %address, fault = "platform", why, "node fails, and stays in use since no other node is up; its checks decide");
+            }
+        }
+    }
+
+    /// How a node that is down comes back.
+    fn way_back(&self, held: Duration) -> String {
+        let rise = self.members.load().config.check.rise;
+        let checks = match rise {
+            1 => "after a good check".to_owned(),
+            rise => format!("after {rise} good checks in a row"),
+        };
+        match held.is_zero() {
+            true => checks,
+            false => {
+                let held = in_words(held);
+                format!("{checks}, and not before {held}: it failed again soon after it came back")
             }
         }
     }

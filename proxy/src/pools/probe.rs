@@ -7,6 +7,7 @@
 //! A probe takes none of the places for connections to backends: those run out under load, and then
 //! checks are needed most.
 
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -55,7 +56,7 @@ pub(super) enum ProbeError {
     #[error("the TLS handshake failed: {0}")]
     Handshake(io::Error),
     #[error("{what} within {}", in_words(*limit))]
-    Timeout { what: &'static str, limit: Duration },
+    Timeout { what: Awaited, limit: Duration },
     #[error("it closed the connection without an answer")]
     Closed,
     #[error("the connection broke before an answer: {0}")]
@@ -66,6 +67,24 @@ pub(super) enum ProbeError {
     TooLong,
     #[error("answered {status}, not {expected}")]
     Status { status: u16, expected: u16 },
+}
+
+/// What a check waited for in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Awaited {
+    Connection,
+    Handshake,
+    Answer,
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connection => "no connection",
+            Self::Handshake => "the TLS handshake did not end",
+            Self::Answer => "no answer",
+        })
+    }
 }
 
 /// Checks the node at `serves`, the socket address of `node`.
@@ -111,10 +130,7 @@ pub(super) async fn probe(
                 let name = server_name(node, sni.as_deref().or(http.host.as_deref()))?;
                 let stream = connect(checked, deadline).await?;
                 let stream = deadline
-                    .keep(
-                        "the TLS handshake did not end",
-                        handshake(config, name, stream),
-                    )
+                    .keep(Awaited::Handshake, handshake(config, name, stream))
                     .await?;
                 ask(stream, node, checked.port(), http, deadline).await
             };
@@ -152,7 +168,7 @@ impl Deadline {
     /// Waits for a step; `what` is missing when it takes too long.
     async fn keep<T>(
         self,
-        what: &'static str,
+        what: Awaited,
         step: impl Future<Output = Result<T, ProbeError>>,
     ) -> Result<T, ProbeError> {
         let limit = self.limit;
@@ -172,7 +188,7 @@ async fn connect(address: SocketAddr, deadline: Deadline) -> Result<TcpStream, P
                 false => ProbeError::Connect(error),
             })
     };
-    deadline.keep("no connection", connecting).await
+    deadline.keep(Awaited::Connection, connecting).await
 }
 
 /// Whether this machine is out of descriptors, ports or memory: nobody else's fault.
@@ -239,16 +255,13 @@ async fn ask(
             read => read,
         }
     };
-    deadline.keep("no answer", exchange).await
+    deadline.keep(Awaited::Answer, exchange).await
 }
 
 fn request(node: &NodeAddress, port: u16, http: &HttpCheck) -> String {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
-    let host = match (&http.host, node) {
-        (Some(host), _) => host.to_string(),
-        (None, NodeAddress::Ip(address)) => SocketAddr::new(address.ip(), port).to_string(),
-        (None, NodeAddress::Name { host, .. }) => format!("{host}:{port}"),
-    };
+    let host = http.host.as_deref().map(str::to_owned);
+    let host = host.unwrap_or_else(|| authority(node, port));
     let path = &http.path;
     format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: portico-check/{VERSION}\r\n\
@@ -295,10 +308,32 @@ async fn read_status(stream: &mut (impl AsyncRead + Unpin)) -> Result<u16, Probe
     }
 }
 
-/// `5 s`, `250 ms`
+/// What a check asks, for people.
+pub(super) fn question(node: &NodeAddress, check: &Check) -> String {
+    let serves = match node {
+        NodeAddress::Ip(address) => address.port(),
+        NodeAddress::Name { port, .. } => *port,
+    };
+    let authority = authority(node, check.port.unwrap_or(serves));
+    match &check.kind {
+        CheckKind::Tcp => format!("TCP connection to {authority}"),
+        CheckKind::Http(http) => format!("GET http://{authority}{}", http.path),
+        CheckKind::Https { http, .. } => format!("GET https://{authority}{}", http.path),
+    }
+}
+
+fn authority(node: &NodeAddress, port: u16) -> String {
+    match node {
+        NodeAddress::Ip(address) => SocketAddr::new(address.ip(), port).to_string(),
+        NodeAddress::Name { host, .. } => format!("{host}:{port}"),
+    }
+}
+
+/// `5 s`, `2.5 s`, `250 ms`
 pub(super) fn in_words(duration: Duration) -> String {
-    match duration.subsec_millis() {
-        0 => format!("{} s", duration.as_secs()),
-        _ => format!("{} ms", duration.as_millis()),
+    match (duration.as_secs(), duration.subsec_millis()) {
+        (0, millis @ 1..) => format!("{millis} ms"),
+        (seconds, 0..100) => format!("{seconds} s"),
+        (seconds, millis) => format!("{seconds}.{} s", millis / 100),
     }
 }

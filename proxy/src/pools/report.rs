@@ -9,11 +9,11 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use portico_config::{Balance, CheckKind};
+use portico_config::Balance;
 use serde::{Serialize, Serializer};
 
+use super::check_code::CheckCode;
 use super::counts::Counts;
-use super::health::CheckRecord;
 use super::live::Wish;
 use super::node::{Node, WEIGHT_STEPS};
 use super::pool::Pool;
@@ -152,8 +152,10 @@ pub struct Checks {
     pub rise: u32,
     /// Bad ones in a row that take it down.
     pub fall: u32,
-    /// How many failed.
+    /// How many failed while it was up.
     pub failed: u64,
+    /// How many failed and said nothing of it: portico was late, or out of descriptors.
+    pub discarded: u64,
     /// How often it went down.
     pub downs: u64,
     /// How long it was down in all.
@@ -169,7 +171,8 @@ pub struct LastCheck {
     /// How long ago.
     pub seconds_ago: u64,
     /// HAProxy's code: `L4OK`, `L7STS` and so on.
-    pub code: &'static str,
+    #[serde(serialize_with = "as_code")]
+    pub code: CheckCode,
     /// The status of the answer.
     pub status: Option<u16>,
     /// How long it took.
@@ -181,6 +184,10 @@ pub struct LastCheck {
 
 fn as_word<S: Serializer>(wish: &Wish, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(wish.as_str())
+}
+
+fn as_code<S: Serializer>(code: &CheckCode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(code.as_str())
 }
 
 fn as_rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -301,7 +308,7 @@ impl NodeReport {
                     last: health.last_check.as_ref().map(|last| LastCheck {
                         time: last.at,
                         seconds_ago: since(last.at),
-                        code: check_code(&check.kind, last),
+                        code: last.code,
                         status: last.status,
                         took: last.took,
                         error: last.outcome.clone().err(),
@@ -309,6 +316,7 @@ impl NodeReport {
                     rise: check.rise,
                     fall: check.fall,
                     failed: health.failed_checks,
+                    discarded: health.discarded_checks,
                     downs: health.downs,
                     downtime_seconds: health.downtime(now).as_secs(),
                 },
@@ -332,16 +340,6 @@ fn state(wish: Wish, up: bool, effective: u32, whole: u32) -> State {
                 _ => State::Up,
             }
         }
-    }
-}
-
-/// HAProxy's code of what came of a check.
-fn check_code(kind: &CheckKind, check: &CheckRecord) -> &'static str {
-    match (&check.outcome, check.status, kind) {
-        (Ok(()), _, CheckKind::Tcp) => "L4OK",
-        (Ok(()), _, CheckKind::Http(_) | CheckKind::Https { .. }) => "L7OK",
-        (Err(_), Some(_), _) => "L7STS",
-        (Err(_), None, _) => "L4CON",
     }
 }
 
@@ -380,7 +378,11 @@ pub(crate) mod tests {
                 last: Some(LastCheck {
                     time: UNIX_EPOCH,
                     seconds_ago: 4,
-                    code: if up { "L7OK" } else { "L4CON" },
+                    code: if up {
+                        CheckCode::L7Ok
+                    } else {
+                        CheckCode::L4Con
+                    },
                     status: up.then_some(200),
                     took: Duration::from_millis(3),
                     error: refused,
@@ -388,6 +390,7 @@ pub(crate) mod tests {
                 rise: 2,
                 fall: 3,
                 failed: 0,
+                discarded: 0,
                 downs: 0,
                 downtime_seconds: 0,
             },

@@ -1,3 +1,472 @@
-//! TCP listeners.
+//! The life of a connection to a `[[tcp]]` listener: who may connect, which pool, which node, and
+//! then bytes both ways.
+//!
+//! 1. Who is it: the PROXY protocol header, if the peer is in `proxy_protocol_from`.
+//! 2. May it: `allow`, by the client's address, which is the one in the header.
+//! 3. Which pool: by the name in its TLS ClientHello, if there are `server_names`.
+//! 4. A place at a node, at once or after a wait, and a connection; another node if that fails, since
+//!    nothing was sent yet.
+//! 5. `relay` moves the bytes, through pipes (`splice`) where there are many.
+//!
+//! A listener's settings are those of the moment when a connection was accepted, looked up by name. A
+//! connection holds no snapshot while bytes move, so a reload neither cuts it nor keeps anything old
+//! alive but its node and its pool.
+//!
+//! Not done here: accepting (`server`), what the bytes mean. A node that resets connections is counted
+//! but not taken out: what clients send may have made it do so.
+//!
+//! Invariant: a connection that did not end well on both sides is reset on both.
 
+pub mod counts;
 pub mod hello;
+mod relay;
+pub mod splice;
+
+use std::cell::RefCell;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use portico_config::TcpListener;
+use rustix::io::Errno;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::{Instant as Moment, timeout, timeout_at};
+use tracing::{debug, warn};
+
+use crate::buffer::{Buffer, SMALL};
+use crate::failure_text::with_sources;
+use crate::forward::acquire::{is_exhausted, is_full};
+use crate::listen::KEEPALIVE;
+use crate::places::Place;
+use crate::policy::backends::Refusal;
+use crate::pools::{NoPlace, NodePlace, Pool, Tried};
+use crate::proxy_protocol::write::header_v2;
+use crate::proxy_protocol::{self, ReceiveError};
+use crate::repeats::Repeats;
+use crate::snapshot::Snapshot;
+use crate::upstream::connect::{ConnectError, connect_tcp};
+use crate::worker::{Open, Worker};
+use counts::{Ending, ListenerCounts, Unserved};
+use hello::{Hello, server_name};
+use relay::{End, relay};
+
+/// A listener, as one of a worker's accept loops knows it.
+#[derive(Debug)]
+pub struct Entrance {
+    name: Arc<str>,
+    counts: Arc<ListenerCounts>,
+    repeats: RefCell<EntranceRepeats>,
+}
+
+/// What would be said for each connection while it lasts.
+#[derive(Debug, Default)]
+struct EntranceRepeats {
+    not_allowed: Repeats,
+    no_header: Repeats,
+    no_place: Repeats,
+    unreachable: Repeats,
+}
+
+/// Both ends of the client's connection.
+#[derive(Debug, Clone, Copy)]
+struct Client {
+    source: SocketAddr,
+    /// What it connected to, when a header says so.
+    destination: Option<SocketAddr>,
+}
+
+/// A connection to a node, and all that it needs from now on.
+struct Connected {
+    node: End,
+    place: NodePlace,
+    _descriptor: Place,
+    /// For the node, before all else.
+    first: Buffer,
+    idle: Duration,
+}
+
+impl Entrance {
+    /// For the listener of that name.
+    pub fn new(worker: &Worker, name: &Arc<str>) -> Self {
+        Self {
+            name: Arc::clone(name),
+            counts: worker.metrics.tcp.listener(name),
+            repeats: RefCell::default(),
+        }
+    }
+}
+
+/// Takes care of a connection that was accepted.
+pub fn start(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    entrance: &Rc<Entrance>,
+    place: Place,
+) {
+    entrance.counts.accepted.inc();
+    let peer = canonical(peer);
+    let stream = End::new(stream);
+    let snapshot = worker.snapshot.load();
+    let Some(listener) = settings(&snapshot, &entrance.name) else {
+        debug!(listener = %entrance.name, "a connection to a TCP listener that a reload has just removed");
+        return;
+    };
+    // Who is refused at once costs no task.
+    if !names(&listener.proxy_protocol_from, peer.ip()) && !may(listener, peer.ip()) {
+        entrance.refuse(worker, peer.ip(), Unserved::NotAllowed);
+        return;
+    }
+    let open = Open::new(worker);
+    let (worker, entrance) = (Rc::clone(worker), Rc::clone(entrance));
+    tokio::task::spawn_local(async move {
+        let _held = (open, place);
+        let _open = entrance.counts.open.hold();
+        serve(&worker, &entrance, stream, peer).await;
+    });
+}
+
+fn settings<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a TcpListener> {
+    let mut all = snapshot.config.tcp.iter();
+    all.find(|listener| *listener.name == *name)
+}
+
+fn names(networks: &[IpNet], address: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(&address))
+}
+
+fn may(listener: &TcpListener, client: IpAddr) -> bool {
+    listener.allow.is_empty() || names(&listener.allow, client)
+}
+
+/// IPv4 also when it came through an IPv6 socket.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+async fn serve(worker: &Worker, entrance: &Entrance, mut stream: End, peer: SocketAddr) {
+    let connected = Box::pin(find_node(worker, entrance, &mut stream.tcp, peer)).await;
+    let Connected {
+        mut node,
+        place,
+        _descriptor,
+        mut first,
+        idle,
+    } = match connected {
+        Ok(connected) => connected,
+        Err((client, why)) => return entrance.refuse(worker, client, why),
+    };
+    let mut session = Session {
+        entrance,
+        ending: Ending::Cut,
+    };
+    let (counts, lane) = (&entrance.counts, place.node().lane(worker.index));
+    let received = |bytes| {
+        counts.received.add(bytes as u64);
+        lane.bytes_in.add(bytes as u64);
+    };
+    let sent = |bytes| {
+        counts.sent.add(bytes as u64);
+        lane.bytes_out.add(bytes as u64);
+    };
+    session.ending = relay(
+        worker,
+        &mut stream,
+        &mut node,
+        &mut first,
+        idle,
+        received,
+        sent,
+    )
+    .await;
+    if session.ending == Ending::NodeReset {
+        lane.response_errors.inc();
+    }
+}
+
+/// Counts how a connection ended, also when it is cut.
+struct Session<'a> {
+    entrance: &'a Entrance,
+    ending: Ending,
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        self.entrance.counts.endings.inc(self.ending);
+        debug!(listener = %self.entrance.name, ending = ?self.ending, "a TCP connection ended");
+    }
+}
+
+/// Everything before the first byte to a node. An error says who the client is, as far as it is
+/// known.
+async fn find_node(
+    worker: &Worker,
+    entrance: &Entrance,
+    stream: &mut TcpStream,
+    peer: SocketAddr,
+) -> Result<Connected, (IpAddr, Unserved)> {
+    let snapshot = worker.snapshot.load();
+    let Some(listener) = settings(&snapshot, &entrance.name) else {
+        return Err((peer.ip(), Unserved::NoPool));
+    };
+    let limit = snapshot.config.timeouts.handshake;
+    let client = identify(worker, entrance, listener, limit, stream, peer)
+        .await
+        .map_err(|why| (peer.ip(), why))?;
+    let address = client.source.ip();
+    let fail = |why| (address, why);
+    if !may(listener, address) {
+        return Err(fail(Unserved::NotAllowed));
+    }
+    let mut first = Buffer::default();
+    if listener.send_proxy_protocol {
+        let local = stream.local_addr().map(canonical);
+        let destination = client.destination.or(local.ok()).unwrap_or(peer);
+        first.append(&worker.buffers, &header_v2(client.source, destination));
+    }
+    let pool = match listener.server_names.is_empty() {
+        true => listener.pool.as_deref(),
+        false => {
+            let name = read_hello(worker, stream, &mut first, limit).await;
+            pool_for(listener, name.map_err(fail)?.as_deref())
+        }
+    };
+    let pool = pool.and_then(|name| snapshot.pools.get(name));
+    let pool = Arc::clone(pool.ok_or(fail(Unserved::NoPool))?);
+    let (node, place, descriptor) = connect(worker, entrance, &snapshot, &pool, stream)
+        .await
+        .map_err(fail)?;
+    Ok(Connected {
+        node: End::new(node),
+        place,
+        _descriptor: descriptor,
+        first,
+        idle: listener.idle_timeout,
+    })
+}
+
+/// Who the client is: the peer, or whom a balancer's header names. A balancer that speaks for itself,
+/// as in its checks, is the client.
+async fn identify(
+    worker: &Worker,
+    entrance: &Entrance,
+    listener: &TcpListener,
+    limit: Duration,
+    stream: &mut TcpStream,
+    peer: SocketAddr,
+) -> Result<Client, Unserved> {
+    let itself = Client {
+        source: peer,
+        destination: None,
+    };
+    if !names(&listener.proxy_protocol_from, peer.ip()) {
+        return Ok(itself);
+    }
+    match proxy_protocol::receive_within(limit, stream).await {
+        Ok(Some(ends)) => Ok(Client {
+            source: canonical(ends.source),
+            destination: Some(canonical(ends.destination)),
+        }),
+        Ok(None) => Ok(itself),
+        Err(error) => {
+            let gone = matches!(error, ReceiveError::Nothing | ReceiveError::Io(_));
+            if !gone {
+                entrance.say_no_header(peer.ip(), &error);
+            }
+            debug!(listener = %entrance.name, peer = %worker.shown(peer.ip()), error = with_sources(&error), "a balancer's connection is closed");
+            Err(Unserved::NoProxyHeader)
+        }
+    }
+}
+
+/// Reads until it is known which name the client's TLS asks for. What was read is appended to
+/// `first`.
+async fn read_hello(
+    worker: &Worker,
+    stream: &mut TcpStream,
+    first: &mut Buffer,
+    limit: Duration,
+) -> Result<Option<Box<str>>, Unserved> {
+    let pool = &worker.buffers;
+    let end = Moment::now() + limit;
+    let mut hello = Buffer::default();
+    let name = loop {
+        match server_name(hello.filled()) {
+            Hello::Name(name) => break name,
+            Hello::NotTls => break None,
+            // Not longer than MAX_HELLO, which fits.
+            Hello::Partial => {}
+        }
+        match timeout_at(end, hello.fill(stream, pool, SMALL)).await {
+            Ok(Ok(n)) if n > 0 => {}
+            Ok(_) => return Err(Unserved::ClientGone),
+            Err(_) => return Err(Unserved::NoHello),
+        }
+    };
+    if first.is_empty() {
+        *first = hello;
+    } else {
+        first.append(pool, hello.filled());
+        hello.discard(pool);
+    }
+    Ok(name)
+}
+
+/// The pool of a name: of the name itself, else of all names beside it, else that of the listener.
+fn pool_for<'a>(listener: &'a TcpListener, name: Option<&str>) -> Option<&'a str> {
+    let of = |wildcard: bool, name: &str| {
+        let mut all = listener.server_names.iter();
+        let found = all.find(|(pattern, _)| {
+            pattern.wildcard == wildcard && pattern.name.eq_ignore_ascii_case(name)
+        });
+        found.map(|(_, pool)| &**pool)
+    };
+    let exact = name.and_then(|name| of(false, name));
+    let parent = || of(true, name?.split_once('.')?.1);
+    exact.or_else(parent).or(listener.pool.as_deref())
+}
+
+/// Connects to a node of the pool; to another one if that fails, since nothing was sent.
+async fn connect(
+    worker: &Worker,
+    entrance: &Entrance,
+    snapshot: &Snapshot,
+    pool: &Arc<Pool>,
+    client: &TcpStream,
+) -> Result<(TcpStream, NodePlace, Place), Unserved> {
+    let mut tried = Tried::default();
+    let mut why = Unserved::Unreachable;
+    loop {
+        let place = tokio::select! {
+            biased;
+            place = pool.enter(&worker.turns, &tried) => place,
+            () = left(client) => return Err(Unserved::ClientGone),
+        };
+        let place = place.map_err(|no_place| match no_place {
+            NoPlace::AllTried => why,
+            NoPlace::NoNode => Unserved::NoNode,
+            NoPlace::QueueFull => Unserved::QueueFull,
+            NoPlace::QueueTimeout => Unserved::QueueTimeout,
+        })?;
+        tried.add(place.node());
+        let lane = place.node().lane(worker.index);
+        let Some(address) = place.node().resolve(&worker.process.resolver) else {
+            place.connect_failed(&"its name does not resolve");
+            continue;
+        };
+        // A name that leads to portico itself, since somebody changed it.
+        if let Err(refusal @ Refusal::OwnListener) = snapshot.backends.check_always(address) {
+            place.connect_failed(&refusal);
+            continue;
+        }
+        match attempt(worker, address, snapshot.config.timeouts.connect).await {
+            Ok((stream, descriptor)) => {
+                lane.sessions.inc();
+                return Ok((stream, place, descriptor));
+            }
+            // Not the node's fault: it stays up.
+            Err(error) if is_exhausted(&error) => {
+                worker.say_exhausted(address, &with_sources(&error));
+                why = Unserved::Exhausted;
+            }
+            Err(error) => {
+                lane.connect_errors.inc();
+                place.connect_failed(&with_sources(&error));
+                why = Unserved::Unreachable;
+            }
+        }
+        entrance.counts.connect_failures.inc();
+        lane.redispatches.inc();
+    }
+}
+
+/// Waits until a client is gone that waits for its turn: it has reset the connection, or ended it
+/// without a word. One that has sent something and ended its side may want the answer.
+async fn left(client: &TcpStream) {
+    let mut byte = [0];
+    if let Ok(1..) = client.peek(&mut byte).await {
+        let _ = client.ready(Interest::ERROR).await;
+    }
+}
+
+/// Connects to a node, within `limit`.
+async fn attempt(
+    worker: &Worker,
+    address: SocketAddr,
+    limit: Duration,
+) -> Result<(TcpStream, Place), ConnectError> {
+    let descriptor = descriptor(worker, limit).await?;
+    let once = async || {
+        let connected = timeout(limit, connect_tcp(address)).await;
+        connected.unwrap_or_else(|_| Err(ConnectError::Connect(ErrorKind::TimedOut.into())))
+    };
+    let stream = match once().await {
+        Err(error) if is_full(&error) && worker.close_spare() => once().await,
+        connected => connected,
+    }?;
+    // As accepted sockets: a node that vanished must not be waited for.
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
+    let _: io::Result<()> = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
+    Ok((stream, descriptor))
+}
+
+/// A place among the connections to backends. Each client here needs one, other than those of HTTP,
+/// of which most are idle: it may have to wait for another one's end.
+async fn descriptor(worker: &Worker, limit: Duration) -> Result<Place, ConnectError> {
+    let places = &worker.process.backends;
+    if let Some(place) = places.try_take() {
+        return Ok(place);
+    }
+    worker.close_spare();
+    let place = timeout(limit, places.take()).await;
+    place.map_err(|_| ConnectError::Connect(Errno::MFILE.into()))
+}
+
+impl Entrance {
+    /// Counts, and says, that a connection was closed before it reached a node.
+    fn refuse(&self, worker: &Worker, client: IpAddr, why: Unserved) {
+        self.counts.unserved.inc(why);
+        let listener = &self.name;
+        let reason = counts::word(why);
+        debug!(%listener, client = %worker.shown(client), reason, "a TCP connection was closed before it reached a node");
+        let now = Instant::now();
+        let mut repeats = self.repeats.borrow_mut();
+        match why {
+            Unserved::NotAllowed => {
+                if let Some(unsaid) = repeats.not_allowed.occur(now) {
+                    let client = worker.shown(client);
+                    warn!(%listener, %client, unsaid, "closed connections of clients that `allow` of the TCP listener does not name; add them, or find out who they are");
+                }
+            }
+            Unserved::NoNode | Unserved::QueueFull | Unserved::QueueTimeout => {
+                if let Some(unsaid) = repeats.no_place.occur(now) {
+                    warn!(%listener, reason, fault = "platform", unsaid, "closed connections to a TCP listener for want of a place at a node; see the pool's max_connections and max_queue, and who holds the places");
+                }
+            }
+            Unserved::Unreachable => {
+                if let Some(unsaid) = repeats.unreachable.occur(now) {
+                    warn!(%listener, fault = "platform", unsaid, "closed connections to a TCP listener since no node could be connected to; look at the nodes of its pool, and at the network to them");
+                }
+            }
+            // Said elsewhere, or the client's own doing.
+            Unserved::NoProxyHeader
+            | Unserved::NoHello
+            | Unserved::NoPool
+            | Unserved::Exhausted
+            | Unserved::ClientGone => {}
+        }
+    }
+
+    fn say_no_header(&self, peer: IpAddr, error: &ReceiveError) {
+        let mut repeats = self.repeats.borrow_mut();
+        if let Some(unsaid) = repeats.no_header.occur(Instant::now()) {
+            let listener = &self.name;
+            warn!(%listener, %peer, %error, unsaid, "closed a connection from proxy_protocol_from of a TCP listener; does the load balancer send the PROXY protocol?");
+        }
+    }
+}

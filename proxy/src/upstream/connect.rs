@@ -40,6 +40,18 @@ pub fn take_place(places: &Arc<Places>) -> io::Result<Place> {
     places.try_take().ok_or_else(|| Errno::MFILE.into())
 }
 
+/// Connects to `address`. The caller holds a place for it, and bounds the time.
+///
+/// # Errors
+/// [`ConnectError::Connect`]
+pub async fn connect_tcp(address: SocketAddr) -> Result<TcpStream, ConnectError> {
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(ConnectError::Connect)?;
+    stream.set_nodelay(true).map_err(ConnectError::Connect)?;
+    Ok(stream)
+}
+
 /// Connects to `address`, over TLS if `tls` is given. The caller bounds the time.
 ///
 /// # Errors
@@ -50,10 +62,7 @@ pub async fn connect(
     places: &Arc<Places>,
 ) -> Result<UpstreamStream, ConnectError> {
     let place = take_place(places).map_err(ConnectError::Connect)?;
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(ConnectError::Connect)?;
-    stream.set_nodelay(true).map_err(ConnectError::Connect)?;
+    let stream = connect_tcp(address).await?;
     let Some(tls) = tls else {
         return Ok(UpstreamStream::plain(stream, place));
     };

@@ -99,6 +99,7 @@ pub const SECTIONS: &[Section] = &[
     TLS,
     BACKENDS,
     POOLS,
+    TCP,
     REGISTRY,
     ACCESS_LOG,
     CONFIGURATION,
@@ -384,6 +385,12 @@ const POOLS: Section = Section {
             "Whether the node is taken for up.",
             "0: its checks, or connects to it, fail. With none up all are tried.",
         ),
+        counter(
+            "portico_node_checks_discarded_total",
+            &["pool", "node"],
+            "Checks that failed and say nothing of the node: portico's control thread was late meanwhile, or this machine had no descriptor or port left.",
+            "Climbs: this machine has too little CPU, or too few descriptors, and dead nodes are found out late.",
+        ),
         gauge(
             "portico_node_in_rotation",
             &["pool", "node"],
@@ -478,6 +485,54 @@ const POOLS: Section = Section {
             "portico_pool_queue_limit",
             &["pool"],
             "How many may wait: max_queue for each node that is used. More get 503.",
+            "",
+        ),
+    ],
+};
+
+const TCP: Section = Section {
+    title: "TCP listeners",
+    metrics: &[
+        counter(
+            "portico_tcp_accepted_total",
+            &["listener"],
+            "Connections to a [[tcp]] listener that were accepted.",
+            "",
+        ),
+        gauge(
+            "portico_tcp_connections",
+            &["listener"],
+            "Those that have not ended, waiting ones too.",
+            "Each holds one of limits.connections, and one of its node's max_connections.",
+        ),
+        counter(
+            "portico_tcp_unserved_total",
+            &["listener", "reason"],
+            "Connections that were closed before a byte reached a node. not_allowed: allow does not name the client; no_proxy_header: one from proxy_protocol_from began without its header; no_hello: no TLS ClientHello within timeouts.handshake; no_pool: server_names does not have the name, and there is no pool; no_node: all nodes are drained or in maintenance; queue_full, queue_timeout: no place at a node; unreachable: no node could be connected to; exhausted: this machine has no descriptor, port or memory left; client_gone: the client left first.",
+            "reason=\"queue_full\", \"queue_timeout\" or \"unreachable\": the nodes are too few, too slow or down. reason=\"not_allowed\": scanners, or a network that is missing in allow.",
+        ),
+        counter(
+            "portico_tcp_endings_total",
+            &["listener", "ending"],
+            "How connections ended that were passed on. complete: both sides ended it; client_reset, node_reset: that side reset it, or vanished; idle: silence both ways for idle_timeout; cut: portico stopped.",
+            "ending=\"node_reset\" that climbs: nodes restart or crash. ending=\"idle\": clients that want to stay connected must send keep-alives, or idle_timeout must be longer.",
+        ),
+        counter(
+            "portico_tcp_connect_failures_total",
+            &["listener"],
+            "Attempts to connect to a node that failed; another node was tried, if there was one.",
+            "Climbs when nodes die: see portico_node_up.",
+        ),
+        counter(
+            "portico_tcp_received_bytes_total",
+            &["listener"],
+            "Bytes that nodes have taken of what clients sent; headers that portico adds too.",
+            "",
+        ),
+        counter(
+            "portico_tcp_sent_bytes_total",
+            &["listener"],
+            "Bytes that clients have taken of what nodes sent.",
             "",
         ),
     ],

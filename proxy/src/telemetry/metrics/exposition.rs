@@ -4,7 +4,6 @@
 //! work, for a thread that serves no requests.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use prometheus::TextEncoder;
 use prometheus::proto::{self, LabelPair, Metric, MetricFamily, MetricType};
@@ -15,9 +14,7 @@ use super::descriptions::{self, Kind};
 use super::shard::{By, FAILURES, Protocol, Shard, To, Words, YesNo};
 use super::system::System;
 use super::tools::CLASSES;
-use super::{Metrics, seconds};
-use crate::pools::counts;
-use crate::pools::report::{NodeReport, PoolReport, report};
+use super::{Metrics, pools, seconds};
 use crate::process::Process;
 use crate::registry::{Mode, Source};
 use crate::response::compress::ALGORITHMS;
@@ -36,7 +33,8 @@ pub fn exposition(process: &Process) -> String {
     clients(&mut out, process);
     handshakes(&mut out, process);
     backends(&mut out, process);
-    pools(&mut out, process);
+    pools::pools(&mut out, process);
+    pools::tcp_listeners(&mut out, metrics);
     registry(&mut out, process);
     access_log(&mut out, process);
     configuration(&mut out, process);
@@ -270,66 +268,6 @@ fn backends(out: &mut Families, process: &Process) {
     out.counter("portico_fallback_failures_total", failures);
 }
 
-/// Bounded by the configuration.
-fn pools(out: &mut Families, process: &Process) {
-    let pools = report(&process.snapshot.load(), SystemTime::now());
-    let mut nodes = Vec::new();
-    for pool in &pools {
-        nodes.extend(pool.nodes.iter().map(|node| (&*pool.name, node)));
-    }
-    let labels = |(pool, node): &(&str, &NodeReport)| [(*pool).to_owned(), node.address.clone()];
-    let mut gauges = |name, value: fn(&NodeReport) -> f64| {
-        let values = nodes.iter().map(|one| (labels(one), value(one.1)));
-        out.gauges(name, values.collect());
-    };
-    gauges("portico_node_up", |node| f64::from(u8::from(node.up)));
-    gauges("portico_node_in_rotation", |node| {
-        f64::from(u8::from(node.is_in_rotation()))
-    });
-    gauges("portico_node_weight", |node| node.weight.now);
-    gauges("portico_node_in_flight", |node| f64::from(node.in_flight));
-    gauges("portico_node_in_flight_limit", |node| f64::from(node.limit));
-    gauges("portico_node_check_seconds", |node| {
-        let last = node.checks.last.as_ref();
-        last.map_or(0.0, |last| last.took.as_secs_f64())
-    });
-    let mut counters = |name, value: fn(&NodeReport) -> u64| {
-        let values = nodes.iter().map(|one| (labels(one), value(one.1)));
-        out.counters(name, values.collect());
-    };
-    counters("portico_node_sessions_total", |node| node.counts.sessions);
-    counters("portico_node_retries_total", |node| node.counts.retries);
-    counters("portico_node_redispatches_total", |node| {
-        node.counts.redispatches
-    });
-    counters("portico_node_checks_failed_total", |node| {
-        node.checks.failed
-    });
-    counters("portico_node_downs_total", |node| node.checks.downs);
-    let (mut bytes, mut errors, mut answers) = (Vec::new(), Vec::new(), Vec::new());
-    for (pool, node) in &nodes {
-        let counts = &node.counts;
-        let with = |word: &str| [(*pool).to_owned(), node.address.clone(), word.to_owned()];
-        bytes.push((with("in"), counts.bytes_in));
-        bytes.push((with("out"), counts.bytes_out));
-        errors.push((with("connect"), counts.connect_errors));
-        errors.push((with("response"), counts.response_errors));
-        let classes = counts::CLASSES.into_iter().zip(counts.answers);
-        answers.extend(classes.map(|(class, count)| (with(class), count)));
-    }
-    out.counters("portico_node_bytes_total", bytes);
-    out.counters("portico_node_errors_total", errors);
-    out.counters("portico_node_answers_total", answers);
-    let mut of_pools = |name, value: fn(&PoolReport) -> usize| {
-        let values = pools.iter();
-        let values = values.map(|pool| ([pool.name.to_string()], value(pool) as f64));
-        out.gauges(name, values.collect());
-    };
-    of_pools("portico_pool_waiting", |pool| pool.waiting);
-    of_pools("portico_pool_waiting_most", |pool| pool.most_waiting);
-    of_pools("portico_pool_queue_limit", |pool| pool.queue_limit);
-}
-
 /// Without a registry there are none of these.
 fn registry(out: &mut Families, process: &Process) {
     if process.snapshot.load().config.registry.is_none() {
@@ -439,7 +377,7 @@ fn system(out: &mut Families) {
 }
 
 /// Metrics as they are gathered.
-struct Families {
+pub(super) struct Families {
     shards: Vec<Arc<Shard>>,
     families: Vec<MetricFamily>,
 }
@@ -479,7 +417,7 @@ impl Families {
         self.counters(name, values);
     }
 
-    fn counters<L: Into<String>, const N: usize>(
+    pub(super) fn counters<L: Into<String>, const N: usize>(
         &mut self,
         name: &'static str,
         values: Vec<([L; N], u64)>,
@@ -493,7 +431,7 @@ impl Families {
         });
     }
 
-    fn gauges<L: Into<String>, const N: usize>(
+    pub(super) fn gauges<L: Into<String>, const N: usize>(
         &mut self,
         name: &'static str,
         values: Vec<([L; N], f64)>,

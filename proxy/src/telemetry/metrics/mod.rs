@@ -13,12 +13,14 @@
 pub mod cells;
 pub mod descriptions;
 mod exposition;
+mod pools;
 pub mod shard;
 mod system;
 #[cfg(test)]
 mod tests;
 pub mod tools;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -30,6 +32,7 @@ use serde::Serialize;
 use crate::response::failure::Side;
 use crate::snapshot::Snapshot;
 pub use exposition::exposition;
+pub use pools::TcpSums;
 pub use shard::Shard;
 use shard::{FAILURES, Protocol, Words as _};
 use tools::{CLASSES, ToolNames};
@@ -112,6 +115,17 @@ impl Metrics {
             });
         }
         sum
+    }
+
+    /// What came by the TCP listeners, by their names.
+    pub fn tcp_listeners(&self) -> BTreeMap<String, TcpSums> {
+        let mut sums: BTreeMap<String, TcpSums> = BTreeMap::new();
+        for shard in self.shards() {
+            shard.tcp.for_each(|name, counts| {
+                sums.entry(name.to_owned()).or_default().add(counts);
+            });
+        }
+        sums
     }
 
     fn is_registered(&self, tool: &str) -> bool {

@@ -16,6 +16,7 @@ use crate::http2::budget::Abuse;
 use crate::http2::coalesce::Breach;
 use crate::response::compress::ALGORITHMS;
 use crate::response::failure::Side;
+use crate::tcp::counts::TcpCounts;
 use crate::telemetry::record::{Ending, Record, Route};
 
 /// Requests: from what nobody notices to what clients give up on.
@@ -46,7 +47,7 @@ macro_rules! words {
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum $name { $($(#[$value_doc])* $value,)* }
 
-        impl Words for $name {
+        impl $crate::telemetry::metrics::shard::Words for $name {
             const ALL: &'static [Self] = &[$(Self::$value,)*];
             fn place(self) -> usize {
                 self as usize
@@ -57,6 +58,7 @@ macro_rules! words {
         }
     };
 }
+pub(crate) use words;
 
 words!(
     /// What a client connection speaks.
@@ -375,6 +377,8 @@ pub struct Shard {
     pub compression_refused: Counter,
     /// How late the worker's timers fire.
     pub lag: Histogram,
+    /// TCP listeners.
+    pub tcp: TcpCounts,
 }
 
 /// Bytes of answers through one kind of encoder.
@@ -432,6 +436,7 @@ impl Shard {
             compression: Default::default(),
             compression_refused: Counter::default(),
             lag: Histogram::new(LAG_BOUNDS),
+            tcp: TcpCounts::default(),
         }
     }
 
