@@ -34,6 +34,8 @@ USER_AGENT = "portico-benches"
 IDLE_SECONDS = 600
 START_SECONDS = 20
 STOP_SECONDS = 10
+# What `bytes` sends at a time.
+BLOCK_BYTES = 16 << 20
 TICK_MICROSECONDS = 1_000_000 / os.sysconf("SC_CLK_TCK")
 
 
@@ -157,6 +159,7 @@ class Stage:
     workers: int
     connections: int
     origin_port: int = 0
+    bytes_port: int = 0
     redis_port: int = 0
     portico: pathlib.Path | None = None
 
@@ -174,12 +177,12 @@ class Stage:
 
 @contextlib.contextmanager
 def stage(proxies, *, routes, workers, connections, profile, core=None):
-    """Builds what is needed, starts origin (and redis for portico) on `core`, and cleans up behind the run."""
+    """Builds what is needed, starts origin, `bytes` (and redis for portico) on `core`, and cleans up behind the run."""
     tools = build("portico-benches", "release")
     need("openssl", "openssl")
     for name in proxies:
         if name != "portico":
-            need(name, name)
+            need(KINDS[name].command[0], KINDS[name].command[0])
     # Each connection of a client is one descriptor here and up to two in the proxy.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -187,10 +190,11 @@ def stage(proxies, *, routes, workers, connections, profile, core=None):
     with tempfile.TemporaryDirectory(prefix="portico-benches-") as name, contextlib.ExitStack() as running:
         setting = Stage(pathlib.Path(name), tools, routes, workers, connections)
         make_certificate(setting)
-        setting.origin_port, setting.redis_port = free_ports(2)
-        origin = Process("origin", [tools / "origin", "--listen", f"127.0.0.1:{setting.origin_port}"], setting.directory, core)
-        running.callback(origin.stop)
-        origin.wait_for(setting.origin_port)
+        setting.origin_port, setting.bytes_port, setting.redis_port = free_ports(3)
+        for name, words, port in (("origin", [], setting.origin_port), ("bytes", ["serve"], setting.bytes_port)):
+            server = Process(name, [tools / name, *words, "--listen", f"127.0.0.1:{port}"], setting.directory, core)
+            running.callback(server.stop)
+            server.wait_for(port)
         if "portico" in proxies:
             setting.portico = portico_binary(profile)
             need("redis-server", "redis-server")
@@ -263,6 +267,14 @@ keep_alive = "{idle}s"
 # All load goes to a single tool; the peers have no such cap.
 [limits]
 in_flight_per_tool = 20000
+
+[pools.bytes]
+nodes = ["127.0.0.1:{bytes}"]
+
+[[tcp]]
+name = "bytes"
+listen = ["127.0.0.1:{tcp}"]
+pool = "bytes"
 
 [log]
 access = "{directory}/portico.access"
@@ -366,7 +378,21 @@ frontend front
   use_backend %[var(txn.backend)]
 backend origin
   server origin 127.0.0.1:{origin} pool-max-conn -1
+
+# As in production: reference/legacy-system.md, section 6.
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 1h
+  timeout server 1h
+listen bytes
+  bind 127.0.0.1:{tcp} backlog 4096
+  balance roundrobin
+  server bytes 127.0.0.1:{bytes} check inter 10s downinter 5s rise 2 fall 2 slowstart 60s maxconn 1000 maxqueue 256 weight 100
 """
+
+# The same with splice(2), which is off unless asked for.
+HAPROXY_SPLICE = HAPROXY.replace("listen bytes\n", "listen bytes\n  option splice-auto\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -377,7 +403,7 @@ class Kind:
     file: str
     command: list[str]
     version: list[str]
-    # A line of its route table, and the file that holds it; portico has its routes from redis.
+    # A line of its route table; portico has its routes from redis.
     route: str | None = None
 
 
@@ -385,6 +411,9 @@ KINDS = {
     "portico": Kind(PORTICO, "portico.toml", ["{portico}", "run", "--config"], ["{portico}", "--version"]),
     "nginx": Kind(NGINX, "nginx.conf", ["nginx", "-c"], ["nginx", "-v"], "{host} origin;\n"),
     "haproxy": Kind(HAPROXY, "haproxy.cfg", ["haproxy", "-db", "-f"], ["haproxy", "-v"], "{host} origin\n"),
+    "haproxy-splice": Kind(
+        HAPROXY_SPLICE, "haproxy-splice.cfg", ["haproxy", "-db", "-f"], ["haproxy", "-v"], "{host} origin\n"
+    ),
 }
 
 
@@ -393,16 +422,18 @@ class Proxy(Process):
 
     def __init__(self, name, setting, core=None):
         kind = KINDS[name]
-        self.http_port, self.https_port = free_ports(2)
+        self.http_port, self.https_port, self.tcp_port = free_ports(3)
         if kind.route:
             routes = "".join(kind.route.format(host=host) for host in setting.hosts())
-            (setting.directory / f"{name}.map").write_text(routes)
+            (setting.directory / f"{kind.command[0]}.map").write_text(routes)
         file = setting.directory / kind.file
         file.write_text(
             kind.configuration.format(
                 http=self.http_port,
                 https=self.https_port,
+                tcp=self.tcp_port,
                 origin=setting.origin_port,
+                bytes=setting.bytes_port,
                 redis=setting.redis_port,
                 directory=setting.directory,
                 workers=setting.workers,
@@ -417,7 +448,14 @@ class Proxy(Process):
     def listening(self):
         """Waits until both listeners take connections, without a request."""
         self.wait_for(self.http_port, self.https_port)
+        if self.passes_bytes:
+            self.wait_for(self.tcp_port)
         return self
+
+    @property
+    def passes_bytes(self):
+        """Whether it has a TCP listener; nginx would need a module for that."""
+        return "{tcp}" in KINDS[self.name].configuration
 
     def port(self, scheme):
         return self.https_port if scheme == "https" else self.http_port
@@ -480,13 +518,31 @@ def check(proxy, setting):
         names = {line.split(b":")[0].decode().lower() for line in body.split(b"\r\n")[1:] if line}
         want(TO_BACKEND <= names, f"the backend did not get {TO_BACKEND - names}")
         want(not names & NOT_TO_BACKEND, f"the backend got {names & NOT_TO_BACKEND}")
-        if proxy.name != "haproxy":
+        if not proxy.name.startswith("haproxy"):
             encoding = fetch(port, "/json", tls=tls, more=["Accept-Encoding: gzip"])[1].get("content-encoding")
             want(encoding == "gzip", "JSON was not compressed")
         want(fetch(port, "/1k", host=UNKNOWN_HOST, tls=tls)[0] != 200, "a host without a route was answered with 200")
+    if proxy.passes_bytes:
+        check_bytes(proxy)
     status, _, body = fetch(setting.origin_port, "/1k")
     if status != 200 or len(body) != 1024:
         raise Failure("the origin itself does not answer")
+
+
+def check_bytes(proxy):
+    """Fails unless a block comes out of the TCP listener as it went in, and an end of the connection passes."""
+    block = bytes(range(251)) * (BLOCK_BYTES // 251 + 1)
+    try:
+        with socket.create_connection(("127.0.0.1", proxy.tcp_port), timeout=10) as sock:
+            answers = sock.makefile("rb")
+            sock.sendall(b"d")
+            if answers.read(BLOCK_BYTES) != block[:BLOCK_BYTES]:
+                raise Failure(f"{proxy.name}: other bytes came out of its TCP listener than went in")
+            sock.sendall(b"u" + block[:BLOCK_BYTES] + b"c")
+            if answers.read() != b"u" + b"x" * 1024:
+                raise Failure(f"{proxy.name}: the answer to a block did not come out of its TCP listener, or its end did not")
+    except OSError as error:
+        raise Failure(f"no bytes through the TCP listener of {proxy.name}: {error!r}. It said: {proxy.said()}") from error
 
 
 # --- the machine --------------------------------------------------------------------------------------------------------

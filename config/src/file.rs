@@ -218,8 +218,8 @@ table! {
         /// unequal speed.
         balance: BalanceWord = Default("\"round-robin\""),
         /// How long a server that comes back takes to get its full share, which grows evenly until
-        /// then; `"0s"`: at once. Shorten it where servers need no warming up. At portico's own start
-        /// there is none.
+        /// then; `"0s"`: at once. Shorten it where servers need no warming up. There is none at
+        /// portico's own start, and none for servers that a reload adds.
         slow_start: DurationOrZero = Default("\"60s\""),
         /// Requests in flight at one server, over all workers; of `[[tcp]]`, connections. A server that
         /// has as many gets no more; when all have, requests wait. A pool that `[ingress]` and `[[tcp]]`
@@ -234,8 +234,8 @@ table! {
         /// for; raise it to ride out longer bursts.
         queue_timeout: Duration = Default("\"5s\""),
         /// How it is found out that a server is there. A pool without a check gets a TCP one. A
-        /// server that requests cannot connect to, or that breaks their connections, goes down at
-        /// once, whatever the check.
+        /// server that a request cannot connect to goes down at once, whatever the check said, unless
+        /// it is the last one; checks bring it back.
         check: CheckFile = Default("{}"),
     }
 }
@@ -311,7 +311,7 @@ table! {
         kind: CheckWord = Default("\"tcp\""),
         /// The Host header of an HTTP check, with a port if it needs one. Set it where servers answer
         /// by host.
-        host: HostField = Unset { example: "\"healthz.example\"", meaning: "the server's address and port as `nodes` has them" },
+        host: HostField = Unset { example: "\"healthz.example\"", meaning: "the server's name or address, and the port that is checked" },
         /// The port to check, where health is answered on a port of its own, as Istio's is on 15021.
         port: Number<1, 65_535> = Unset { example: "15021", meaning: "the port that serves" },
         /// What an HTTP check asks for: a path, and a query if it needs one. Choose one that fails when
@@ -358,17 +358,19 @@ table! {
             meaning: "the pool of the name `ingress`; without one such tools get the fallback's answer",
         },
         /// Several pools with their percentages of the tools, which add up to 100: `{ ingress = 90, gateway = 10 }`.
-        /// All requests of a tool go to the same pool, on every machine that has the same split, and
-        /// a change of percentages moves no more tools than it must. 0 keeps a pool ready, and
-        /// checked, without any tool. Use it to move tools to another ingress controller bit by bit.
+        /// All requests of a tool go to the same pool, on every machine that has the same split.
+        /// Between two pools a change of percentages moves no more tools than it must. 0 keeps a pool
+        /// ready, and checked, without any tool. Use it to move tools to another ingress controller
+        /// bit by bit.
         split: Map<Name, Number<0, 100>> = Unset { example: "{ ingress = 90, gateway = 10 }", meaning: "no split" },
     }
 }
 
 table! {
     /// As many as needed, each in a table of its own. A connection holds a place at its server as a
-    /// request does (`max_connections`, the queue), and one of `limits.connections`. A reload leaves
-    /// connections alone, even those of a listener that it takes away.
+    /// request does (`max_connections`, the queue), and one of `limits.connections`. One that finds no
+    /// server in time is closed. A reload leaves connections alone, even those of a listener that it
+    /// takes away.
     TcpFile {
         /// The name in logs and metrics; each only once.
         name: Name = Required("\"kube-api\""),
@@ -382,11 +384,13 @@ table! {
         },
         /// Pools by the server name that a client asks for as its TLS begins (SNI), which portico does
         /// not end: `{ "k8s.example" = "kube-api", "*.k8s.example" = "gateway" }`. `*.` stands for one
-        /// label; a name itself goes before a pattern. Leave it out where clients do not speak TLS
-        /// or wait for the server to begin.
+        /// label; a name itself goes before a pattern. Other names, none, and what is no TLS go to
+        /// `pool`. A client that has not said enough within `timeouts.handshake` is closed, so leave
+        /// it out where clients wait for the server to begin.
         server_names: Map<NamePattern, Name> = Default("{}"),
         /// Networks that may connect; empty: everybody. Others are closed at once, and counted. Of a
-        /// connection with a PROXY protocol header it is the client that it names who must be allowed.
+        /// connection with a PROXY protocol header it is the client that it names who must be
+        /// allowed, or the balancer itself when it names none (its checks).
         allow: List<IpNet> = Default("[]"),
         /// Silence on a connection, both ways, after which it is closed. Raise it for protocols that
         /// are silent for longer; long watches of the Kubernetes API are not.
@@ -437,7 +441,8 @@ table! {
         /// Silence of a backend, before and within its answer: 504 after it. Long, because tools
         /// have long jobs. It counts once the request's body was sent; until then `body_idle` does.
         response: Duration = Default("\"1h\""),
-        /// The TLS handshake of a client.
+        /// The TLS handshake of a client; also its PROXY protocol header, and the beginning of its TLS
+        /// where `tcp.server_names` looks at it.
         handshake: Duration = Default("\"10s\""),
         /// A client that takes nothing of its answer.
         write: Duration = Default("\"60s\""),
@@ -458,8 +463,8 @@ table! {
         header: Size<KIB, MIB> = Default("\"32KiB\""),
         /// The request target: 414 above. At most `header`.
         uri: Size<256, MIB> = Default("\"8KiB\""),
-        /// Client connections of the whole process. Lowered, with a warning, to
-        /// what descriptors allow.
+        /// Client connections of the whole process, those of `[[tcp]]` among them. Lowered, with a
+        /// warning, to what descriptors allow.
         connections: Number<1, 10_000_000> = Default("65536"),
         /// Concurrent HTTP/2 streams of one connection; more are refused, and clients wait.
         streams: Number<1, 10_000> = Default("100"),

@@ -36,10 +36,11 @@ pub fn check(path: &Path) -> Result<Report, StartError> {
     let config = &snapshot.config;
     AccessLog::check(&config.log).map_err(StartError::from)?;
     let mut summary = format!(
-        "{}: ok; certificates: {}, pools: {}, static routes: {}",
+        "{}: ok; certificates: {}, pools: {}, TCP listeners: {}, static routes: {}",
         path.display(),
         config.tls.certificates.len(),
         config.pools.len(),
+        config.tcp.len(),
         config.rules.routes.len()
     );
     let soon = SystemTime::now() + SOON;

@@ -8,6 +8,7 @@ use portico_routing::host::Host;
 use portico_routing::table::ToolName;
 
 use crate::client::ClientInfo;
+use crate::forward::Visit;
 use crate::http1::{Framing, Method, RequestHead, Version};
 use crate::http2::websocket;
 use crate::policy::tool_cap;
@@ -62,6 +63,9 @@ pub struct Request {
     pub copy: Option<HeadCopy>,
     /// The place among the tool's requests; given back when the request ends.
     pub place: Option<tool_cap::Place>,
+    /// The place at a node of the ingress; given back when the request has its answer, or will not
+    /// get one from there.
+    pub visit: Option<Visit>,
 }
 
 impl Request {
@@ -99,7 +103,15 @@ impl Request {
             facts: Facts::begin(),
             copy: None,
             place: None,
+            visit: None,
             silence,
+        }
+    }
+
+    /// Gives the place at a node back, if there is one, and counts there.
+    pub fn leave_node(&mut self) {
+        if let Some(visit) = self.visit.take() {
+            visit.end(&self.facts);
         }
     }
 
@@ -130,6 +142,7 @@ impl Request {
             first_byte: facts.first_byte.get(),
             connect: facts.connect.get(),
             upstream_head: facts.upstream_head.get(),
+            queued: facts.queued.get(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! `portico demo`: all of portico on loopback in one command, with nothing to set up.
 //!
-//! A certificate of its own, two sample tools and an ingress as small HTTP servers, an embedded
+//! A certificate of its own, two sample tools and an ingress of two nodes as small HTTP servers, an embedded
 //! configuration, and curl lines to paste. Names under `.localhost` lead to loopback (RFC 6761
 //! section 6.3) for curl and browsers alike.
 //!
@@ -53,8 +53,8 @@ enum Sample {
     Hello,
     /// Shows the request as it reached the tool.
     Echo,
-    /// Stands for the platform's ingress: knows one tool, answers 404 to the rest.
-    Ingress,
+    /// Stands for a node of the platform's ingress: knows one tool, answers 404 to the rest.
+    Ingress(u8),
 }
 
 /// Serves the demo until SIGTERM or SIGINT.
@@ -71,7 +71,13 @@ pub fn demo(port: u16) -> Result<(), DemoError> {
     let text = configuration(
         [port, http_port, admin_port],
         &directory.0,
-        [Sample::Hello, Sample::Echo, Sample::Ingress].map(start_sample),
+        [
+            Sample::Hello,
+            Sample::Echo,
+            Sample::Ingress(1),
+            Sample::Ingress(2),
+        ]
+        .map(start_sample),
     )?;
     let loaded = portico_config::parse("demo", &text).map_err(StartError::from);
     let loaded = loaded.map_err(RunError::from)?;
@@ -91,10 +97,10 @@ pub fn demo(port: u16) -> Result<(), DemoError> {
 fn configuration(
     [port, http_port, admin_port]: [u16; 3],
     directory: &Path,
-    samples: [io::Result<SocketAddr>; 3],
+    samples: [io::Result<SocketAddr>; 4],
 ) -> io::Result<String> {
-    let [hello, echo, ingress] = samples;
-    let (hello, echo, ingress) = (hello?, echo?, ingress?);
+    let [hello, echo, first, second] = samples;
+    let (hello, echo, first, second) = (hello?, echo?, first?, second?);
     let directory = directory.display();
     Ok(format!(
         r#"
@@ -118,7 +124,8 @@ echo = "http://{echo}"
 broken = "http://127.0.0.1:1"
 
 [pools.ingress]
-nodes = ["{ingress}"]
+nodes = ["{first}", "{second}"]
+check = {{ kind = "http", path = "/healthz" }}
 
 [limits]
 connections = 1000
@@ -155,8 +162,8 @@ fn write_lines(
             ),
         ),
         (
-            "a tool without a route: the ingress has it",
-            format!("{curl} {}", https("on-kubernetes", "/")),
+            "a tool without a route: the ingress has it, whose two nodes take turns",
+            format!("{curl} {0} {0}", https("on-kubernetes", "/")),
         ),
         (
             "nobody's tool: the ingress says 404",
@@ -239,7 +246,7 @@ fn start_sample(sample: Sample) -> io::Result<SocketAddr> {
         .enable_all()
         .build()?;
     std::thread::Builder::new()
-        .name(format!("sample-{sample:?}"))
+        .name("sample".to_owned())
         .spawn(move || runtime.block_on(serve_sample(sample, socket)))?;
     Ok(address)
 }
@@ -273,10 +280,12 @@ fn answer(sample: Sample, request: &Request<Incoming>) -> Response<Full<Bytes>> 
         }
         Sample::Hello => (StatusCode::OK, format!("Hello from the tool at {host}\n")),
         Sample::Echo => (StatusCode::OK, head_of(request)),
-        Sample::Ingress if host.starts_with("on-kubernetes.") => {
-            (StatusCode::OK, format!("Hello from Kubernetes at {host}\n"))
-        }
-        Sample::Ingress => (
+        Sample::Ingress(_) if path == "/healthz" => (StatusCode::OK, "healthy\n".to_owned()),
+        Sample::Ingress(node) if host.starts_with("on-kubernetes.") => (
+            StatusCode::OK,
+            format!("Hello from node {node} of Kubernetes at {host}\n"),
+        ),
+        Sample::Ingress(_) => (
             StatusCode::NOT_FOUND,
             format!("The URL you have requested, http://{host}{path}, is not of any tool\n"),
         ),

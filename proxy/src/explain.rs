@@ -31,7 +31,7 @@ use portico_routing::path::{canonical_path, split_target};
 use portico_routing::table::{Entry, Table, ToolName};
 use serde::Serialize;
 
-pub use backend::{Address, BackendView, State};
+pub use backend::{Address, BackendView, QueueView, Share, State};
 pub use fields::{Changes, Compression, FieldLine, Replaced, ToClient};
 pub use policies::{Outcome, Policy};
 pub use question::{Question, QuestionError};

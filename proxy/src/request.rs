@@ -161,6 +161,7 @@ impl Underway {
 
 impl Drop for Underway {
     fn drop(&mut self) {
+        self.request.leave_node();
         let record = self.request.record(&self.client, self.worker.ended());
         self.worker.tell(&record);
         if let Some(copy) = self.request.copy.take() {

@@ -7,7 +7,9 @@
 //!
 //! - [`portico`] the proxy under test: configuration, process, stderr, signals
 //! - [`origin`] web servers behind it: an echo, and scripts that misbehave on purpose
-//! - [`node`] TCP servers behind it
+//! - [`tcp_node`] TCP servers behind it
+//! - [`gate`] a web server that holds its requests until it is told, and counts them
+//! - [`node`] a web server in a process of its own, to be killed or stopped
 //! - [`redis`] a redis process with the registry in it
 //! - [`relay`] a bad line between portico and redis
 //! - [`registry`] the table as portico serves it and as redis holds it
@@ -21,6 +23,7 @@
 //! - [`wire`] HTTP/1 read strictly, for both sides
 
 pub mod client;
+pub mod gate;
 pub mod http2;
 pub mod load;
 pub mod node;
@@ -31,6 +34,7 @@ pub mod registry;
 pub mod relay;
 pub mod sentinel;
 pub mod stream;
+pub mod tcp_node;
 pub mod tls;
 pub mod vectors;
 pub mod websocket;

@@ -1,129 +1,100 @@
-//! A TCP server for a pool: every connection goes to a script on a thread of its own.
+//! A web server in a process of its own, which can be killed, stopped and started again where it was.
 //!
-//! The checks of its pool go to [`Checks`], so that it sees the connections of clients and no others.
+//! The process is the test itself once more, asked for one test: a test file that uses this has
+//! `#[test] fn node_process() { node::serve_if_asked(); }`.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
 
-use crate::{SOON, free_port};
+use crate::origin::Origin;
+use crate::{SOON, eventually, signal};
 
-/// A TCP server on a loopback address. Dropped, it refuses connections; those under way go on.
+/// What tells the process that it is a server: its name and its address.
+const NAME: &str = "PORTICO_TEST_NODE_NAME";
+const ADDRESS: &str = "PORTICO_TEST_NODE_ADDRESS";
+
+/// An echo in a process of its own, killed on drop.
 #[derive(Debug)]
 pub struct Node {
-    address: SocketAddr,
-    stop: Arc<AtomicBool>,
-    connections: Arc<AtomicUsize>,
-    accepting: Option<JoinHandle<()>>,
+    /// As the echo calls itself.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    process: Option<Child>,
+}
+
+/// Serves for ever, if this process is to be a server.
+pub fn serve_if_asked() {
+    let (Ok(name), Ok(address)) = (std::env::var(NAME), std::env::var(ADDRESS)) else {
+        return;
+    };
+    let _echo = Origin::echo_on(&name, address.parse().expect("an address"));
+    loop {
+        std::thread::park();
+    }
 }
 
 impl Node {
-    /// Runs `script` on each connection.
-    pub fn start(script: impl Fn(TcpStream) + Send + Sync + 'static) -> Node {
-        Node::on(SocketAddr::from(([127, 0, 0, 1], 0)), script)
+    /// Starts it, and waits until it listens.
+    #[track_caller]
+    pub fn start(name: &str, address: SocketAddr) -> Node {
+        let mut node = Node {
+            name: name.to_owned(),
+            address,
+            process: None,
+        };
+        node.restart();
+        node
     }
 
-    /// The same on a given address.
-    pub fn on(address: SocketAddr, script: impl Fn(TcpStream) + Send + Sync + 'static) -> Node {
-        let listener = TcpListener::bind(address).expect("a node can listen");
-        let address = listener.local_addr().expect("a bound listener");
-        let stop = Arc::<AtomicBool>::default();
-        let connections = Arc::<AtomicUsize>::default();
-        let (stopped, count, script) = (stop.clone(), connections.clone(), Arc::new(script));
-        let accepting = std::thread::spawn(move || {
-            for socket in listener.incoming() {
-                if stopped.load(Ordering::SeqCst) {
-                    return;
-                }
-                let Ok(socket) = socket else { continue };
-                prepare(&socket);
-                count.fetch_add(1, Ordering::SeqCst);
-                let script = Arc::clone(&script);
-                std::thread::spawn(move || script(socket));
-            }
+    /// Starts it again where it was.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.kill();
+        let program = std::env::current_exe().expect("this test");
+        let process = Command::new(program)
+            .args(["--exact", "node_process", "--nocapture"])
+            .env(NAME, &self.name)
+            .env(ADDRESS, self.address.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        self.process = Some(process.expect("the test starts once more"));
+        eventually("the node listens", SOON, || {
+            TcpStream::connect(self.address).ok()
         });
-        Node {
-            address,
-            stop,
-            connections,
-            accepting: Some(accepting),
+    }
+
+    /// Kills it: its connections break, and nobody listens any more.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
         }
     }
 
-    /// Sends its name, and then what it gets, until the client ends its side.
-    pub fn echo(name: &'static str) -> Node {
-        Node::start(move |socket| echo(socket, name))
+    /// Stops it: its connections stay, and nobody answers.
+    #[track_caller]
+    pub fn stop(&self) {
+        self.signal("STOP");
     }
 
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Lets it go on.
+    #[track_caller]
+    pub fn go_on(&self) {
+        self.signal("CONT");
     }
 
-    /// Connections taken so far.
-    pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::SeqCst)
+    #[track_caller]
+    fn signal(&self, name: &str) {
+        let process = self.process.as_ref().expect("it runs");
+        signal(process.id(), name);
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        // Wakes the accept call up.
-        let _ = TcpStream::connect_timeout(&self.address, Duration::from_secs(1));
-        if let Some(accepting) = self.accepting.take() {
-            let _ = accepting.join();
-        }
-    }
-}
-
-/// The script of [`Node::echo`].
-pub fn echo(mut socket: TcpStream, name: &str) {
-    let mut chunk = vec![0; 64 * 1024];
-    if socket.write_all(name.as_bytes()).is_err() {
-        return;
-    }
-    while let Ok(count @ 1..) = socket.read(&mut chunk) {
-        if socket.write_all(&chunk[..count]).is_err() {
-            return;
-        }
-    }
-    let _ = socket.shutdown(Shutdown::Write);
-}
-
-/// No delays, and no wait for ever.
-pub fn prepare(socket: &TcpStream) {
-    let _ = socket.set_nodelay(true);
-    let _ = socket.set_read_timeout(Some(SOON));
-    let _ = socket.set_write_timeout(Some(SOON));
-}
-
-/// A port at which every loopback address accepts connections and closes them: what the checks of a
-/// pool need, and nothing else.
-#[derive(Debug)]
-pub struct Checks {
-    port: u16,
-    _node: Node,
-}
-
-impl Checks {
-    /// Listens from now on.
-    pub fn start() -> Checks {
-        let all = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), free_port());
-        let node = Node::on(all, drop);
-        Checks {
-            port: all.port(),
-            _node: node,
-        }
-    }
-
-    /// A pool of these nodes that is checked here; `more`: other keys.
-    pub fn pool(&self, name: &str, nodes: &[SocketAddr], more: &str) -> String {
-        let nodes: Vec<String> = nodes.iter().map(SocketAddr::to_string).collect();
-        let port = self.port;
-        format!("[pools.{name}]\nnodes = {nodes:?}\ncheck = {{ port = {port} }}\n{more}\n")
+        self.kill();
     }
 }

@@ -94,6 +94,16 @@ impl Origin {
         Origin::start(name, any, Some(config), Arc::new(Connection::echo))
     }
 
+    /// Runs `script` on each connection, over TLS.
+    pub fn scripted_tls(
+        name: &str,
+        config: Arc<ServerConfig>,
+        script: impl Fn(&mut Connection) + Send + Sync + 'static,
+    ) -> Origin {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Origin::start(name, any, Some(config), Arc::new(script))
+    }
+
     fn start(
         name: &str,
         address: SocketAddr,

@@ -212,6 +212,10 @@ const COMMANDS: &[(&str, How)] = &[
         How::Configured,
     ),
     (
+        "curl --silent http://$ADMIN/metrics | grep -E '^portico_tcp_(unserved|endings|connect_failures)_total' || echo 'no TCP service'",
+        How::Configured,
+    ),
+    (
         "portico explain https://grid.toolforge.org/ --admin $ADMIN",
         How::Configured,
     ),
@@ -433,7 +437,9 @@ fn every_metric_exists() {
         let text = std::fs::read_to_string(repository().join(name)).unwrap();
         for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
             // What is no metric, or the beginning of some in a pattern.
-            let metric = word.strip_suffix("_bucket").unwrap_or(word);
+            let parts = ["_bucket", "_count", "_sum"];
+            let metric = parts.iter().find_map(|part| word.strip_suffix(part));
+            let metric = metric.unwrap_or(word);
             if !metric.starts_with("portico_") || metric == "portico_" {
                 continue;
             }

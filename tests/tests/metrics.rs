@@ -169,6 +169,10 @@ fn site() -> Site {
             "[fallback]\nbackend = 'http://{}'",
             free_address()
         ))
+        .with(&format!(
+            "[[tcp]]\nname = 'passed-on'\nlisten = ['{}']\npool = 'ingress'",
+            free_address()
+        ))
         .start();
 
     Site {

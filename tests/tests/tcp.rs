@@ -7,8 +7,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use portico_tests::node::{Checks, Node, prepare};
 use portico_tests::portico::{Builder, Portico};
+use portico_tests::tcp_node::{Checks, Node, prepare};
 use portico_tests::{CHECKSUM_START, MIB, SOON, checksum, eventually, free_address};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -755,9 +755,9 @@ fn no_descriptor_is_left_over() {
     eventually("sockets are closed", SOON, || {
         (descriptors(&setup.portico).0 <= before).then_some(())
     });
-    // A few are kept for what comes next, at most 16 for each of two workers.
+    // A few are kept for what comes next, at most 8 for each of two workers.
     let (_, pipes) = descriptors(&setup.portico);
-    assert!(pipes <= 2 * 2 * 16 + 8, "{pipes} ends of pipes");
+    assert!(pipes <= 2 * 2 * 8 + 8, "{pipes} ends of pipes");
 }
 
 #[test]

@@ -70,8 +70,9 @@ fn csv(process: &Process, now: SystemTime) -> String {
     }
     let counted = process.metrics.tcp_listeners();
     for listener in &snapshot.config.tcp {
-        let sums = counted.get(&*listener.name);
-        table.push(|row| tcp_frontend(row, &listener.name, process, sums));
+        if let Some(sums) = counted.get(&*listener.name) {
+            table.push(|row| tcp_frontend(row, &listener.name, process, sums));
+        }
     }
     for pool in report(&snapshot, now) {
         for (index, node) in pool.nodes.iter().enumerate() {
@@ -171,16 +172,13 @@ fn http_frontend(row: &mut Row, name: &str, process: &Process, traffic: &Traffic
     row.set("req_tot", none + answers.iter().sum::<u64>());
 }
 
-fn tcp_frontend(row: &mut Row, name: &str, process: &Process, sums: Option<&TcpSums>) {
+fn tcp_frontend(row: &mut Row, name: &str, process: &Process, sums: &TcpSums) {
     row.set("pxname", name);
     row.set("svname", "FRONTEND");
     row.set("status", frontend_status(process));
     row.set("type", 0);
     row.set("mode", "tcp");
     row.set("slim", process.connections.limit());
-    // No worker accepts there yet, right after a reload.
-    let none = TcpSums::default();
-    let sums = sums.unwrap_or(&none);
     row.set("scur", sums.open);
     row.set("stot", sums.accepted);
     row.set("conn_tot", sums.accepted);

@@ -13,7 +13,11 @@ use super::{Case, Seen};
 use crate::forward::acquire::MAX_ATTEMPTS;
 use crate::forward::{BackendFault, Destination};
 use crate::policy::backends::{BackendPolicy, Refusal};
-use crate::pools::Pool;
+use crate::pools::live::Wish;
+use crate::pools::node::WEIGHT_STEPS;
+use crate::pools::pool::Members;
+use crate::pools::{Node, Pool};
+use crate::request;
 use crate::response::failure::Failure;
 
 /// What is known of a backend.
@@ -30,8 +34,34 @@ pub struct BackendView {
     /// Addresses in the order in which they are tried; nodes of a pool in that of the
     /// configuration.
     pub addresses: Vec<Address>,
+    /// The pools that share the ingress, and their parts of the tools; empty where there is one pool.
+    pub split: Vec<Share>,
+    /// Who waits for a place at a node of the pool.
+    pub queue: Option<QueueView>,
     /// What else there is to say.
     pub text: Vec<String>,
+}
+
+/// A pool's part of the ingress.
+#[derive(Debug, Clone, Serialize)]
+pub struct Share {
+    /// The pool.
+    pub pool: String,
+    /// Its part of the tools.
+    pub percent: u8,
+    /// This request goes there.
+    pub chosen: bool,
+}
+
+/// The queue of a pool.
+#[derive(Debug, Clone, Serialize)]
+pub struct QueueView {
+    /// Requests, and TCP connections, that wait now; `None`: only the portico that serves knows.
+    pub waiting: Option<usize>,
+    /// So many may.
+    pub limit: usize,
+    /// In seconds; who has waited so long gets 503.
+    pub timeout: f64,
 }
 
 /// An address of a backend, or a node.
@@ -45,6 +75,29 @@ pub struct Address {
     pub state: State,
     /// Why it is not connected to.
     pub why: Option<String>,
+    /// The weight of a node.
+    pub weight: Option<u32>,
+    /// What of its weight a node has, in percent: less than 100 in a slow start.
+    pub ramp: Option<u32>,
+    /// Requests and TCP connections that a node has now.
+    pub in_flight: Option<u32>,
+    /// So many a node may have (`max_connections`).
+    pub max_connections: Option<u32>,
+}
+
+impl Address {
+    fn new(name: String, address: Option<SocketAddr>, state: State, why: Option<String>) -> Self {
+        Self {
+            name,
+            address,
+            state,
+            why,
+            weight: None,
+            ramp: None,
+            in_flight: None,
+            max_connections: None,
+        }
+    }
 }
 
 /// What is known of an address.
@@ -61,6 +114,10 @@ pub enum State {
     Up,
     /// A node whose checks fail, or that could not be connected to.
     Down,
+    /// A node that gets no new requests, since an administrator drains it.
+    Drained,
+    /// The same, and it is not checked.
+    Maintenance,
     /// A node of which only the portico that serves knows more.
     NotKnown,
 }
@@ -101,6 +158,8 @@ pub(super) fn view(case: &Case<'_>, destination: &Destination) -> (BackendView, 
         kind: destination.route().as_str(),
         url: Some(backend.to_string()),
         pool: None,
+        split: Vec::new(),
+        queue: None,
         protocol: match backend.scheme {
             Scheme::Http => "HTTP/1.1",
             Scheme::Https => "HTTP/1.1 over TLS",
@@ -128,24 +187,16 @@ fn addresses(
         .map(|ip| {
             let address = SocketAddr::new(*ip, backend.port);
             let refusal = policy(&case.snapshot.backends, address).err();
-            Address {
-                name: name.clone(),
-                address: Some(address),
-                state: match refusal {
-                    None => State::Allowed,
-                    Some(_) => State::Refused,
-                },
-                why: refusal.map(|refusal| refusal.to_string()),
-            }
+            let state = match refusal {
+                None => State::Allowed,
+                Some(_) => State::Refused,
+            };
+            let why = refusal.map(|refusal| refusal.to_string());
+            Address::new(name.clone(), Some(address), state, why)
         })
         .collect();
     if addresses.is_empty() {
-        addresses.push(Address {
-            name,
-            address: None,
-            state: State::Unresolved,
-            why: None,
-        });
+        addresses.push(Address::new(name, None, State::Unresolved, None));
     }
     (addresses, text.into_iter().collect())
 }
@@ -173,36 +224,29 @@ fn of_pool(
 ) -> (BackendView, Option<Failure>) {
     let mut text = Vec::new();
     let members = pool.members();
-    let nodes = members.nodes.iter().map(|node| {
-        let address = match &node.address {
-            NodeAddress::Ip(address) => Some(*address),
-            NodeAddress::Name { host, port } => {
-                let (ips, about) = resolved(case, host);
-                text.extend(about);
-                ips.first().map(|ip| SocketAddr::new(*ip, *port))
-            }
-        };
-        Address {
-            name: node.address.to_string(),
-            address,
-            state: match (address, case.seen, node.is_up()) {
-                (None, _, _) => State::Unresolved,
-                (Some(_), Seen::Offline, _) => State::NotKnown,
-                (Some(_), Seen::Running, true) => State::Up,
-                (Some(_), Seen::Running, false) => State::Down,
-            },
-            why: None,
-        }
-    });
-    let addresses: Vec<Address> = nodes.collect();
-    let all = |state| addresses.iter().all(|node| node.state == state);
-    let failure = if all(State::Unresolved) {
+    let nodes = members.nodes.iter();
+    let addresses: Vec<Address> = nodes.map(|node| of_node(case, node, &mut text)).collect();
+    let split = shares(case, pool);
+    if let Some(share) = split.iter().find(|share| share.chosen) {
+        text.push(split_text(case, share));
+    }
+    let used = || members.nodes.iter().filter(|node| node.effective() > 0);
+    let queue = QueueView {
+        waiting: (case.seen == Seen::Running).then(|| pool.waiting()),
+        limit: members.config.max_queue as usize * used().count(),
+        timeout: members.config.queue_timeout.as_secs_f64(),
+    };
+    let failure = if addresses.iter().all(|n| n.state == State::Unresolved) {
         Some(destination.blame(BackendFault::Unresolved))
     } else {
-        None
+        match case.seen {
+            Seen::Running => place(&members, &queue, &mut text),
+            Seen::Offline => None,
+        }
     };
-    if all(State::Down) {
-        text.push("No node is up: portico tries them all the same.".to_owned());
+    let any = |state| addresses.iter().any(|node| node.state == state);
+    if !any(State::Up) && any(State::Down) {
+        text.push("No node is up: portico tries those that are down.".to_owned());
     }
     if case.seen == Seen::Offline {
         text.push(
@@ -215,7 +259,82 @@ fn of_pool(
         pool: Some(pool.name.to_string()),
         protocol: "HTTP/1.1",
         addresses,
+        split,
+        queue: Some(queue),
         text,
     };
     (view, failure)
+}
+
+fn of_node(case: &Case<'_>, node: &Node, text: &mut Vec<String>) -> Address {
+    let address = match &node.address {
+        NodeAddress::Ip(address) => Some(*address),
+        NodeAddress::Name { host, port } => {
+            let (ips, about) = resolved(case, host);
+            text.extend(about);
+            ips.first().map(|ip| SocketAddr::new(*ip, *port))
+        }
+    };
+    let (wish, up, weight) =
+        node.standing(|standing| (standing.wish, standing.health.is_up(), standing.weight()));
+    let state = match (address, case.seen, wish, up) {
+        (None, ..) => State::Unresolved,
+        (_, Seen::Offline, ..) => State::NotKnown,
+        (_, Seen::Running, Wish::Drain, _) => State::Drained,
+        (_, Seen::Running, Wish::Maintenance, _) => State::Maintenance,
+        (_, Seen::Running, Wish::Ready, true) => State::Up,
+        (_, Seen::Running, Wish::Ready, false) => State::Down,
+    };
+    let whole = weight.saturating_mul(WEIGHT_STEPS);
+    Address {
+        weight: Some(weight),
+        ramp: (state == State::Up && whole > 0).then(|| node.effective() * 100 / whole),
+        in_flight: (case.seen == Seen::Running).then(|| node.in_flight()),
+        max_connections: Some(node.limit()),
+        ..Address::new(node.address.to_string(), address, state, None)
+    }
+}
+
+/// Whether there is a place for the request, and what it has to do for it.
+fn place(members: &Members, queue: &QueueView, text: &mut Vec<String>) -> Option<Failure> {
+    let used: Vec<_> = members.nodes.iter().filter(|n| n.effective() > 0).collect();
+    let waiting = queue.waiting.unwrap_or_default();
+    if used.is_empty() {
+        Some(Failure::PlatformDrained)
+    } else if waiting == 0 && used.iter().any(|node| node.has_room()) {
+        None
+    } else if waiting >= queue.limit {
+        Some(Failure::PlatformBusy)
+    } else {
+        let timeout = queue.timeout;
+        text.push(format!(
+            "Every node is full: the request waits in the queue behind {waiting} others, for {timeout} s at most. Then it gets 503 platform_busy."
+        ));
+        None
+    }
+}
+
+/// The parts of the ingress, if there are several.
+fn shares(case: &Case<'_>, pool: &Pool) -> Vec<Share> {
+    let shares = case.snapshot.ingress.shares();
+    if shares.len() < 2 {
+        return Vec::new();
+    }
+    let shares = shares.iter().map(|(one, percent)| Share {
+        pool: one.name.to_string(),
+        percent: *percent,
+        chosen: one.name == pool.name,
+    });
+    shares.collect()
+}
+
+fn split_text(case: &Case<'_>, share: &Share) -> String {
+    let Share { pool, percent, .. } = share;
+    let whose = match case.tool() {
+        Some(tool) => format!("the tool {tool}"),
+        None => format!("the host {}", request::key_of(case.request)),
+    };
+    format!(
+        "ingress.split gives {percent} % of the tools to {pool}, and {whose} is one of them: all of its requests go there."
+    )
 }

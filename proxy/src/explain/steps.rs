@@ -263,7 +263,7 @@ fn legacy_text(host: &str, segment: &[u8], rest: &[u8], decides: bool) -> String
 }
 
 fn ingress_text(case: &Case<'_>) -> String {
-    match case.snapshot.ingress.shares().first().map(|(pool, _)| pool) {
+    match case.snapshot.ingress.pick(request::key_of(case.request)) {
         Some(pool) => format!(
             "No route took it: the ingress gets it (pool {}).",
             pool.name

@@ -1,11 +1,15 @@
 //! What explanations say, and that they say what the phases decide.
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::pools::Tried;
+use crate::pools::live::Wish;
 use crate::process::Process;
 use crate::request::Own;
 use crate::start;
@@ -174,6 +178,78 @@ fn texts() {
             ],
         ),
     );
+}
+
+const POOLS: &str = r#"
+    [listen]
+    http = ["127.0.0.1:80"]
+    https = []
+    redirect = false
+
+    [domains]
+    canonical = "toolforge.org"
+
+    [pools.ingress]
+    nodes = ["192.0.2.2:30000", { address = "192.0.2.3:30000", weight = 50 }, "192.0.2.4:30000", "192.0.2.5:30000"]
+    max_connections = 2
+    max_queue = 1
+    queue_timeout = "2s"
+
+    [pools.gateway]
+    nodes = ["192.0.2.9:80"]
+
+    [ingress]
+    split = { ingress = 90, gateway = 10 }
+"#;
+
+/// A tool of that pool.
+fn tool_of(process: &Process, pool: &str) -> String {
+    let snapshot = process.snapshot.load();
+    let names = (0..10_000).map(|n| format!("tool{n}"));
+    let mut of_pool = names.filter(|name| *snapshot.ingress.pick(name).unwrap().name == *pool);
+    of_pool.next().unwrap()
+}
+
+#[test]
+fn what_is_known_of_pools_and_nodes() {
+    let process = process_of(POOLS);
+    let url = |pool| format!("https://{}.toolforge.org/", tool_of(&process, pool));
+    let text = |pool| {
+        let asked = question(&url(pool), "GET", &[]);
+        explain(&process, &asked).unwrap().to_string()
+    };
+    let pool = Arc::clone(process.snapshot.load().pools.get("ingress").unwrap());
+    let nodes = &pool.members().nodes;
+    pool.set_wish(&nodes[0], Wish::Drain);
+    pool.connect_failed(&nodes[1], &"connection refused");
+    pool.set_wish(&nodes[3], Wish::Maintenance);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let _entered = runtime.enter();
+    let (turns, tried) = (RefCell::default(), Tried::default());
+    let mut requests = [(); 3].map(|()| Box::pin(pool.enter(&turns, &tried)));
+    let mut now = |n: usize| {
+        let mut cx = Context::from_waker(Waker::noop());
+        requests[n].as_mut().poll(&mut cx).map(Result::unwrap)
+    };
+    let _places = [now(0), now(1)];
+    golden_file("pools.txt", &text("ingress"));
+    let json = explain(&process, &question(&url("ingress"), "GET", &[])).unwrap();
+    let json = serde_json::to_string_pretty(&json.backend).unwrap();
+    golden_file("pools.json", &(json + "\n"));
+    assert!(now(2).is_pending());
+    check_failure(&text("ingress"), "platform_busy");
+    pool.set_wish(&nodes[2], Wish::Drain);
+    assert!(text("ingress").contains("No node is up: portico tries"));
+    pool.set_wish(&nodes[1], Wish::Drain);
+    check_failure(&text("ingress"), "platform_drained");
+}
+
+#[track_caller]
+fn check_failure(text: &str, code: &str) {
+    assert!(text.contains(&format!("failure         {code}")), "{text}");
 }
 
 /// The plan that the phases make of the same request, put into words that scripts see.
@@ -457,7 +533,7 @@ fn what_is_counted_now_is_told() {
         .clone();
     pool.connect_failed(&pool.members().nodes[0], &"refused");
     let url = "https://none.toolforge.org/";
-    check_says(&process, url, &[], "No node is up: portico tries them all");
+    check_says(&process, url, &[], "No node is up: portico tries");
 }
 
 #[test]

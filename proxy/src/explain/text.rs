@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::fields::{Changes, FieldLine, ToClient};
-use super::{BackendView, Explanation, Outcome, OwnAnswer, State};
+use super::{Address, BackendView, Explanation, Outcome, OwnAnswer, Share, State};
 use crate::http1::reason_phrase;
 use crate::terminal::visible;
 
@@ -126,6 +126,11 @@ impl Page {
             self.line("   pool", pool);
         }
         self.line("   protocol", backend.protocol);
+        for share in &backend.split {
+            let Share { pool, percent, .. } = share;
+            let mark = if share.chosen { "=> split" } else { "   split" };
+            self.line(mark, &format!("{pool}: {percent} %"));
+        }
         for address in &backend.addresses {
             let state = match address.state {
                 State::Allowed => "allowed",
@@ -133,6 +138,8 @@ impl Page {
                 State::Unresolved => "unresolved",
                 State::Up => "up",
                 State::Down => "down",
+                State::Drained => "drained",
+                State::Maintenance => "maintenance",
                 State::NotKnown => "not known",
             };
             let mut text = address.name.clone();
@@ -144,7 +151,17 @@ impl Page {
             if let Some(why) = &address.why {
                 text.push_str(&format!(": {why}"));
             }
+            text.push_str(&numbers(address));
             self.line(&format!("   {state}"), &text);
+        }
+        if let Some(queue) = &backend.queue
+            && let Some(waiting) = queue.waiting
+        {
+            let (limit, timeout) = (queue.limit, queue.timeout);
+            self.line(
+                "   queue",
+                &format!("{waiting} of {limit} wait, each for {timeout} s at most"),
+            );
         }
         for text in &backend.text {
             self.paragraph(LABEL, text);
@@ -206,4 +223,22 @@ impl Page {
         }
         self.fields("   header", &answer.fields);
     }
+}
+
+/// The numbers of a node.
+fn numbers(address: &Address) -> String {
+    let mut text = String::new();
+    if let Some(weight) = address.weight {
+        text.push_str(&format!(", weight {weight}"));
+    }
+    if let Some(ramp @ 0..100) = address.ramp {
+        text.push_str(&format!(", of which it has {ramp} % (slow start)"));
+    }
+    if let (Some(in_flight), Some(most)) = (address.in_flight, address.max_connections) {
+        text.push_str(&format!(", {in_flight} of {most} requests"));
+        if in_flight >= most {
+            text.push_str(" (full)");
+        }
+    }
+    text
 }

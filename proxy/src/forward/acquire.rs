@@ -3,12 +3,16 @@
 //!
 //! A tool, or the fallback, has one address (or the addresses of one name); the ingress has nodes,
 //! of which another is tried when one cannot be connected to: nothing of the request was sent, so
-//! any method may go on.
+//! any method may go on. Each attempt after the first needs leave of a budget. A request of the
+//! ingress takes a place at the node first, for which it may have to wait; a client that leaves
+//! meanwhile leaves the queue.
 
 use std::borrow::Cow;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use portico_routing::backend::{Backend, BackendHost, Scheme};
@@ -16,11 +20,15 @@ use rustix::io::Errno;
 use tracing::debug;
 
 use super::destination::{BackendFault, Destination};
+use super::visit::Visit;
+use crate::client_stream::{ClientStream, Watched};
 use crate::connection::Connection;
 use crate::context::Request;
 use crate::failure_text::with_sources;
 use crate::policy::backends::{BackendPolicy, Refusal};
+use crate::pools::retry::Retry;
 use crate::pools::{NoPlace, NodePlace, Pool, Tried};
+use crate::response::failure::Failure;
 use crate::telemetry::metrics::shard::Connect;
 use crate::upstream::connect::{ConnectError, TlsTarget, connect};
 use crate::upstream::h2c::stream::H2cStream;
@@ -39,44 +47,115 @@ pub(super) struct Acquired {
     pub(super) address: SocketAddr,
     /// It carried a request before, so the backend may be about to close it.
     pub(super) reused: bool,
-    /// Of a node: kept until the request ends.
-    pub(super) place: Option<NodePlace>,
+    /// At a node of the ingress.
+    pub(super) visit: Option<Visit>,
 }
 
-/// Finds a connection; a new one unless `pooled`.
-pub(super) async fn acquire<S>(
+/// Why there is no connection.
+pub(super) enum NoConnection {
+    /// The backend cannot be reached.
+    Fault(BackendFault),
+    /// There is no place at a node of the ingress.
+    NoPlace(Failure),
+    /// The client left while it waited for one.
+    ClientGone,
+}
+
+/// What a request has behind it when it looks for a connection.
+#[derive(Default)]
+pub(super) struct Attempts {
+    /// Nodes that are not to be tried again.
+    tried: Tried,
+    /// A pooled connection was dead: only a new one will do.
+    fresh: bool,
+    /// Leave for the attempt under way, kept until the request ends; `None`: it is the first.
+    leave: Option<Retry>,
+}
+
+impl Attempts {
+    /// Whether one more attempt may be made. Without leave it is as if there were none to be made.
+    fn may_go_on<S>(
+        &mut self,
+        connection: &Connection<S>,
+        request: &Request,
+        pool: Option<&Arc<Pool>>,
+    ) -> bool {
+        let process = &connection.worker.process;
+        let (budget, said, to, in_flight) = match pool {
+            Some(pool) => (&pool.retries, &pool.said, &*pool.name, pool.in_flight()),
+            None => {
+                let in_flight = process.metrics.in_flight();
+                (&process.retries, &process.said, "tools", in_flight)
+            }
+        };
+        // That of the attempt before is given back first.
+        self.leave = None;
+        self.leave = budget.try_take(in_flight, Instant::now());
+        if self.leave.is_none() {
+            let route = request.facts.route.get();
+            connection.worker.metrics.retry_refused(route);
+            said.no_retry(to, in_flight);
+        }
+        self.leave.is_some()
+    }
+
+    /// A pooled connection was dead before an answer came. Whether the request may be sent once more,
+    /// on a fresh one: to another node if one is up, since this one may have been killed.
+    pub(super) fn may_repeat<S>(
+        &mut self,
+        connection: &Connection<S>,
+        request: &Request,
+        visit: Option<&Visit>,
+    ) -> bool {
+        if self.fresh || !self.may_go_on(connection, request, visit.map(Visit::pool)) {
+            return false;
+        }
+        self.fresh = true;
+        if let Some(visit) = visit {
+            visit.retried();
+            if visit.pool().has_another(visit.node()) {
+                self.tried.add(visit.node());
+            }
+        }
+        true
+    }
+}
+
+/// Finds a connection. `uploaded`: the client has sent all of the request.
+pub(super) async fn acquire<S: ClientStream>(
     connection: &mut Connection<S>,
     request: &Request,
     destination: &Destination,
-    pooled: bool,
-) -> Result<Acquired, BackendFault> {
-    let max_idle = match (pooled, request.method.idempotent()) {
-        (false, _) => None,
-        (true, true) => Some(request.snapshot.config.timeouts.upstream_idle),
-        (true, false) => Some(FRESH_ENOUGH.min(request.snapshot.config.timeouts.upstream_idle)),
+    attempts: &mut Attempts,
+    uploaded: bool,
+) -> Result<Acquired, NoConnection> {
+    let max_idle = match (attempts.fresh, request.method.idempotent()) {
+        (true, _) => None,
+        (false, true) => Some(request.snapshot.config.timeouts.upstream_idle),
+        (false, false) => Some(FRESH_ENOUGH.min(request.snapshot.config.timeouts.upstream_idle)),
     };
-    match destination {
-        Destination::Tool(backend) => {
-            let policy = BackendPolicy::check;
-            to_backend(connection, request, backend, policy, max_idle).await
+    let (backend, policy): (_, Policy) = match destination {
+        Destination::Tool(backend) => (backend, BackendPolicy::check),
+        // The administrator wrote it: the list is for routes of the registry.
+        Destination::Fallback(fallback) => (&fallback.backend, BackendPolicy::check_always),
+        Destination::Ingress(pool) => {
+            return to_node(connection, request, pool, attempts, max_idle, uploaded).await;
         }
-        Destination::Fallback(fallback) => {
-            // The administrator wrote it: the list is for routes of the registry.
-            let policy = BackendPolicy::check_always;
-            to_backend(connection, request, &fallback.backend, policy, max_idle).await
-        }
-        Destination::Ingress(pool) => to_node(connection, request, pool, max_idle).await,
-    }
+    };
+    let acquired = to_backend(connection, request, backend, policy, attempts, max_idle).await;
+    acquired.map_err(NoConnection::Fault)
 }
+
+type Policy = fn(&BackendPolicy, SocketAddr) -> Result<(), Refusal>;
 
 async fn to_backend<S>(
     connection: &mut Connection<S>,
     request: &Request,
     backend: &Backend,
-    policy: fn(&BackendPolicy, SocketAddr) -> Result<(), Refusal>,
+    policy: Policy,
+    attempts: &mut Attempts,
     max_idle: Option<Duration>,
 ) -> Result<Acquired, BackendFault> {
-    let mut tls = None;
     let server_name = (backend.scheme == Scheme::Https).then(|| match &backend.host {
         BackendHost::Ip(ip) => Cow::Owned(ip.to_string()),
         BackendHost::Name(name) => Cow::Borrowed(&**name),
@@ -92,113 +171,204 @@ async fn to_backend<S>(
             &many[..]
         }
     };
+    let server_name = server_name.as_deref();
+    let idle = max_idle.filter(|_| backend.scheme != Scheme::H2c);
+    if let Some(max_idle) = idle {
+        for ip in addresses.iter().take(MAX_ATTEMPTS) {
+            let address = SocketAddr::new(*ip, backend.port);
+            // The policy first: the pool may hold connections that the ingress made, or another
+            // route.
+            if policy(&request.snapshot.backends, address).is_ok()
+                && let Some(stream) = connection.worker.idle.take(address, server_name, max_idle)
+            {
+                request.facts.attempt(address, true);
+                return Ok(Acquired {
+                    stream,
+                    address,
+                    reused: true,
+                    visit: None,
+                });
+            }
+        }
+    }
+    let tls = server_name.map(|name| TlsTarget {
+        config: Arc::clone(&connection.worker.process.backend_tls),
+        server_name: Arc::from(name),
+    });
+    let how = match backend.scheme {
+        Scheme::H2c => How::H2c {
+            fresh: max_idle.is_none(),
+        },
+        Scheme::Http | Scheme::Https => How::Connection(tls.as_ref()),
+    };
+    fresh_to_any(
+        connection,
+        request,
+        (backend, addresses),
+        policy,
+        attempts,
+        how,
+    )
+    .await
+}
+
+/// A new connection to one of the addresses of a backend.
+async fn fresh_to_any<S>(
+    connection: &mut Connection<S>,
+    request: &Request,
+    (backend, addresses): (&Backend, &[IpAddr]),
+    policy: Policy,
+    attempts: &mut Attempts,
+    how: How<'_>,
+) -> Result<Acquired, BackendFault> {
     let mut fault = BackendFault::Unresolved;
+    let mut failed = false;
     for ip in addresses.iter().take(MAX_ATTEMPTS) {
-        let address = SocketAddr::new(*ip, backend.port);
-        // Before the pool is asked: it may hold connections that the ingress made, or another
-        // route.
+        let (id, address) = (request.id, SocketAddr::new(*ip, backend.port));
         if let Err(refusal) = policy(&request.snapshot.backends, address) {
-            let id = request.id;
             debug!(%id, %backend, %address, %refusal, "a backend is where portico may not connect");
             fault = BackendFault::Forbidden;
             continue;
         }
-        if backend.scheme != Scheme::H2c
-            && let Some(max_idle) = max_idle
-            && let Some(stream) =
-                connection
-                    .worker
-                    .idle
-                    .take(address, server_name.as_deref(), max_idle)
-        {
-            request.facts.attempt(address, true);
-            return Ok(Acquired {
-                stream,
-                address,
-                reused: true,
-                place: None,
-            });
+        if failed && !attempts.may_go_on(connection, request, None) {
+            break;
         }
-        if let (None, Some(name)) = (&tls, &server_name) {
-            tls = Some(TlsTarget {
-                config: Arc::clone(&connection.worker.process.backend_tls),
-                server_name: Arc::from(&**name),
-            });
-        }
-        let how = match (backend.scheme, &tls) {
-            (Scheme::H2c, _) => How::H2c {
-                fresh: max_idle.is_none(),
-            },
-            (Scheme::Http | Scheme::Https, tls) => How::Connection(tls.as_ref()),
-        };
         match fresh(connection, request, address, how).await {
             Ok(acquired) => return Ok(acquired),
             Err(error) if is_exhausted(&error) => {
                 fault = exhausted(connection, address, &error);
             }
             Err(error) => {
-                let (id, text) = (request.id, with_sources(&error));
+                let text = with_sources(&error);
                 debug!(%id, %backend, %address, error = text, "cannot connect to a backend");
                 fault = fault_of(&error);
+                if let BackendHost::Name(name) = &backend.host {
+                    connection.worker.process.resolver.unreachable(name, *ip);
+                }
             }
         }
+        failed = true;
     }
     Err(fault)
 }
 
-async fn to_node<S>(
+async fn to_node<S: ClientStream>(
     connection: &mut Connection<S>,
     request: &Request,
     pool: &Arc<Pool>,
+    attempts: &mut Attempts,
     max_idle: Option<Duration>,
-) -> Result<Acquired, BackendFault> {
-    let mut tried = Tried::default();
+    uploaded: bool,
+) -> Result<Acquired, NoConnection> {
     let mut fault = BackendFault::Unreachable;
     loop {
-        let place = match pool.enter(&connection.worker.turns, &tried).await {
+        let entered = enter(connection, request, pool, &attempts.tried, uploaded).await;
+        let place = match entered? {
             Ok(place) => place,
-            Err(NoPlace::AllTried) => return Err(fault),
-            Err(NoPlace::NoNode | NoPlace::QueueFull | NoPlace::QueueTimeout) => {
-                return Err(BackendFault::Unreachable);
+            Err(NoPlace::AllTried) => return Err(NoConnection::Fault(fault)),
+            Err(why) => {
+                pool.say_no_place(why);
+                return Err(NoConnection::NoPlace(match why {
+                    NoPlace::NoNode => Failure::PlatformDrained,
+                    NoPlace::AllTried | NoPlace::QueueFull | NoPlace::QueueTimeout => {
+                        Failure::PlatformBusy
+                    }
+                }));
             }
         };
-        tried.add(place.node());
-        let Some(address) = place.node().resolve(&connection.worker.process.resolver) else {
-            place.connect_failed(&"its name does not resolve");
-            continue;
-        };
-        // A name that leads to portico itself, since somebody changed it: the administration must not
-        // be reached this way. Other odd addresses the administrator may want.
-        let policy = &request.snapshot.backends;
-        if let Err(refusal @ Refusal::OwnListener) = policy.check_always(address) {
-            place.connect_failed(&refusal);
-            continue;
-        }
-        if let Some(max_idle) = max_idle
-            && let Some(stream) = connection.worker.idle.take(address, None, max_idle)
-        {
-            request.facts.attempt(address, true);
-            return Ok(Acquired {
-                stream,
-                address,
-                reused: true,
-                place: Some(place),
-            });
-        }
-        match fresh(connection, request, address, How::Connection(None)).await {
+        let visit = Visit::begin(place, connection.worker.index);
+        match connect_node(connection, request, &visit, max_idle).await {
             Ok(mut acquired) => {
-                acquired.place = Some(place);
+                acquired.visit = Some(visit);
                 return Ok(acquired);
             }
-            // Not the node's fault: it stays up. Ports run out for one address at a time, so
-            // another node may do.
-            Err(error) if is_exhausted(&error) => {
-                fault = exhausted(connection, address, &error);
+            Err(failed) => fault = failed,
+        }
+        attempts.tried.add(visit.node());
+        if !pool.has_untried(&attempts.tried)
+            || !attempts.may_go_on(connection, request, Some(pool))
+        {
+            return Err(NoConnection::Fault(fault));
+        }
+        visit.redispatched();
+    }
+}
+
+/// A place at a node. While it has to be waited for, the client is watched: whoever closes his side
+/// gives up, as HAProxy's `abortonclose` has it, so that the queue is for those who still want an
+/// answer. A client that has yet to send its body cannot be seen to leave; `queue_timeout` ends
+/// its wait.
+async fn enter<S: ClientStream>(
+    connection: &mut Connection<S>,
+    request: &Request,
+    pool: &Arc<Pool>,
+    tried: &Tried,
+    uploaded: bool,
+) -> Result<Result<NodePlace, NoPlace>, NoConnection> {
+    let Connection {
+        io, input, worker, ..
+    } = connection;
+    let mut since = None;
+    let mut entering = pin!(pool.enter(&worker.turns, tried));
+    let entered = std::future::poll_fn(|cx| {
+        if let Poll::Ready(entered) = entering.as_mut().poll(cx) {
+            return Poll::Ready(Ok(entered));
+        }
+        since.get_or_insert_with(Instant::now);
+        match io.poll_watch(cx, input, &worker.buffers, uploaded) {
+            Poll::Pending | Poll::Ready(Watched::Full) => Poll::Pending,
+            Poll::Ready(Watched::Closed | Watched::Gone) => {
+                Poll::Ready(Err(NoConnection::ClientGone))
             }
-            Err(error) => {
-                place.connect_failed(&with_sources(&error));
-                fault = fault_of(&error);
-            }
+        }
+    })
+    .await;
+    if let Some(since) = since {
+        request.facts.waited(since.elapsed());
+    }
+    entered
+}
+
+/// A connection to the node that the request visits.
+async fn connect_node<S>(
+    connection: &mut Connection<S>,
+    request: &Request,
+    visit: &Visit,
+    max_idle: Option<Duration>,
+) -> Result<Acquired, BackendFault> {
+    let Some(address) = visit.node().resolve(&connection.worker.process.resolver) else {
+        visit.connect_failed(&"its name does not resolve");
+        return Err(BackendFault::Unreachable);
+    };
+    // A name that leads to portico itself, since somebody changed it: the administration must not
+    // be reached this way. Other odd addresses the administrator may want.
+    let policy = &request.snapshot.backends;
+    if let Err(refusal @ Refusal::OwnListener) = policy.check_always(address) {
+        visit.connect_failed(&refusal);
+        return Err(BackendFault::Unreachable);
+    }
+    if let Some(max_idle) = max_idle
+        && let Some(stream) = connection.worker.idle.take(address, None, max_idle)
+    {
+        request.facts.attempt(address, true);
+        return Ok(Acquired {
+            stream,
+            address,
+            reused: true,
+            visit: None,
+        });
+    }
+    match fresh(connection, request, address, How::Connection(None)).await {
+        Ok(acquired) => Ok(acquired),
+        // Not the node's fault: it stays up. Ports run out for one address at a time, so another
+        // node may do.
+        Err(error) if is_exhausted(&error) => {
+            visit.exhausted();
+            Err(exhausted(connection, address, &error))
+        }
+        Err(error) => {
+            visit.connect_failed(&with_sources(&error));
+            Err(fault_of(&error))
         }
     }
 }
@@ -258,7 +428,7 @@ async fn attempt<S>(
             stream,
             address,
             reused,
-            place: None,
+            visit: None,
         })
     };
     let acquired = match connection.deadline.within(limit, acquiring).await {

@@ -136,6 +136,9 @@ impl<S: ClientStream> Download<'_, '_, S> {
                     let head = parser.head();
                     if head.status >= 200 || head.status == 101 {
                         self.request.facts.upstream_answers();
+                        if let Some(visit) = &self.request.visit {
+                            visit.answered(head.status);
+                        }
                         return Ok(());
                     }
                     interim += 1;

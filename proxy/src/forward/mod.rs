@@ -8,7 +8,10 @@
 //! sent once more, on a fresh connection, if no byte of an answer came and either nothing was sent
 //! or the method is idempotent and everything that was sent is still at hand (RFC 9110 section
 //! 9.2.2). A POST that may have run is never repeated. Over HTTP/2 a backend can say that it has not
-//! begun (RFC 9113, section 8.7): then any request may, while all of it is at hand.
+//! begun (RFC 9113, section 8.7): then any request may, while all of it is at hand. There is a budget
+//! for this and for other attempts after the first (`pools::retry`).
+//!
+//! A request to the ingress holds its place at a node (`visit`) until it ends.
 
 pub(crate) mod acquire;
 mod body;
@@ -19,6 +22,7 @@ mod link;
 mod reading;
 mod tunnel;
 mod upload;
+mod visit;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -36,11 +40,12 @@ use crate::response::failure::Failure;
 use crate::telemetry::record::Ending;
 use crate::upstream::h2c::stream::Fault;
 use crate::upstream::stream::UpstreamStream;
-use acquire::Acquired;
+use acquire::{Acquired, Attempts, NoConnection};
 pub use destination::{BackendFault, Destination};
 use download::{Download, Downloaded};
 use link::{Awaited, Link, both};
 use upload::{Upload, UploadError};
+pub use visit::Visit;
 
 /// What came of it.
 #[derive(Debug)]
@@ -75,6 +80,8 @@ pub async fn run<S: ClientStream>(
     connection.input.consume(head.len);
     connection.input.release(&connection.worker.buffers);
     let outcome = send(connection, request, &destination, &mut out).await;
+    // Before a page is written to a client that may be slow.
+    request.leave_node();
     connection.worker.put_head(out);
     outcome
 }
@@ -99,18 +106,23 @@ async fn send<S: ClientStream>(
         return failed(error.into(), &upload);
     }
     let complete = upload.is_done();
-    let mut pooled = true;
+    let mut attempts = Attempts::default();
     loop {
-        let acquired = acquire::acquire(connection, request, destination, pooled).await;
+        let uploaded = upload.is_done();
+        let acquired =
+            acquire::acquire(connection, request, destination, &mut attempts, uploaded).await;
         let Acquired {
             mut stream,
             address,
             reused,
-            place: _place,
+            visit,
         } = match acquired {
             Ok(acquired) => acquired,
-            Err(fault) => return failed(destination.blame(fault), &upload),
+            Err(NoConnection::Fault(fault)) => return failed(destination.blame(fault), &upload),
+            Err(NoConnection::NoPlace(failure)) => return failed(failure, &upload),
+            Err(NoConnection::ClientGone) => return Outcome::Answered(After::Reset),
         };
+        request.visit = visit;
         let mut message = Outgoing::head(out, head_len, upload.end());
         let sent = send_head(connection, request, &mut stream, &mut message).await;
         let exchanged = match sent {
@@ -130,9 +142,12 @@ async fn send<S: ClientStream>(
                         reused && (sent == Sent::Nothing || idempotent)
                     }
                 };
-                if pooled && repeatable {
-                    pooled = false;
+                let visit = request.visit.take();
+                if repeatable && attempts.may_repeat(connection, request, visit.as_ref()) {
                     continue;
+                }
+                if let Some(visit) = visit {
+                    visit.died(reused);
                 }
                 let fault = match stream.fault() {
                     Some(Fault::Malformed) => BackendFault::Malformed,
@@ -140,7 +155,12 @@ async fn send<S: ClientStream>(
                 };
                 return failed(destination.blame(fault), &upload);
             }
-            Exchanged::Fault(fault) => return failed(destination.blame(fault), &upload),
+            Exchanged::Fault(fault) => {
+                if let Some(visit) = &request.visit {
+                    visit.answer_failed();
+                }
+                return failed(destination.blame(fault), &upload);
+            }
             Exchanged::Client(failure) => return failed(failure, &upload),
             Exchanged::Ended { reusable, after } => {
                 if reusable && upload.is_sent() && stream.is_connection() {

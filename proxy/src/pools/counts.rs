@@ -24,7 +24,7 @@ pub struct Lane {
     pub connect_errors: Counter,
     /// Connections that broke before or within an answer (`eresp`).
     pub response_errors: Counter,
-    /// Requests sent here once more, since an idle connection was dead (`wretr`).
+    /// Requests sent once more, since an idle connection to here was dead (`wretr`).
     pub retries: Counter,
     /// Requests that went on to another node, since this one could not be connected to (`wredis`).
     pub redispatches: Counter,

@@ -211,12 +211,12 @@ impl Pool {
     }
 
     #[cfg(test)]
-    pub(super) fn set_wish(self: &Arc<Self>, node: &Node, wish: Wish) {
+    pub(crate) fn set_wish(self: &Arc<Self>, node: &Node, wish: Wish) {
         self.change(node, Change::Wish(wish));
     }
 
     #[cfg(test)]
-    pub(super) fn set_weight(self: &Arc<Self>, node: &Node, weight: Option<u32>) {
+    pub(crate) fn set_weight(self: &Arc<Self>, node: &Node, weight: Option<u32>) {
         self.change(node, Change::Weight(weight));
     }
 

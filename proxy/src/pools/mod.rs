@@ -4,8 +4,8 @@
 //! `queue`; `place` is that place; `node` is a server with what is known and counted of it
 //! (`counts`). `balance` chooses, by what each worker keeps in `turns`; `split` chooses between
 //! pools; `health` decides who is up, `checks` has the nodes asked, `probe` asks one; `retry`
-//! bounds second attempts; `live` is what administrators change while portico runs, `report` what
-//! people and scripts are told of all this.
+//! bounds second attempts; `live` is what administrators change while portico runs; `report` is what
+//! people and scripts are told of all this; `said` keeps the log readable, `waits` times the queue.
 //!
 //! A [`Pool`] is kept by name over reloads, so that the state of nodes, places and those who wait
 //! live on; what is configured of it is swapped. A node is kept by its address within its pool.
@@ -30,8 +30,10 @@ mod probe;
 mod queue;
 pub mod report;
 pub mod retry;
+pub mod said;
 pub mod split;
 pub mod turns;
+pub mod waits;
 
 pub use node::Node;
 pub use place::NodePlace;

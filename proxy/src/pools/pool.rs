@@ -25,7 +25,9 @@ use super::place::NodePlace;
 use super::probe::in_words;
 use super::queue::{Outlook, Queue};
 use super::retry::RetryBudget;
+use super::said::Said;
 use super::turns::{Number, Turns};
+use super::waits::Waits;
 
 /// Nodes that one request tries to connect to.
 pub const MAX_TRIED: usize = 3;
@@ -47,6 +49,10 @@ pub struct Pool {
     queue: Queue,
     /// What second attempts may be made.
     pub retries: RetryBudget,
+    /// What of it is in the log.
+    pub said: Said,
+    /// How long those waited who found no room.
+    pub waits: Waits,
     /// Held while members, standings or what follows from them change.
     changing: Mutex<()>,
     /// A node was in its slow start when weights were published last.
@@ -150,6 +156,8 @@ impl Pool {
             members: ArcSwap::from_pointee(members),
             queue: Queue::default(),
             retries: RetryBudget::default(),
+            said: Said::default(),
+            waits: Waits::default(),
             changing: Mutex::new(()),
             ramping: AtomicBool::new(false),
             lanes,
@@ -181,6 +189,13 @@ impl Pool {
         let members = self.members.load();
         let in_flight = members.nodes.iter().map(|node| node.in_flight() as usize);
         in_flight.sum()
+    }
+
+    /// Whether a node is left to be tried.
+    pub fn has_untried(&self, tried: &Tried) -> bool {
+        let members = self.members.load();
+        let mut nodes = members.nodes.iter();
+        !tried.is_full() && nodes.any(|node| node.in_rotation() && !tried.has(node))
     }
 
     /// How many wait for a place.
@@ -286,6 +301,7 @@ impl Pool {
             }
             (line.join(*tried), members.config.queue_timeout)
         };
+        let _wait = self.waits.begin();
         match timeout(patience, waiting.answer()).await {
             Ok(answer) => answer,
             Err(_) => waiting.give_up().unwrap_or(Err(NoPlace::QueueTimeout)),
@@ -380,7 +396,7 @@ impl Pool {
     }
 
     /// Whether another node than this one is up and in rotation.
-    fn has_another(&self, node: &Node) -> bool {
+    pub fn has_another(&self, node: &Node) -> bool {
         let members = self.members.load();
         let mut nodes = members.nodes.iter();
         nodes.any(|other| {

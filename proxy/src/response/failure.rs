@@ -69,6 +69,11 @@ pub enum Failure {
     PlatformTimeout,
     /// The ingress answers something that is not HTTP.
     PlatformMalformed,
+    /// Every node of the ingress has as many requests as it may, and the queue is full or was too
+    /// slow.
+    PlatformBusy,
+    /// All nodes of the ingress are drained or in maintenance.
+    PlatformDrained,
     /// The request is for the ingress, and none is configured.
     NoIngress,
     /// portico has no descriptor, port or memory left to connect to a backend.
@@ -94,6 +99,7 @@ impl Failure {
                 (502, Side::Platform)
             }
             Self::PlatformTimeout => (504, Side::Platform),
+            Self::PlatformBusy | Self::PlatformDrained => (503, Side::Platform),
             Self::Exhausted => (503, Side::Proxy),
         }
     }
@@ -122,6 +128,8 @@ impl Failure {
             Self::PlatformClosed => "platform_closed",
             Self::PlatformTimeout => "platform_timeout",
             Self::PlatformMalformed => "platform_malformed",
+            Self::PlatformBusy => "platform_busy",
+            Self::PlatformDrained => "platform_drained",
             Self::NoIngress => "no_ingress",
             Self::Exhausted => "exhausted",
         }
@@ -202,6 +210,12 @@ impl fmt::Display for Failure {
             ),
             Self::PlatformMalformed => f.write_str(
                 "The platform's ingress sent an answer that is not valid HTTP.",
+            ),
+            Self::PlatformBusy => f.write_str(
+                "The platform is busy: it has as many requests as it can take.",
+            ),
+            Self::PlatformDrained => f.write_str(
+                "The platform is being worked on: its ingress takes no requests at the moment.",
             ),
             Self::Exhausted => f.write_str(
                 "The proxy has no room for another connection.",

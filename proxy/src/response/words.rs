@@ -157,6 +157,18 @@ impl Words {
                 PLATFORM,
                 "Look into the logs of the ingress: its answer does not follow RFC 9112.",
             ),
+            Failure::PlatformBusy => words(
+                "The platform is busy",
+                "Try again in a moment. If you run a program, have it ask less often.",
+                PLATFORM,
+                "Look for slow nodes of the ingress pool; else raise its max_connections, or add nodes.",
+            ),
+            Failure::PlatformDrained => words(
+                "The platform is being worked on",
+                TELL_ADMINISTRATORS,
+                PLATFORM,
+                "All nodes of the ingress pool are drained or in maintenance: make one ready (portico pool).",
+            ),
             Failure::Exhausted => words(
                 "The proxy is full",
                 "Try again in a moment.",

@@ -440,7 +440,7 @@ impl Entrance {
             Unserved::NotAllowed => {
                 if let Some(unsaid) = repeats.not_allowed.occur(now) {
                     let client = worker.shown(client);
-                    warn!(%listener, %client, unsaid, "closed connections of clients that `allow` of the TCP listener does not name; add them, or find out who they are");
+                    warn!(%listener, %client, unsaid, "closed connections of clients that allow of the TCP listener does not name; add them, or find out who they are");
                 }
             }
             Unserved::NoNode | Unserved::QueueFull | Unserved::QueueTimeout => {
@@ -468,5 +468,49 @@ impl Entrance {
             let listener = &self.name;
             warn!(%listener, %peer, %error, unsaid, "closed a connection from proxy_protocol_from of a TCP listener; does the load balancer send the PROXY protocol?");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = r#"
+        [listen]
+        https = []
+        redirect = false
+        [domains]
+        canonical = "toolforge.org"
+        [pools.exact]
+        nodes = ["127.0.0.1:2"]
+        [pools.any]
+        nodes = ["127.0.0.1:3"]
+        [pools.rest]
+        nodes = ["127.0.0.1:4"]
+        [[tcp]]
+        name = "t"
+        listen = ["127.0.0.1:1"]
+        server_names = { "*.example.org" = "any", "a.example.org" = "exact" }
+    "#;
+
+    #[track_caller]
+    fn check(name: Option<&str>, pool: Option<&str>) {
+        for rest in [None, Some("rest")] {
+            let line = rest.map_or_else(String::new, |rest| format!("pool = {rest:?}"));
+            let config = portico_config::parse("test", &format!("{CONFIG}{line}"));
+            let config = config.unwrap().config;
+            assert_eq!(pool_for(&config.tcp[0], name), pool.or(rest), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn the_pool_of_a_server_name() {
+        check(Some("a.example.org"), Some("exact"));
+        check(Some("b.example.org"), Some("any"));
+        check(Some("example.org"), None);
+        check(Some("a.b.example.org"), None);
+        check(Some("a.example.com"), None);
+        check(Some("org"), None);
+        check(None, None);
     }
 }

@@ -76,6 +76,14 @@ struct Way<'a, F> {
     count: F,
 }
 
+/// What has come of a source.
+enum Came {
+    InPipe(Pipe),
+    InBuffer,
+    /// It has ended its side.
+    End,
+}
+
 /// Moves bytes until the connection is over. `first`: what the node gets before all else. `received`
 /// and `sent` are told of bytes that the node, or the client, has taken.
 pub(super) async fn relay(
@@ -152,7 +160,8 @@ async fn watch(
 }
 
 impl<F: Fn(usize)> Way<'_, F> {
-    /// Moves bytes until the source has ended its side, and passes that on.
+    /// Moves bytes until the source has ended its side, and passes that on. The first read of many is
+    /// copied, and so is what follows one that was not full.
     async fn pass(mut self, worker: &Worker, buffer: &mut Buffer) -> Result<(), Ending> {
         let pool = &worker.buffers;
         let mut turn = 0;
@@ -161,7 +170,7 @@ impl<F: Fn(usize)> Way<'_, F> {
         loop {
             buffer.release(pool);
             let bytes = match self.take(worker, buffer, bulk).await? {
-                Taken::Bytes(mut pipe) => {
+                Came::InPipe(mut pipe) => {
                     let bytes = pipe.held();
                     while pipe.held() > 0 {
                         self.splice_out(&mut pipe).await?;
@@ -169,12 +178,12 @@ impl<F: Fn(usize)> Way<'_, F> {
                     worker.pipes.give_back(pipe);
                     bytes
                 }
-                Taken::NoPipe => {
+                Came::InBuffer => {
                     let bytes = buffer.len();
                     self.copy_out(buffer).await?;
                     bytes
                 }
-                Taken::End => return self.to.shutdown().await.map_err(|_| self.target_gone),
+                Came::End => return self.to.shutdown().await.map_err(|_| self.target_gone),
             };
             bulk = bytes >= SMALL;
             turn += bytes;
@@ -185,25 +194,26 @@ impl<F: Fn(usize)> Way<'_, F> {
         }
     }
 
-    /// Waits for bytes: in a pipe, or in `buffer`.
+    /// Waits for bytes.
     async fn take(
         &mut self,
         worker: &Worker,
         buffer: &mut Buffer,
         bulk: bool,
-    ) -> Result<Taken, Ending> {
+    ) -> Result<Came, Ending> {
         if bulk {
             let taken = poll_fn(|cx| worker.pipes.poll_take(cx, self.from.as_ref())).await;
             match taken.map_err(|_| self.source_gone)? {
+                Taken::Bytes(pipe) => return Ok(Came::InPipe(pipe)),
+                Taken::End => return Ok(Came::End),
                 Taken::NoPipe => {}
-                taken => return Ok(taken),
             }
         }
         let size = if bulk { LARGE } else { SMALL };
         let read = buffer.fill(&mut self.from, &worker.buffers, size).await;
         match read.map_err(|_| self.source_gone)? {
-            0 => Ok(Taken::End),
-            _ => Ok(Taken::NoPipe),
+            0 => Ok(Came::End),
+            _ => Ok(Came::InBuffer),
         }
     }
 

@@ -46,6 +46,8 @@ pub struct Facts {
     pub connect: Cell<Option<Duration>>,
     /// From the begin of the last attempt's sending to the head of the final answer.
     pub upstream_head: Cell<Option<Duration>>,
+    /// How long it waited for a place at a node; `None`: it did not have to.
+    pub queued: Cell<Option<Duration>>,
     /// When the last attempt's sending began; `None`: at once.
     sent_since: Cell<Option<Instant>>,
 }
@@ -70,6 +72,7 @@ impl Facts {
             reused: Cell::new(false),
             connect: Cell::new(None),
             upstream_head: Cell::new(None),
+            queued: Cell::new(None),
             sent_since: Cell::new(None),
         }
     }
@@ -83,6 +86,13 @@ impl Facts {
         self.attempts.set(before.saturating_add(1));
         self.upstream.set(Some(upstream));
         self.reused.set(reused);
+    }
+
+    /// It has waited so long for a place at a node, in vain or not.
+    pub fn waited(&self, took: Duration) {
+        let before = self.queued.get().unwrap_or_default();
+        self.queued.set(Some(before + took));
+        self.sent_since.set(Some(Instant::now()));
     }
 
     /// The connection for it is there, and sending begins at `now`.

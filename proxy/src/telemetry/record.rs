@@ -61,6 +61,8 @@ pub struct Record<'a> {
     pub connect: Option<Duration>,
     /// From the begin of the last attempt's sending to the head of its answer.
     pub upstream_head: Option<Duration>,
+    /// How long it waited for a place at a node of the ingress; `None`: it did not have to.
+    pub queued: Option<Duration>,
 }
 
 impl<'a> Record<'a> {
@@ -90,6 +92,7 @@ impl<'a> Record<'a> {
             first_byte: None,
             connect: None,
             upstream_head: None,
+            queued: None,
         }
     }
 

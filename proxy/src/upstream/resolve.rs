@@ -83,7 +83,7 @@ impl Default for Resolver {
 }
 
 impl Resolver {
-    /// The addresses of `name`, in the system's order; empty while it is not resolved. A name that
+    /// The addresses of `name`, in the system's order but for those that could not be reached; empty while it is not resolved. A name that
     /// is not known yet becomes wanted. Never waits.
     pub fn lookup(&self, name: &str) -> Arc<Vec<IpAddr>> {
         let names = self.names.pin();
@@ -94,6 +94,18 @@ impl Resolver {
         drop(names);
         self.want(name);
         Arc::default()
+    }
+
+    /// The address could not be connected to: it goes behind the others of the name until that is
+    /// resolved again, so that not each request has to find out.
+    pub fn unreachable(&self, name: &str, address: IpAddr) {
+        let names = self.names.pin();
+        let Some(known) = names.get(name) else { return };
+        known.addresses.rcu(|addresses| {
+            let mut addresses = Vec::clone(addresses);
+            addresses.sort_by_key(|one| *one == address);
+            addresses
+        });
     }
 
     /// What is known of `name`, without a word that somebody wants it.
@@ -311,6 +323,22 @@ mod tests {
             resolver.learn(&name, &known, Err("SERVFAIL".into()));
             resolver.learn(&name, &known, Ok(Vec::new()));
             assert_eq!(*resolver.lookup("a.example"), [address]);
+        });
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_reached_is_tried_last() {
+        run(async {
+            let resolver = Resolver::default();
+            resolver.want("a.example");
+            let (name, known) = resolver.due(1).remove(0);
+            let all = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|ip| ip.parse().unwrap());
+            resolver.learn(&name, &known, Ok(all.to_vec()));
+            resolver.unreachable("a.example", all[0]);
+            resolver.unreachable("b.example", all[0]);
+            assert_eq!(*resolver.lookup("a.example"), [all[1], all[2], all[0]]);
+            resolver.learn(&name, &known, Ok(all.to_vec()));
+            assert_eq!(*resolver.lookup("a.example"), all);
         });
     }
 

@@ -7,7 +7,7 @@ use crate::request_id::RequestIds;
 use crate::response::failure::Side;
 
 /// One of each, as far as pages are concerned.
-const FAILURES: [Failure; 24] = [
+const FAILURES: [Failure; 26] = [
     Failure::Malformed(RequestError::BareLf),
     Failure::Malformed(RequestError::MethodNotAllowed),
     Failure::Malformed(RequestError::TargetTooLong),
@@ -31,6 +31,8 @@ const FAILURES: [Failure; 24] = [
     Failure::PlatformUnreachable,
     Failure::PlatformTimeout,
     Failure::PlatformMalformed,
+    Failure::PlatformBusy,
+    Failure::PlatformDrained,
     Failure::Exhausted,
 ];
 

@@ -309,6 +309,8 @@ fn lengths_that_do_not_fit() {
     refused(&Body::with(&[&extension(0, &[0, 0])]).record());
     refused(&Body::with(&[&extension(0, &[0, 1, 0])]).record());
     refused(&Body::with(&[&name[..name.len() - 1]]).record());
+    // The list ends before its extension does.
+    refused(&Body::with(&[&extension(0, &[&name[4..], &[0]].concat())]).record());
 }
 
 #[test]

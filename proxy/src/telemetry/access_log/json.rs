@@ -70,6 +70,7 @@ fn split(line: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 }
 
 fn append_backend(out: &mut Vec<u8>, record: &Record<'_>) {
+    seconds(out, r#","queued":"#, record.queued);
     if record.attempts == 0 && record.upstream.is_none() {
         return;
     }

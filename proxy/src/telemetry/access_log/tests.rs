@@ -67,6 +67,7 @@ fn record(client: &ClientInfo) -> Record<'_> {
         first_byte: Some(Duration::from_micros(11_000)),
         connect: None,
         upstream_head: Some(Duration::from_micros(10_500)),
+        queued: Some(Duration::from_micros(2_500)),
     }
 }
 
@@ -168,6 +169,7 @@ fn the_json_line() {
             "attempts": 1,
             "reused": true,
             "upstream_head": 0.0105,
+            "queued": 0.0025,
             "duration": 0.012345,
             "first_byte": 0.011,
             "tls": {"version": "TLSv1.3", "cipher": "TLS_AES_128_GCM_SHA256", "resumed": false},

@@ -337,6 +337,12 @@ const BACKENDS: Section = Section {
             "Attempts beyond a request's first: another node, or a fresh connection for one that had died.",
             "",
         ),
+        counter(
+            "portico_upstream_retries_refused_total",
+            &["destination"],
+            "Requests that failed without another attempt, since the retry budget was used up: at most 20 % of the requests in flight plus 3 a second.",
+            "Climbs while many connections fail at once: see portico_upstream_connects_total and portico_node_up for where.",
+        ),
         histogram(
             "portico_upstream_head_seconds",
             &["destination"],
@@ -486,6 +492,12 @@ const POOLS: Section = Section {
             &["pool"],
             "How many may wait: max_queue for each node that is used. More get 503.",
             "",
+        ),
+        histogram(
+            "portico_pool_queue_seconds",
+            &["pool"],
+            "How long requests and TCP connections waited for a place at a node of the pool, in vain or not. Who finds a place at once is not counted.",
+            "Any rate that lasts: all nodes of the pool are at max_connections. Look for slow nodes, raise max_connections, or add nodes. Who waits for queue_timeout gets 503.",
         ),
     ],
 };

@@ -31,6 +31,7 @@ use serde::Serialize;
 
 use crate::response::failure::Side;
 use crate::snapshot::Snapshot;
+use crate::tcp::counts::ListenerCounts;
 pub use exposition::exposition;
 pub use pools::TcpSums;
 pub use shard::Shard;
@@ -47,7 +48,7 @@ pub struct Metrics {
     snapshot: Arc<ArcSwap<Snapshot>>,
     /// The tools that are labels.
     tool_names: ToolNames,
-    /// Locked when a worker starts and when somebody scrapes.
+    /// Locked when a worker starts, when somebody scrapes, and for second attempts.
     shards: Mutex<Vec<Arc<Shard>>>,
 }
 
@@ -75,6 +76,13 @@ impl Metrics {
     fn shards(&self) -> Vec<Arc<Shard>> {
         let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         shards.clone()
+    }
+
+    /// Requests that have begun and not ended, of all workers.
+    pub fn in_flight(&self) -> usize {
+        let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_flight = shards.iter().map(|shard| shard.in_flight.get() as usize);
+        in_flight.sum()
     }
 
     /// The sums that `/status` shows.
@@ -120,6 +128,12 @@ impl Metrics {
     /// What came by the TCP listeners, by their names.
     pub fn tcp_listeners(&self) -> BTreeMap<String, TcpSums> {
         let mut sums: BTreeMap<String, TcpSums> = BTreeMap::new();
+        let nothing = ListenerCounts::default();
+        for listener in &self.snapshot.load().config.tcp {
+            let name = listener.name.to_string();
+            sums.entry(name).or_default().add(&nothing);
+        }
+        // Those that a reload has removed may still have connections.
         for shard in self.shards() {
             shard.tcp.for_each(|name, counts| {
                 sums.entry(name.to_owned()).or_default().add(counts);

@@ -13,7 +13,8 @@ use crate::tcp::counts::{Ending, ListenerCounts, Unserved};
 
 /// Everything that [`report`] knows and a graph may want.
 pub(super) fn pools(out: &mut Families, process: &Process) {
-    let pools = report(&process.snapshot.load(), SystemTime::now());
+    let snapshot = process.snapshot.load();
+    let pools = report(&snapshot, SystemTime::now());
     let mut nodes = Vec::new();
     for pool in &pools {
         nodes.extend(pool.nodes.iter().map(|node| (&*pool.name, node)));
@@ -72,6 +73,9 @@ pub(super) fn pools(out: &mut Families, process: &Process) {
     of_pools("portico_pool_waiting", |pool| pool.waiting);
     of_pools("portico_pool_waiting_most", |pool| pool.most_waiting);
     of_pools("portico_pool_queue_limit", |pool| pool.queue_limit);
+    let waits = snapshot.pools.iter();
+    let waits = waits.map(|pool| ([&*pool.name], pool.waits.observed()));
+    out.histograms("portico_pool_queue_seconds", waits.collect());
 }
 
 /// Without TCP listeners there are none of these.

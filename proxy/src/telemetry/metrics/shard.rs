@@ -27,6 +27,10 @@ pub const REQUEST_BOUNDS: &Bounds = &[
 pub const CONNECT_BOUNDS: &Bounds = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
 ];
+/// Waits in the queue of a pool, up to what `queue_timeout` may be.
+pub const QUEUE_BOUNDS: &Bounds = &[
+    0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
 /// How late a worker's timer fires; its clock has steps of a millisecond.
 pub const LAG_BOUNDS: &Bounds = &[0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
@@ -216,7 +220,7 @@ impl To {
 }
 
 /// Every failure that a client can be told, and whose fault it is: side and code of `Failure`.
-pub const FAILURES: [(Side, &str); 23] = [
+pub const FAILURES: [(Side, &str); 25] = [
     (Side::Client, "malformed"),
     (Side::Client, "header_timeout"),
     (Side::Client, "bad_host"),
@@ -238,6 +242,8 @@ pub const FAILURES: [(Side, &str); 23] = [
     (Side::Platform, "platform_closed"),
     (Side::Platform, "platform_timeout"),
     (Side::Platform, "platform_malformed"),
+    (Side::Platform, "platform_busy"),
+    (Side::Platform, "platform_drained"),
     (Side::Platform, "loop"),
     (Side::Proxy, "exhausted"),
 ];
@@ -307,6 +313,8 @@ pub struct ByDestination {
     pub rides: By<Ride>,
     /// Attempts beyond the first.
     pub retries: Counter,
+    /// Requests that the budget left without another attempt.
+    pub retries_refused: Counter,
     /// From the begin of sending to the head of the answer.
     pub head: Histogram,
 }
@@ -428,6 +436,7 @@ impl Shard {
                 connect: Histogram::new(CONNECT_BOUNDS),
                 rides: By::default(),
                 retries: Counter::default(),
+                retries_refused: Counter::default(),
                 head: Histogram::new(REQUEST_BOUNDS),
             }),
             upstream_idle: Gauge::default(),
@@ -508,6 +517,12 @@ impl Shard {
                 to.connect.observe(took);
             }
         });
+    }
+
+    /// Counts a request that got no second attempt for want of a budget.
+    pub fn retry_refused(&self, route: Route) {
+        let Some(to) = To::of(route) else { return };
+        self.destinations.at(to, |to| to.retries_refused.inc());
     }
 
     /// Counts a TLS handshake that came to something.

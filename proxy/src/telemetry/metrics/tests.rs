@@ -21,6 +21,7 @@ use crate::reloads::ReloadReport;
 use crate::request_id::RequestIds;
 use crate::response::compress::ALGORITHMS;
 use crate::response::failure::Failure;
+use crate::tcp::counts::Unserved;
 use crate::telemetry::record::{Ending, Failed, Record, Route};
 use portico_routing::host::HostError;
 use portico_routing::path::PathError;
@@ -39,6 +40,10 @@ fn process() -> Arc<Process> {
         [pools.ingress]
         nodes = ["127.0.0.1:2", "127.0.0.1:3"]
         [ingress]
+        pool = "ingress"
+        [[tcp]]
+        name = "t"
+        listen = ["127.0.0.1:5"]
         pool = "ingress"
         [registry]
         url = "redis://127.0.0.1:4"
@@ -72,6 +77,7 @@ fn answered<'a>(client: &'a ClientInfo, tool: &'a str, status: u16) -> Record<'a
         first_byte: Some(Duration::from_millis(20)),
         connect: Some(Duration::from_millis(2)),
         upstream_head: Some(Duration::from_millis(15)),
+        queued: None,
         ..Record::new(RequestIds::default().next(), client)
     }
 }
@@ -133,6 +139,47 @@ fn every_series_has_the_described_labels() {
 }
 
 #[test]
+fn tcp_listeners_are_counted_over_all_workers() {
+    let process = process();
+    let workers = [process.metrics.shard(), process.metrics.shard()];
+    // One that a reload has removed, with a connection, and the one of the configuration.
+    let names = ["gone", "t"].map(Arc::from);
+    let counts = workers.each_ref().map(|worker| {
+        names.each_ref().map(|name| {
+            let counts = worker.tcp.listener(name);
+            counts.accepted.inc();
+            counts.open.up();
+            counts.received.add(5);
+            counts.unserved.inc(Unserved::QueueFull);
+            counts
+        })
+    });
+    let full =
+        |name| format!("portico_tcp_unserved_total{{listener=\"{name}\",reason=\"queue_full\"}}");
+    check(
+        &exposition(&process),
+        &[
+            ("portico_tcp_accepted_total{listener=\"t\"}", 2.0),
+            ("portico_tcp_connections{listener=\"gone\"}", 2.0),
+            ("portico_tcp_received_bytes_total{listener=\"gone\"}", 10.0),
+            (&full("t"), 2.0),
+        ],
+    );
+    drop(counts);
+    // Nobody counts for them any more, which is seen when another one begins.
+    let other = workers
+        .each_ref()
+        .map(|worker| worker.tcp.listener(&Arc::from("other")));
+    let text = exposition(&process);
+    assert!(!text.contains("listener=\"gone\""));
+    check(
+        &text,
+        &[("portico_tcp_accepted_total{listener=\"t\"}", 0.0)],
+    );
+    drop(other);
+}
+
+#[test]
 fn requests_are_counted_over_all_workers() {
     let process = process();
     let workers = [process.metrics.shard(), process.metrics.shard()];
@@ -153,6 +200,7 @@ fn requests_are_counted_over_all_workers() {
         route: Route::Ingress,
         failure: Some((&Failure::PlatformTimeout).into()),
         upstream_head: None,
+        queued: None,
         connect: None,
         ..answered(&client, "unknown", 504)
     });
@@ -496,6 +544,8 @@ fn failures() -> Vec<Failure> {
         Failure::PlatformClosed,
         Failure::PlatformTimeout,
         Failure::PlatformMalformed,
+        Failure::PlatformBusy,
+        Failure::PlatformDrained,
         Failure::NoIngress,
         Failure::Exhausted,
     ]
@@ -524,8 +574,10 @@ fn place_of(failure: &Failure) -> usize {
         Failure::PlatformClosed => 18,
         Failure::PlatformTimeout => 19,
         Failure::PlatformMalformed => 20,
-        Failure::Loop => 21,
-        Failure::Exhausted => 22,
+        Failure::PlatformBusy => 21,
+        Failure::PlatformDrained => 22,
+        Failure::Loop => 23,
+        Failure::Exhausted => 24,
     }
 }
 

@@ -1,0 +1,101 @@
+//! A request's visit at a node of the ingress: its place there, and all that is counted of it at the
+//! node, in HAProxy's terms.
+//!
+//! This is the one place where requests of HTTP are counted at nodes. Who waits for a place, and
+//! which node has one, is decided in `pools`; what a failure means for the node too.
+//!
+//! Invariant: the place is held until the visit is dropped, tunnels included; bytes are counted when
+//! it ends.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use crate::pools::counts::Lane;
+use crate::pools::{Node, NodePlace, Pool};
+use crate::telemetry::facts::Facts;
+use crate::telemetry::record::Ending;
+
+/// A request's place at a node.
+#[derive(Debug)]
+pub struct Visit {
+    place: NodePlace,
+    /// The number of the worker that counts.
+    worker: usize,
+}
+
+impl Visit {
+    /// A request that has got its place.
+    pub(super) fn begin(place: NodePlace, worker: usize) -> Self {
+        let visit = Self { place, worker };
+        visit.lane().sessions.inc();
+        visit
+    }
+
+    fn lane(&self) -> &Lane {
+        self.place.node().lane(self.worker)
+    }
+
+    /// The node.
+    pub(super) fn node(&self) -> &Arc<Node> {
+        self.place.node()
+    }
+
+    /// Its pool.
+    pub(super) fn pool(&self) -> &Arc<Pool> {
+        self.place.pool()
+    }
+
+    /// There is no connection to the node, by its fault.
+    pub(super) fn connect_failed(&self, why: &dyn Display) {
+        self.lane().connect_errors.inc();
+        self.place.connect_failed(why);
+    }
+
+    /// There is no connection to the node, for want of something on this machine.
+    pub(super) fn exhausted(&self) {
+        self.lane().connect_errors.inc();
+    }
+
+    /// The request goes on to another node, since this one could not be connected to.
+    pub(super) fn redispatched(&self) {
+        self.lane().redispatches.inc();
+    }
+
+    /// The request is sent once more, since an idle connection to this node was dead.
+    pub(super) fn retried(&self) {
+        self.lane().retries.inc();
+    }
+
+    /// The head of the final answer is here, whatever it says.
+    pub(super) fn answered(&self, status: u16) {
+        let class = usize::from(status / 100).checked_sub(1);
+        if let Some(counter) = class.and_then(|class| self.lane().answers.get(class)) {
+            counter.inc();
+        }
+        self.place.answered();
+    }
+
+    /// The connection ended before the first byte of an answer, and that is how the request ends.
+    /// `reused`: it had carried others, so that the node may just have had enough of it.
+    pub(super) fn died(&self, reused: bool) {
+        self.lane().response_errors.inc();
+        if !reused {
+            self.place.broke();
+        }
+    }
+
+    /// No proper answer came in time. A tool behind the node may be to blame.
+    pub(super) fn answer_failed(&self) {
+        self.lane().response_errors.inc();
+    }
+
+    /// The request has ended, or goes elsewhere with what it brought.
+    pub(crate) fn end(self, facts: &Facts) {
+        let lane = self.lane();
+        lane.bytes_in.add(facts.received.get());
+        lane.bytes_out.add(facts.sent.get());
+        if facts.ending.get() == Some(Ending::BrokenOff) {
+            lane.response_errors.inc();
+        }
+    }
+}

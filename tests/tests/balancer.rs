@@ -1,0 +1,335 @@
+//! Nodes of the ingress that die, hang, are slow and come back, under load: what clients see of it,
+//! and what the nodes get.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, Scope};
+use std::time::{Duration, Instant};
+
+use portico_tests::client::{Client, get, post};
+use portico_tests::gate::Gate;
+use portico_tests::node::{self, Node};
+use portico_tests::origin::Origin;
+use portico_tests::portico::{Builder, Portico};
+use portico_tests::{SOON, eventually, free_address};
+
+const HOST: &str = "tool.toolforge.org";
+const WORKERS: usize = 2;
+/// Clients that ask all the time.
+const CLIENTS: usize = 24;
+/// Between two requests of a client.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What [`Node`] starts.
+#[test]
+fn node_process() {
+    node::serve_if_asked();
+}
+
+/// Clients that ask all the time, and what they got.
+#[derive(Default)]
+struct Crowd {
+    stop: AtomicBool,
+    answered: AtomicUsize,
+    got: Mutex<Vec<Got>>,
+}
+
+/// An answer, or none.
+#[derive(Clone, Debug)]
+struct Got {
+    sent: Instant,
+    took: Duration,
+    /// The status and who answered.
+    answer: Result<(u16, String), String>,
+}
+
+impl Crowd {
+    fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, address: SocketAddr) {
+        for _ in 0..CLIENTS {
+            scope.spawn(move || self.ask(address));
+        }
+        self.go_on();
+    }
+
+    fn ask(&self, address: SocketAddr) {
+        let mut kept = None;
+        while !self.stop.load(Ordering::SeqCst) {
+            let sent = Instant::now();
+            let mut client = kept.take().unwrap_or_else(|| Client::tcp(address));
+            let answer = client.wire.send(get(HOST, "/")).and_then(|()| {
+                let answer = client.try_response(false)?;
+                answer.ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+            });
+            let answer = answer.map(|answer| (answer.status, backend(&answer.text())));
+            if answer.is_ok() {
+                kept = Some(client);
+            }
+            let got = Got {
+                sent,
+                took: sent.elapsed(),
+                answer: answer.map_err(|error| error.to_string()),
+            };
+            lock(&self.got).push(got);
+            self.answered.fetch_add(1, Ordering::SeqCst);
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// Waits for many more answers.
+    #[track_caller]
+    fn go_on(&self) {
+        let until = self.answered.load(Ordering::SeqCst) + 50 * CLIENTS;
+        eventually("the clients go on", SOON, || {
+            (self.answered.load(Ordering::SeqCst) >= until).then_some(())
+        });
+    }
+
+    /// Ends it, also when the test has failed: the threads are waited for.
+    fn stop(&self) -> Vec<Got> {
+        self.stop.store(true, Ordering::SeqCst);
+        lock(&self.got).clone()
+    }
+}
+
+/// Stops the crowd when the test fails, so that its threads end.
+struct Stops<'a>(&'a Crowd);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The name of the echo that answered.
+fn backend(text: &str) -> String {
+    let rest = text.strip_prefix("{\"backend\": \"").unwrap_or(text);
+    rest.split('"').next().unwrap_or_default().to_owned()
+}
+
+/// How many each node answered, of the requests sent between these moments. Panics if one got
+/// anything else.
+#[track_caller]
+fn shares(got: &[Got], from: Instant, to: Instant) -> BTreeMap<String, usize> {
+    let mut shares = BTreeMap::new();
+    for one in got.iter().filter(|got| got.sent >= from && got.sent < to) {
+        match &one.answer {
+            Ok((200, name)) => *shares.entry(name.clone()).or_default() += 1,
+            other => panic!("{:?} after {:?}: {other:?}", one.took, one.sent - from),
+        }
+    }
+    shares
+}
+
+/// portico before these nodes, which it checks five times a second.
+fn before(addresses: &[SocketAddr], check: &str, more: &str) -> Portico {
+    let check = format!(
+        "check = {{ {check}, interval = \"200ms\", down_interval = \"200ms\", timeout = \"200ms\", rise = 2, fall = 2 }}"
+    );
+    Builder::new()
+        .ingress(addresses)
+        .with(&format!("[server]\nworkers = {WORKERS}"))
+        .with(&format!(
+            "[pools.ingress]\nslow_start = \"1s\"\n{check}\n{more}"
+        ))
+        .start()
+}
+
+fn is_up(portico: &Portico, node: SocketAddr) -> bool {
+    let series = format!("portico_node_up{{pool=\"ingress\",node=\"{node}\"}}");
+    portico.metric(&series).expect("a node") == 1.0
+}
+
+#[track_caller]
+fn wait_until(portico: &Portico, node: SocketAddr, up: bool) {
+    eventually("the node is up, or down", SOON, || {
+        (is_up(portico, node) == up).then_some(())
+    });
+}
+
+fn connects(portico: &Portico, result: &str) -> usize {
+    let series =
+        format!("portico_upstream_connects_total{{destination=\"ingress\",result=\"{result}\"}}");
+    portico.metric(&series).expect("a counter") as usize
+}
+
+#[test]
+fn a_node_is_killed_under_load_and_comes_back() {
+    let mut nodes = ["a", "b", "c"].map(|name| Node::start(name, free_address()));
+    let addresses = nodes.each_ref().map(|node| node.address);
+    let portico = before(&addresses, "kind = \"tcp\"", "");
+    let crowd = Crowd::default();
+    thread::scope(|scope| {
+        let _stops = Stops(&crowd);
+        crowd.start(scope, portico.http);
+        crowd.go_on();
+        let failed_before = connects(&portico, "failed");
+        let killed = Instant::now();
+        nodes[0].kill();
+        wait_until(&portico, addresses[0], false);
+        let down = Instant::now();
+        crowd.go_on();
+        let failed = connects(&portico, "failed") - failed_before;
+        let back = Instant::now();
+        nodes[0].restart();
+        wait_until(&portico, addresses[0], true);
+        wait_for(&portico, addresses[0], " of 1000 requests");
+        let whole = Instant::now();
+        crowd.go_on();
+        crowd.go_on();
+        let end = Instant::now();
+        let got = crowd.stop();
+
+        eprintln!("FAILED CONNECTS {failed}");
+        // Nobody notices: what was in flight was a GET, and is made good at another node.
+        shares(&got, killed, down);
+        let without = shares(&got, down, back);
+        assert_eq!(without.keys().collect::<Vec<_>>(), ["b", "c"]);
+        assert!(failed <= WORKERS, "{failed} connects failed");
+        // It takes its share again.
+        let with = shares(&got, whole, end);
+        let (all, its) = (with.values().sum::<usize>(), with["a"]);
+        assert!(its * 100 / all >= 25, "{its} of {all}: {with:?}");
+    });
+}
+
+#[test]
+fn requests_in_flight_at_a_node_that_is_killed() {
+    let mut dies = Node::start("dies", free_address());
+    let lives = Origin::echo("lives");
+    let nodes = format!(
+        "nodes = [{{ address = \"{}\", weight = 1000 }}, {{ address = \"{}\", weight = 1 }}]\n\
+         check = {{ kind = \"tcp\", interval = \"1h\" }}",
+        dies.address,
+        lives.address()
+    );
+    let portico = Builder::new()
+        .with(&format!("[server]\nworkers = 1\n[pools.ingress]\n{nodes}"))
+        .start();
+    let ask = |request: String| {
+        let mut client = portico.tcp();
+        client.send(request);
+        client
+    };
+    // So many connections to the node that each of the next requests finds an idle one.
+    let mut warm = [(); 6].map(|()| ask(get(HOST, "/sleep/300")));
+    for client in &mut warm {
+        assert_eq!(backend(&client.response().text()), "dies");
+    }
+    let failed = connects(&portico, "failed");
+    let mut gets = [(); 3].map(|()| ask(get(HOST, "/sleep/1500")));
+    let mut posts = [(); 2].map(|()| ask(post(HOST, "/sleep/1500", "x")));
+    wait_for(&portico, dies.address, ", 5 of ");
+    dies.kill();
+    for client in &mut posts {
+        let answer = client.response();
+        assert_eq!(answer.status, 502, "a POST may have run: {answer:?}");
+        assert!(answer.text().contains("closed the connection"));
+    }
+    for client in &mut gets {
+        let answer = client.response();
+        assert_eq!((answer.status, &*backend(&answer.text())), (200, "lives"));
+    }
+    assert_eq!(lives.take().len(), 3);
+    // They went to the other node at once.
+    assert_eq!(connects(&portico, "failed"), failed);
+    let retries = "portico_upstream_retries_total{destination=\"ingress\"}";
+    assert_eq!(portico.metric(retries), Some(3.0));
+}
+
+/// Waits until explanations say this of a node.
+#[track_caller]
+fn wait_for(portico: &Portico, node: SocketAddr, words: &str) {
+    eventually(words, SOON, || {
+        let target = format!("/explain?url=http://{HOST}/");
+        let text = portico.admin_get(&target).text();
+        let mut lines = text.lines().filter(|line| line.contains(&node.to_string()));
+        lines.any(|line| line.contains(words)).then_some(())
+    });
+}
+
+#[test]
+fn a_node_that_hangs_gets_no_requests_and_its_own_end_when_it_goes_on() {
+    let nodes = ["a", "b", "c"].map(|name| Node::start(name, free_address()));
+    let addresses = nodes.each_ref().map(|node| node.address);
+    let portico = before(&addresses, "kind = \"http\", path = \"/status/200\"", "");
+    nodes[0].stop();
+    // As many as go round all nodes: some hang.
+    let mut patient = [(); 6].map(|()| {
+        let mut client = portico.tcp();
+        client.send(get(HOST, "/"));
+        client
+    });
+    wait_until(&portico, addresses[0], false);
+    let crowd = Crowd::default();
+    thread::scope(|scope| {
+        let _stops = Stops(&crowd);
+        let down = Instant::now();
+        crowd.start(scope, portico.http);
+        crowd.go_on();
+        let got = crowd.stop();
+        let shares = shares(&got, down, Instant::now());
+        assert_eq!(shares.keys().collect::<Vec<_>>(), ["b", "c"]);
+    });
+    nodes[0].go_on();
+    let by = patient.each_mut().map(|client| {
+        let answer = client.response();
+        assert_eq!(answer.status, 200);
+        backend(&answer.text())
+    });
+    assert!(by.iter().any(|name| name == "a"), "{by:?}");
+    wait_until(&portico, addresses[0], true);
+}
+
+#[test]
+fn a_slow_node_fills_and_the_others_serve() {
+    const PLACES: usize = 3;
+    const REQUESTS: usize = 200;
+    let slow = Gate::shut();
+    let fast = [(); 2].map(|()| Gate::open(Duration::ZERO));
+    let addresses = [slow.address(), fast[0].address(), fast[1].address()];
+    let portico = before(
+        &addresses,
+        "kind = \"tcp\"",
+        &format!("max_connections = {PLACES}"),
+    );
+    let answered = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..REQUESTS / 10 {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    let answer = portico.tcp().exchange(get(HOST, "/"));
+                    assert_eq!(answer.status, 200);
+                    answered.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        // All but those that the slow node has, and what their clients would ask for next.
+        eventually("the others serve", SOON, || {
+            (answered.load(Ordering::SeqCst) >= REQUESTS - PLACES * 10).then_some(())
+        });
+        assert_eq!(slow.now(), PLACES);
+        slow.release_all();
+    });
+    assert_eq!(slow.most(), PLACES);
+    assert!(fast.iter().all(|node| node.most() <= PLACES));
+}
+
+#[test]
+fn all_nodes_are_dead() {
+    let dead = [(); 3].map(|()| free_address());
+    let portico = before(&dead, "kind = \"tcp\"", "");
+    for _ in 0..20 {
+        let answer = portico.tcp().exchange(get(HOST, "/"));
+        assert_eq!(answer.status, 502, "{answer:?}");
+        assert!(answer.text().contains("The platform has a problem"));
+    }
+    let refused = "portico_upstream_retries_refused_total{destination=\"ingress\"}";
+    assert!(portico.metric(refused).is_some_and(|refused| refused > 0.0));
+    assert_eq!(portico.stderr().matches("the retry budget").count(), 1);
+}
