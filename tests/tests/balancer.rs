@@ -185,9 +185,14 @@ fn a_node_is_killed_under_load_and_comes_back() {
         let end = Instant::now();
         let got = crowd.stop();
 
-        eprintln!("FAILED CONNECTS {failed}");
-        // Nobody notices: what was in flight was a GET, and is made good at another node.
-        shares(&got, killed, down);
+        // Until it is known: GETs in flight are made good at another node, as far as the budget
+        // allows.
+        let between = got
+            .iter()
+            .filter(|got| got.sent >= killed && got.sent < down);
+        for one in between {
+            assert!(matches!(one.answer, Ok((200 | 502, _))), "{one:?}");
+        }
         let without = shares(&got, down, back);
         assert_eq!(without.keys().collect::<Vec<_>>(), ["b", "c"]);
         assert!(failed <= WORKERS, "{failed} connects failed");

@@ -32,6 +32,7 @@ use crate::response::failure::Failure;
 use crate::telemetry::metrics::shard::Connect;
 use crate::upstream::connect::{ConnectError, TlsTarget, connect};
 use crate::upstream::h2c::stream::H2cStream;
+use crate::upstream::idle::Taken;
 use crate::upstream::stream::UpstreamStream;
 
 /// Addresses or nodes that one request tries to connect to.
@@ -179,7 +180,8 @@ async fn to_backend<S>(
             // The policy first: the pool may hold connections that the ingress made, or another
             // route.
             if policy(&request.snapshot.backends, address).is_ok()
-                && let Some(stream) = connection.worker.idle.take(address, server_name, max_idle)
+                && let Taken::Alive(stream) =
+                    connection.worker.idle.take(address, server_name, max_idle)
             {
                 request.facts.attempt(address, true);
                 return Ok(Acquired {
@@ -276,13 +278,17 @@ async fn to_node<S: ClientStream>(
                 }));
             }
         };
-        let visit = Visit::begin(place, connection.worker.index);
+        let visit = Visit::begin(place);
         match connect_node(connection, request, &visit, max_idle).await {
             Ok(mut acquired) => {
                 acquired.visit = Some(visit);
                 return Ok(acquired);
             }
-            Err(failed) => fault = failed,
+            Err(NoVisit::Doubtful) => {
+                attempts.tried.add(visit.node());
+                continue;
+            }
+            Err(NoVisit::Fault(failed)) => fault = failed,
         }
         attempts.tried.add(visit.node());
         if !pool.has_untried(&attempts.tried)
@@ -329,46 +335,65 @@ async fn enter<S: ClientStream>(
     entered
 }
 
+/// Why there is no connection to a node.
+enum NoVisit {
+    Fault(BackendFault),
+    /// Another request of this worker is finding out whether the node is still there.
+    Doubtful,
+}
+
 /// A connection to the node that the request visits.
 async fn connect_node<S>(
     connection: &mut Connection<S>,
     request: &Request,
     visit: &Visit,
     max_idle: Option<Duration>,
-) -> Result<Acquired, BackendFault> {
+) -> Result<Acquired, NoVisit> {
     let Some(address) = visit.node().resolve(&connection.worker.process.resolver) else {
         visit.connect_failed(&"its name does not resolve");
-        return Err(BackendFault::Unreachable);
+        return Err(NoVisit::Fault(BackendFault::Unreachable));
     };
     // A name that leads to portico itself, since somebody changed it: the administration must not
     // be reached this way. Other odd addresses the administrator may want.
     let policy = &request.snapshot.backends;
     if let Err(refusal @ Refusal::OwnListener) = policy.check_always(address) {
         visit.connect_failed(&refusal);
-        return Err(BackendFault::Unreachable);
+        return Err(NoVisit::Fault(BackendFault::Unreachable));
     }
-    if let Some(max_idle) = max_idle
-        && let Some(stream) = connection.worker.idle.take(address, None, max_idle)
-    {
-        request.facts.attempt(address, true);
-        return Ok(Acquired {
-            stream,
-            address,
-            reused: true,
-            visit: None,
-        });
+    let idle = &connection.worker.idle;
+    match max_idle.map_or(Taken::None, |max_idle| idle.take(address, None, max_idle)) {
+        Taken::Alive(stream) => {
+            request.facts.attempt(address, true);
+            return Ok(Acquired {
+                stream,
+                address,
+                reused: true,
+                visit: None,
+            });
+        }
+        Taken::Dead => visit.doubt().raise(),
+        Taken::None => {}
     }
+    if visit.doubt().is_probed() && visit.pool().has_another(visit.node()) {
+        return Err(NoVisit::Doubtful);
+    }
+    let probe = visit.doubt().probe();
     match fresh(connection, request, address, How::Connection(None)).await {
-        Ok(acquired) => Ok(acquired),
+        Ok(acquired) => {
+            if let Some(probe) = probe {
+                probe.succeed();
+            }
+            Ok(acquired)
+        }
         // Not the node's fault: it stays up. Ports run out for one address at a time, so another
         // node may do.
         Err(error) if is_exhausted(&error) => {
             visit.exhausted();
-            Err(exhausted(connection, address, &error))
+            Err(NoVisit::Fault(exhausted(connection, address, &error)))
         }
         Err(error) => {
             visit.connect_failed(&with_sources(&error));
-            Err(fault_of(&error))
+            Err(NoVisit::Fault(fault_of(&error)))
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A request's visit at a node of the ingress: its place there, and all that is counted of it at the
 //! node, in HAProxy's terms.
 //!
-//! This is the one place where requests of HTTP are counted at nodes. Who waits for a place, and
+//! This is the one place where requests of HTTP are counted at nodes, but that they got a place
+//! (`pools::place`). Who waits for a place, and
 //! which node has one, is decided in `pools`; what a failure means for the node too.
 //!
 //! Invariant: the place is held until the visit is dropped, tunnels included; bytes are counted when
@@ -11,6 +12,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use crate::pools::counts::Lane;
+use crate::pools::doubt::Doubt;
 use crate::pools::{Node, NodePlace, Pool};
 use crate::telemetry::facts::Facts;
 use crate::telemetry::record::Ending;
@@ -19,20 +21,21 @@ use crate::telemetry::record::Ending;
 #[derive(Debug)]
 pub struct Visit {
     place: NodePlace,
-    /// The number of the worker that counts.
-    worker: usize,
 }
 
 impl Visit {
     /// A request that has got its place.
-    pub(super) fn begin(place: NodePlace, worker: usize) -> Self {
-        let visit = Self { place, worker };
-        visit.lane().sessions.inc();
-        visit
+    pub(super) fn begin(place: NodePlace) -> Self {
+        Self { place }
     }
 
     fn lane(&self) -> &Lane {
-        self.place.node().lane(self.worker)
+        self.place.lane()
+    }
+
+    /// What the worker thinks of the node.
+    pub(super) fn doubt(&self) -> &Doubt {
+        &self.lane().doubt
     }
 
     /// The node.
@@ -64,6 +67,7 @@ impl Visit {
     /// The request is sent once more, since an idle connection to this node was dead.
     pub(super) fn retried(&self) {
         self.lane().retries.inc();
+        self.doubt().raise();
     }
 
     /// The head of the final answer is here, whatever it says.
@@ -79,6 +83,7 @@ impl Visit {
     /// `reused`: it had carried others, so that the node may just have had enough of it.
     pub(super) fn died(&self, reused: bool) {
         self.lane().response_errors.inc();
+        self.doubt().raise();
         if !reused {
             self.place.broke();
         }

@@ -5,6 +5,7 @@
 
 use serde::{Serialize, Serializer};
 
+use super::doubt::Doubt;
 use crate::telemetry::metrics::cells::Counter;
 
 /// The keys of answers.
@@ -30,6 +31,8 @@ pub struct Lane {
     pub redispatches: Counter,
     /// Answers by the first digit of their status, 1 to 5 (`hrsp_1xx` to `hrsp_5xx`).
     pub answers: [Counter; 5],
+    /// Not counted, but the worker's own as well.
+    pub doubt: Doubt,
 }
 
 /// The sums over all workers.

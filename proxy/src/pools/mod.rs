@@ -5,7 +5,8 @@
 //! (`counts`). `balance` chooses, by what each worker keeps in `turns`; `split` chooses between
 //! pools; `health` decides who is up, `checks` has the nodes asked, `probe` asks one; `retry`
 //! bounds second attempts; `live` is what administrators change while portico runs; `report` is what
-//! people and scripts are told of all this; `said` keeps the log readable, `waits` times the queue.
+//! people and scripts are told of all this; `said` keeps the log readable, `waits` times the queue,
+//! `doubt` keeps many from trying a dead node at once.
 //!
 //! A [`Pool`] is kept by name over reloads, so that the state of nodes, places and those who wait
 //! live on; what is configured of it is swapped. A node is kept by its address within its pool.
@@ -21,6 +22,7 @@ pub mod balance;
 pub mod check_code;
 pub mod checks;
 pub mod counts;
+pub mod doubt;
 pub mod health;
 pub mod live;
 pub mod node;

@@ -36,6 +36,27 @@ pub struct IdlePool {
     total: Cell<usize>,
 }
 
+/// What there is for who asks for a connection.
+#[derive(Debug)]
+pub enum Taken {
+    /// A live one.
+    Alive(UpstreamStream),
+    /// None any more: the backend has closed what there was.
+    Dead,
+    /// None.
+    None,
+}
+
+impl Taken {
+    /// The connection, if there is one.
+    pub fn alive(self) -> Option<UpstreamStream> {
+        match self {
+            Self::Alive(stream) => Some(stream),
+            Self::Dead | Self::None => None,
+        }
+    }
+}
+
 impl IdlePool {
     /// The live connection to `address` that was used last, idle for at most
     /// `max_idle`. `server_name` tells connections over TLS from plain ones and from
@@ -45,24 +66,29 @@ impl IdlePool {
         address: SocketAddr,
         server_name: Option<&str>,
         max_idle: Duration,
-    ) -> Option<UpstreamStream> {
+    ) -> Taken {
         let mut by_address = self.by_address.borrow_mut();
-        let list = by_address.get_mut(&address)?;
+        let Some(list) = by_address.get_mut(&address) else {
+            return Taken::None;
+        };
+        let mut none = Taken::None;
         let now = Instant::now();
         while let Some(index) = list
             .iter()
             .rposition(|idle| idle.stream.server_name() == server_name)
         {
-            if now.duration_since(list.get(index)?.since) > max_idle {
-                return None;
+            let since = list.get(index).map_or(now, |idle| idle.since);
+            if now.duration_since(since) > max_idle {
+                break;
             }
             let mut idle = list.remove(index);
             self.total.set(self.total.get() - 1);
             if idle.stream.is_quiet() {
-                return Some(idle.stream);
+                return Taken::Alive(idle.stream);
             }
+            none = Taken::Dead;
         }
-        None
+        none
     }
 
     /// Keeps a connection on which a whole answer was read. Dropped when a bound is reached.
@@ -159,8 +185,11 @@ mod tests {
             drop(closed);
             talks.write_all(b"unasked").await.unwrap();
             tokio::time::sleep(Duration::from_millis(20)).await;
-            assert!(pool.take(address, Some("name"), LONG).is_none());
-            assert!(pool.take(address, None, LONG).is_some());
+            assert!(matches!(
+                pool.take(address, Some("name"), LONG),
+                Taken::None
+            ));
+            assert!(pool.take(address, None, LONG).alive().is_some());
             assert!(pool.is_empty());
         });
     }
@@ -174,7 +203,11 @@ mod tests {
             let (a, _keep) = pair(&listener).await;
             pool.put(address, a);
             tokio::time::sleep(Duration::from_millis(20)).await;
-            assert!(pool.take(address, None, Duration::from_millis(5)).is_none());
+            assert!(
+                pool.take(address, None, Duration::from_millis(5))
+                    .alive()
+                    .is_none()
+            );
             pool.sweep(LONG);
             assert_eq!(pool.len(), 1);
             pool.sweep(Duration::from_millis(5));
@@ -196,7 +229,7 @@ mod tests {
             }
             assert_eq!(pool.len(), MAX_PER_ADDRESS);
             assert!(pool.clear() && pool.is_empty());
-            assert!(!pool.clear() && pool.take(address, None, LONG).is_none());
+            assert!(!pool.clear() && pool.take(address, None, LONG).alive().is_none());
         });
     }
 }
