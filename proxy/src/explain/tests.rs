@@ -4,12 +4,14 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Waker};
+use std::time::Instant;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::pools::Tried;
+use crate::pools::health::Checked;
 use crate::pools::live::Wish;
+use crate::pools::{Pool, Tried};
 use crate::process::Process;
 use crate::request::Own;
 use crate::start;
@@ -218,6 +220,7 @@ fn what_is_known_of_pools_and_nodes() {
         let asked = question(&url(pool), "GET", &[]);
         explain(&process, &asked).unwrap().to_string()
     };
+    assert!(text("gateway").contains("=> split           gateway: 10 %"));
     let pool = Arc::clone(process.snapshot.load().pools.get("ingress").unwrap());
     let nodes = &pool.members().nodes;
     pool.set_wish(&nodes[0], Wish::Drain);
@@ -482,6 +485,20 @@ fn a_dry_run_is_told() {
     );
 }
 
+/// The checks of a node fail.
+fn fail_checks(pool: &Arc<Pool>, node: usize) {
+    let node = &pool.members().nodes[node];
+    let now = Instant::now();
+    let failed = Checked {
+        good: false,
+        begun: now,
+        rise: 1,
+        fall: 1,
+    };
+    node.standing(|standing| standing.health.checked(failed, false, now));
+    pool.publish(now);
+}
+
 #[test]
 fn what_only_a_running_portico_knows() {
     let process = process();
@@ -500,7 +517,7 @@ fn what_only_a_running_portico_knows() {
         .get("ingress")
         .unwrap()
         .clone();
-    pool.connect_failed(&pool.members().nodes[0], &"refused");
+    fail_checks(&pool, 0);
     assert_eq!(of(Seen::Running), (State::Down, Outcome::Passes));
 }
 
@@ -531,7 +548,7 @@ fn what_is_counted_now_is_told() {
         .get("ingress")
         .unwrap()
         .clone();
-    pool.connect_failed(&pool.members().nodes[0], &"refused");
+    fail_checks(&pool, 0);
     let url = "https://none.toolforge.org/";
     check_says(&process, url, &[], "No node is up: portico tries");
 }
