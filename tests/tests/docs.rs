@@ -173,7 +173,7 @@ const COMMANDS: &[(&str, How)] = &[
         How::Configured,
     ),
     (
-        "curl --silent http://$ADMIN/metrics | grep -E '^portico_tcp_(unserved|endings|connect_failures)_total' || echo 'no TCP service'",
+        "curl --silent http://$ADMIN/metrics | grep -E '^portico_(tcp_unserved|tcp_endings|tcp_connect_failures)_total' || echo 'no TCP service'",
         How::Configured,
     ),
     (

@@ -1,18 +1,26 @@
 //! Health checks: what a node is asked, which answers are good, and what becomes of it.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
+use portico_tests::client::{Client, get};
 use portico_tests::origin::{Connection, Origin, Received};
 use portico_tests::portico::{Builder, Portico};
 use portico_tests::tls::{Authority, Pair};
-use portico_tests::{SOON, eventually, free_address};
+use portico_tests::{SOON, eventually, free_address, signal};
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 /// Often enough for a test.
 const OFTEN: &str = "interval = '50ms', down_interval = '50ms'";
+
+/// How messages begin.
+const UP: &str = "node is up: its checks succeed";
+const DOWN: &str = "node is down;";
 
 /// A pool of these nodes with this check.
 #[track_caller]
@@ -61,11 +69,11 @@ fn judge(what: &str, origin: &Origin, node: &str, portico: &Portico, expected: R
                 (origin.connections() >= before + 5).then_some(())
             });
             assert!(is_up(portico, node), "{what}: {}", portico.stderr());
-            assert!(said(portico, "node is down", node).is_empty(), "{what}");
+            assert!(said(portico, DOWN, node).is_empty(), "{what}");
         }
         Err(why) => {
             let lines = eventually(what, SOON, || {
-                Some(said(portico, "node is down", node)).filter(|lines| !lines.is_empty())
+                Some(said(portico, DOWN, node)).filter(|lines| !lines.is_empty())
             });
             assert!(lines[0].contains(why), "{what}: {why:?} in {lines:?}");
             assert!(!is_up(portico, node), "{what}");
@@ -376,6 +384,18 @@ fn a_name_that_does_not_resolve() {
     check_at("no such name", &origin, node, "kind = 'http'", unresolved);
 }
 
+/// A node by a name that nobody has heard of before is not down for that.
+#[test]
+fn a_name_that_a_reload_brings() {
+    let (old, new) = (Origin::echo("old"), Origin::echo("new"));
+    let old = old.address().to_string();
+    let node = format!("localhost:{}", new.address().port());
+    let mut portico = pool(&[&old], "fall = 1").start();
+    portico.change(&format!("[pools.ingress]\nnodes = ['{old}', '{node}']"));
+    assert!(portico.reload());
+    judge("the new node", &new, &node, &portico, Ok(()));
+}
+
 #[test]
 fn a_node_with_an_ipv6_address() {
     let Ok(listener) = std::net::TcpListener::bind("[::1]:0") else {
@@ -389,4 +409,321 @@ fn a_node_with_an_ipv6_address() {
     let portico = pool(&[&node], "kind = 'http'").start();
     judge("by HTTP", &origin, &node, &portico, Ok(()));
     assert_eq!(origin.take().remove(0).field("host"), Some(&*node));
+}
+
+/// A node whose checks are answered by a rhythm that the test sets, and which answers all else.
+struct Moody {
+    origin: Origin,
+    checks: Arc<AtomicUsize>,
+    rhythm: Arc<Mutex<&'static [u16]>>,
+}
+
+impl Moody {
+    fn new(name: &'static str, rhythm: &'static [u16]) -> Moody {
+        let checks = Arc::new(AtomicUsize::new(0));
+        let rhythm = Arc::new(Mutex::new(rhythm));
+        let (count, statuses) = (Arc::clone(&checks), Arc::clone(&rhythm));
+        let origin = Origin::scripted(name, move |connection: &mut Connection| {
+            while let Some(request) = connection.read_request() {
+                if request.target != "/healthz" {
+                    connection.send_text(name);
+                    continue;
+                }
+                let statuses = *statuses.lock().unwrap();
+                let status = statuses[count.fetch_add(1, SeqCst) % statuses.len()];
+                connection.send(format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n"));
+            }
+        });
+        Moody {
+            origin,
+            checks,
+            rhythm,
+        }
+    }
+
+    fn beat(&self, rhythm: &'static [u16]) {
+        *self.rhythm.lock().unwrap() = rhythm;
+    }
+
+    fn address(&self) -> String {
+        self.origin.address().to_string()
+    }
+
+    /// Waits for so many more checks.
+    #[track_caller]
+    fn wait_for(&self, checks: usize) {
+        let before = self.checks.load(SeqCst);
+        eventually("checks go on", SOON, || {
+            (self.checks.load(SeqCst) >= before + checks).then_some(())
+        });
+    }
+}
+
+const MOODY: &str = "kind = 'http', path = '/healthz'";
+
+#[track_caller]
+fn wait_until_said(portico: &Portico, what: &str, node: &str, times: usize) -> Vec<String> {
+    eventually(what, SOON, || {
+        Some(said(portico, what, node)).filter(|lines| lines.len() >= times)
+    })
+}
+
+/// Who answered.
+fn served(client: &mut Client) -> String {
+    client.exchange(get("x.toolforge.org", "/")).text()
+}
+
+#[test]
+fn rise_and_fall_count_in_a_row() {
+    let node = Moody::new("moody", &[200, 503, 503]);
+    let address = node.address();
+    let portico = pool(&[&address], &format!("{MOODY}, rise = 2, fall = 3")).start();
+    node.wait_for(20);
+    assert!(said(&portico, DOWN, &address).is_empty());
+    node.beat(&[503]);
+    let lines = wait_until_said(&portico, DOWN, &address, 1);
+    let why = format!("answered 503, not 200 (GET http://{address}/healthz, 3 in a row)");
+    assert!(lines[0].contains(&why), "{lines:?}");
+    assert!(
+        lines[0].contains("after 2 good checks in a row"),
+        "{lines:?}"
+    );
+    node.beat(&[200, 503]);
+    node.wait_for(20);
+    assert!(said(&portico, UP, &address).is_empty());
+    node.beat(&[200]);
+    let lines = wait_until_said(&portico, UP, &address, 1);
+    assert!(lines[0].contains("down_for="), "{lines:?}");
+    assert!(is_up(&portico, &address));
+}
+
+/// More than may be checked at a time.
+#[test]
+fn nodes_that_hang_do_not_keep_others_from_being_checked() {
+    let silent: Vec<Origin> = (0..20)
+        .map(|_| Origin::scripted("silent", Connection::wait_for_close))
+        .collect();
+    let node = Moody::new("alive", &[200]);
+    let mut nodes: Vec<String> = (silent.iter())
+        .map(|origin| origin.address().to_string())
+        .collect();
+    nodes.push(node.address());
+    let nodes: Vec<&str> = nodes.iter().map(|node| &**node).collect();
+    let portico = pool(&nodes, &format!("{MOODY}, timeout = '500ms', fall = 1")).start();
+    for hangs in &nodes[..20] {
+        wait_until_said(&portico, "no answer within 500 ms", hangs, 1);
+    }
+    node.wait_for(5);
+    assert!(is_up(&portico, &node.address()));
+    assert_eq!(served(&mut portico.tcp()), "alive");
+}
+
+/// Nodes that cannot be connected to, while their checks, on a port of its own, are good.
+struct Liar {
+    address: String,
+    checks: Origin,
+}
+
+impl Liar {
+    fn new() -> Liar {
+        Liar {
+            address: free_address().to_string(),
+            checks: Origin::echo("health"),
+        }
+    }
+
+    fn rule(&self) -> String {
+        format!("port = {}, rise = 2", self.checks.address().port())
+    }
+}
+
+#[test]
+fn a_node_that_fails_again_soon_is_held_down() {
+    let (liar, good) = (Liar::new(), Origin::echo("good"));
+    let nodes = [&*liar.address, &good.address().to_string()];
+    let portico = pool(&nodes, &liar.rule())
+        .with("[pools.ingress]\nslow_start = '0s'")
+        .start();
+    let mut client = portico.tcp();
+    // Nobody notices.
+    let mut ask = || assert_eq!(client.exchange(get("x.toolforge.org", "/")).status, 200);
+    let mut downs = |times| {
+        eventually("it is ejected", SOON, || {
+            ask();
+            let lines = said(&portico, DOWN, &liar.address);
+            (lines.len() == times).then_some(lines)
+        })
+    };
+    let lines = downs(1);
+    let why = "a connection to it failed: cannot connect: Connection refused";
+    assert!(lines[0].contains(why), "{lines:?}");
+    assert!(
+        lines[0].contains("back=\"after 2 good checks in a row\""),
+        "{lines:?}"
+    );
+    wait_until_said(&portico, UP, &liar.address, 1);
+    let lines = downs(2);
+    let ejected = Instant::now();
+    assert!(lines[1].contains("and not before 10 s"), "{lines:?}");
+    let checks = liar.checks.connections();
+    eventually("good checks", SOON, || {
+        (liar.checks.connections() > checks + 10).then_some(())
+    });
+    let ups = said(&portico, UP, &liar.address).len();
+    // Unless this machine stood still.
+    assert!(ups == 1 || ejected.elapsed() > Duration::from_secs(9));
+    wait_until_said(&portico, UP, &liar.address, 2);
+}
+
+#[test]
+fn the_last_node_is_not_ejected() {
+    let liar = Liar::new();
+    let portico = pool(&[&liar.address], &liar.rule()).start();
+    let mut client = portico.tcp();
+    for _ in 0..10 {
+        let answer = client.exchange(get("x.toolforge.org", "/"));
+        assert_eq!(answer.status, 502);
+    }
+    let lines = wait_until_said(&portico, "node fails, and stays in use", &liar.address, 1);
+    assert!(lines[0].contains("Connection refused"), "{lines:?}");
+    assert!(said(&portico, DOWN, &liar.address).is_empty());
+    assert!(is_up(&portico, &liar.address));
+}
+
+/// With none up all are tried: a broken check is no outage.
+#[test]
+fn checks_that_fail_everywhere_are_no_outage() {
+    let nodes = [Moody::new("a", &[503]), Moody::new("b", &[503])];
+    let (a, b) = (nodes[0].address(), nodes[1].address());
+    let portico = pool(&[&a, &b], MOODY).start();
+    wait_until_said(&portico, DOWN, &a, 1);
+    wait_until_said(&portico, DOWN, &b, 1);
+    assert!(portico.stderr().contains("no node of the pool is up"));
+    let mut client = portico.tcp();
+    let mut answers: Vec<String> = (0..4).map(|_| served(&mut client)).collect();
+    answers.sort();
+    assert_eq!(answers, ["a", "a", "b", "b"]);
+}
+
+/// A node that comes back gets its share bit by bit.
+#[test]
+fn slow_start() {
+    let (back, there) = (Moody::new("back", &[503]), Moody::new("there", &[200]));
+    let address = back.address();
+    let portico = pool(&[&address, &there.address()], MOODY)
+        .with("[pools.ingress]\nslow_start = '8s'")
+        .start();
+    let mut client = portico.tcp();
+    // Of a hundred.
+    let mut share = || (0..100).filter(|_| served(&mut client) == "back").count();
+    wait_until_said(&portico, DOWN, &address, 1);
+    assert_eq!(share(), 0);
+    back.beat(&[200]);
+    wait_until_said(&portico, UP, &address, 1);
+    let first = share();
+    assert!(first < 35, "{first}");
+    let mut shares = vec![first];
+    eventually("all of its share", SOON * 3, || {
+        shares.push(share());
+        (*shares.last()? >= 48).then_some(())
+    });
+    // Steps of a second; a hundred requests may end in the middle of a turn.
+    let grows = shares.windows(2).all(|pair| pair[0] <= pair[1] + 1);
+    let steps = shares.iter().filter(|share| (5..45).contains(*share));
+    assert!(grows && steps.count() > 2, "{shares:?}");
+}
+
+/// All that portico was given had their full share from the start.
+#[test]
+fn a_start_is_no_slow_start() {
+    let nodes = [Moody::new("a", &[200]), Moody::new("b", &[200])];
+    let (a, b) = (nodes[0].address(), nodes[1].address());
+    let portico = pool(&[&a, &b], MOODY).start();
+    let mut client = portico.tcp();
+    let of_a = (0..20).filter(|_| served(&mut client) == "a").count();
+    assert_eq!(of_a, 10);
+}
+
+/// A reload each moment neither starves checks nor makes more of them.
+#[test]
+fn reloads_leave_the_schedule_alone() {
+    let node = Moody::new("node", &[200]);
+    let check = "check = { kind = 'http', path = '/healthz', interval = '400ms' }";
+    let toml = format!("[pools.ingress]\nnodes = ['{}']\n{check}", node.address());
+    let mut portico = Builder::new().with(&toml).start();
+    node.wait_for(1);
+    let (start, before) = (Instant::now(), node.checks.load(SeqCst));
+    let mut reloads = 0;
+    while node.checks.load(SeqCst) < before + 6 {
+        reloads += 1;
+        // Something else changes, and the pool does, too.
+        portico.change(&format!("[pools.ingress]\nmax_queue = {reloads}"));
+        assert!(portico.reload());
+        assert!(start.elapsed() < SOON, "checks go on");
+    }
+    // 6 intervals, of which the first had begun, each a tenth shorter.
+    assert!(
+        start.elapsed() > Duration::from_millis(5 * 360),
+        "{reloads}"
+    );
+    assert!(reloads > 6, "{reloads}");
+}
+
+/// What a reload changes of a check holds for the next one, and that comes as soon as is asked for.
+#[test]
+fn a_reload_changes_checks() {
+    let (node, stays) = (Moody::new("node", &[503]), Moody::new("stays", &[200]));
+    let (address, other) = (node.address(), stays.address());
+    let slow = format!("{MOODY}, interval = '1h', down_interval = '1h', fall = 2");
+    let mut portico = Builder::new()
+        .with(&format!(
+            "[pools.ingress]\nnodes = ['{address}', '{other}']\ncheck = {{ {slow} }}"
+        ))
+        .start();
+    node.wait_for(0);
+    portico.change("[pools.ingress]\ncheck = { interval = '50ms' }");
+    assert!(portico.reload());
+    // The first bad one was before the reload.
+    wait_until_said(&portico, DOWN, &address, 1);
+    portico.change("[pools.ingress]\ncheck = { expect = 503, down_interval = '50ms' }");
+    assert!(portico.reload());
+    wait_until_said(&portico, UP, &address, 1);
+    wait_until_said(&portico, DOWN, &other, 1);
+    // Down it stays, though the pool changes around it.
+    portico.change(&format!(
+        "[pools.ingress]\nnodes = ['{other}', '{address}', '{}']",
+        free_address()
+    ));
+    assert!(portico.reload());
+    assert!(!is_up(&portico, &other) && is_up(&portico, &address));
+}
+
+/// A check that timed out while portico itself stood still is not the node's fault.
+#[test]
+fn nobody_is_blamed_while_portico_stands_still() {
+    // It answers after a while, so that portico is stopped in the middle of a check.
+    let origin = Origin::scripted("slow", |connection: &mut Connection| {
+        if connection.read_request().is_some() {
+            sleep(Duration::from_millis(200));
+            connection.send_text("well");
+        }
+    });
+    let address = origin.address().to_string();
+    let rule = "kind = 'http', timeout = '2s', fall = 1";
+    let portico = pool(&[&address], rule).start();
+    for _ in 0..3 {
+        let before = origin.heads();
+        eventually("a check", SOON, || (origin.heads() > before).then_some(()));
+        signal(portico.pid(), "STOP");
+        sleep(Duration::from_millis(2500));
+        signal(portico.pid(), "CONT");
+    }
+    let before = origin.heads();
+    eventually("checks", SOON, || {
+        (origin.heads() > before + 2).then_some(())
+    });
+    assert!(said(&portico, DOWN, &address).is_empty());
+    let series =
+        format!("portico_node_checks_discarded_total{{pool=\"ingress\",node=\"{address}\"}}");
+    assert!(portico.metric(&series).is_some());
 }

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use portico_tests::client::{Client, get};
 use portico_tests::http2::{Http2, frame};
-use portico_tests::node::prepare;
 use portico_tests::origin::{Connection, Origin};
 use portico_tests::portico::{Builder, HOST, Portico};
+use portico_tests::tcp_node::prepare;
 use portico_tests::tls::Authority;
 use portico_tests::{SOON, eventually, free_address};
 use rustls::pki_types::ServerName;

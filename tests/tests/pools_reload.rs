@@ -9,7 +9,7 @@ use portico_tests::client::{Client, Response, get};
 use portico_tests::load::{Expected, Load};
 use portico_tests::origin::Origin;
 use portico_tests::portico::{Builder, Portico};
-use portico_tests::{SOON, eventually};
+use portico_tests::{SOON, eventually, free_address};
 use serde_json::Value;
 
 const TOOL: &str = "tool.toolforge.org";
@@ -319,4 +319,38 @@ fn who_waits_in_a_pool_that_a_reload_removes_is_served() {
     check_answer(&first.response(), "old");
     old.let_one_go();
     check_answer(&second.response(), "old");
+}
+
+/// Requests and TCP connections take the same places at a node.
+#[test]
+fn a_pool_of_both_counts_both() {
+    let node = Gate::new("node");
+    let tcp = free_address();
+    let mut portico = Builder::new()
+        .with(&format!(
+            "[pools.ingress]\nmax_connections = 1\nmax_queue = 0\n{}\n\
+             [[tcp]]\nname = 'tcp'\nlisten = ['{tcp}']\npool = 'ingress'",
+            nodes(&[&node.origin])
+        ))
+        .start();
+    let mut connection = Client::tcp(tcp);
+    connection.send(get(TOOL, "/"));
+    node.has(1);
+    assert_eq!(ask(&portico).response().status, 503);
+    // A listener that a reload takes away leaves its connections alone, with their places.
+    let text = std::fs::read_to_string(portico.folder.path().join("portico.toml")).unwrap();
+    let mut config: toml::Table = text.parse().unwrap();
+    config.remove("tcp");
+    portico.restore(&toml::to_string(&config).unwrap());
+    assert!(portico.reload(), "{}", portico.stderr());
+    assert_eq!(ask(&portico).response().status, 503);
+    node.let_one_go();
+    check_answer(&connection.response(), "node");
+    drop(connection);
+    node.let_one_go();
+    let answer = eventually("its place is free", SOON, || {
+        let answer = ask(&portico).response();
+        (answer.status != 503).then_some(answer)
+    });
+    check_answer(&answer, "node");
 }

@@ -1,6 +1,7 @@
 //! TCP listeners: what goes in comes out, in both directions and to its end; who may connect, where
 //! to, and what becomes of connections when clients, nodes or portico go.
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc;
@@ -615,9 +616,7 @@ fn a_reload_cuts_nothing_and_changes_what_comes_next() {
         format!("{pool}\n[[tcp]]\nname = 't'\nlisten = ['{listen}']\npool = 'other'\n{more}")
     };
     // Another pool and other rules, at the same address: the sockets stay.
-    let sockets = || listening(&setup.portico, setup.listen);
-    let before = sockets();
-    assert_eq!(before.len(), 2, "one for each worker");
+    let before = listening(&setup.portico, setup.listen);
     let listen = setup.listen;
     setup.portico.change(&more(
         listen,
@@ -650,19 +649,18 @@ fn a_reload_cuts_nothing_and_changes_what_comes_next() {
     assert_eq!(rest(&mut old), b"");
 }
 
-/// The inodes of the sockets of portico that listen on an address.
-fn listening(portico: &Portico, address: SocketAddr) -> Vec<String> {
+/// The inodes of the sockets that listen on an address, one for each worker. The table of the system
+/// may miss some while others come and go.
+fn listening(portico: &Portico, address: SocketAddr) -> BTreeSet<String> {
     let hex = format!(":{:04X}", address.port());
-    let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", portico.pid())).unwrap();
-    let mut inodes = Vec::new();
-    for line in table.lines().skip(1) {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        if words[1].ends_with(&hex) && words[3] == "0A" {
-            inodes.push(words[9].to_owned());
-        }
-    }
-    inodes.sort();
-    inodes
+    eventually("a socket for each worker", SOON, || {
+        let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", portico.pid())).unwrap();
+        let lines = table.lines().skip(1);
+        let words = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let listening = words.filter(|words| words[1].ends_with(&hex) && words[3] == "0A");
+        let inodes: BTreeSet<String> = listening.map(|words| words[9].to_owned()).collect();
+        (inodes.len() == 2).then_some(inodes)
+    })
 }
 
 #[test]

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::thread;
 
 use portico_tests::client::{Client, get};
-use portico_tests::node::{Checks, Node, prepare};
 use portico_tests::origin::Origin;
 use portico_tests::portico::{Builder, Portico, program};
+use portico_tests::tcp_node::{Checks, Node, prepare};
 use portico_tests::tls::Authority;
 use portico_tests::{SOON, eventually, free_address};
 use rustls::pki_types::ServerName;

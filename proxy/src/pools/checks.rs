@@ -23,7 +23,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use portico_config::Check;
+use portico_config::{Check, NodeAddress};
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -51,6 +51,8 @@ const MIN_LATENESS: Duration = Duration::from_millis(10);
 /// How often it is looked whether the control thread is late: so often within the lateness that
 /// matters.
 const LOOKS: u32 = 4;
+/// How long the first check waits for the name of the node.
+const NAME_LIMIT: Duration = Duration::from_secs(1);
 /// How often it is looked whether maintenance is over.
 const MAINTENANCE_LOOK: Duration = Duration::from_secs(1);
 /// How often slow starts go on.
@@ -110,6 +112,11 @@ impl Checks {
         let (pool, node) = (Arc::clone(pool), Arc::clone(node));
         self.tasks.spawn_local(async move {
             let mut begun = None;
+            if let NodeAddress::Name { host, .. } = &node.address {
+                // A reload may have brought the name just now.
+                process.resolver.want(host);
+                process.resolver.tried_all(NAME_LIMIT).await;
+            }
             loop {
                 wait_until_due(&pool, &node, begun).await;
                 // Nobody closes it.

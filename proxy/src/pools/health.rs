@@ -18,6 +18,9 @@
 //! time, up to [`LONGEST_HOLD`]: a node whose checks succeed and whose connections fail must not hurt
 //! requests every few seconds for ever.
 //!
+//! Slow start: after it was down, and after maintenance, in which it most likely was restarted. Not at
+//! the start of the process, not when a reload brings it, and not after it was drained.
+//!
 //! A check that says nothing of the node (the control thread was late, this machine was out of
 //! descriptors) changes nothing, and is counted.
 
@@ -213,7 +216,8 @@ impl Health {
     }
 
     /// How much of `whole` a node gets that came up not long ago: linear, from a hundredth, and at
-    /// least 1.
+    /// least 1. Its places do not become more bit by bit, as HAProxy has it: requests would wait, and
+    /// then fail, beside a node that has room.
     pub fn ramp(&self, whole: u32, slow_start: Duration, now: Instant) -> u32 {
         let Some(from) = self.ramps_from else {
             return whole;

@@ -5,7 +5,7 @@
 //! 2. May it: `allow`, by the client's address, which is the one in the header.
 //! 3. Which pool: by the name in its TLS ClientHello, if there are `server_names`.
 //! 4. A place at a node, at once or after a wait, and a connection; another node if that fails, since
-//!    nothing was sent yet.
+//!    nothing was sent yet (`connect`).
 //! 5. `relay` moves the bytes, through pipes (`splice`) where there are many.
 //!
 //! A listener's settings are those of the moment when a connection was accepted, looked up by name. A
@@ -17,13 +17,13 @@
 //!
 //! Invariant: a connection that did not end well on both sides is reset on both.
 
+mod connect;
 pub mod counts;
 pub mod hello;
 mod relay;
 pub mod splice;
 
 use std::cell::RefCell;
-use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,26 +31,20 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use portico_config::TcpListener;
-use rustix::io::Errno;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::{Instant as Moment, timeout, timeout_at};
+use tokio::time::{Instant as Moment, timeout_at};
 use tracing::{debug, warn};
 
 use crate::buffer::{Buffer, SMALL};
 use crate::failure_text::with_sources;
-use crate::forward::acquire::{is_exhausted, is_full};
-use crate::listen::KEEPALIVE;
 use crate::places::Place;
-use crate::policy::backends::Refusal;
-use crate::pools::{NoPlace, NodePlace, Pool, Tried};
+use crate::pools::NodePlace;
 use crate::proxy_protocol::write::header_v2;
 use crate::proxy_protocol::{self, ReceiveError};
 use crate::repeats::Repeats;
 use crate::snapshot::Snapshot;
-use crate::upstream::connect::{ConnectError, connect_tcp};
 use crate::worker::{Open, Worker};
+use connect::connect;
 use counts::{Ending, ListenerCounts, Unserved};
 use hello::{Hello, server_name};
 use relay::{End, relay};
@@ -165,7 +159,7 @@ async fn serve(worker: &Worker, entrance: &Entrance, mut stream: End, peer: Sock
         entrance,
         ending: Ending::Cut,
     };
-    let (counts, lane) = (&entrance.counts, place.node().lane(worker.index));
+    let (counts, lane) = (&entrance.counts, place.lane());
     let received = |bytes| {
         counts.received.add(bytes as u64);
         lane.bytes_in.add(bytes as u64);
@@ -238,7 +232,7 @@ async fn find_node(
     };
     let pool = pool.and_then(|name| snapshot.pools.get(name));
     let pool = Arc::clone(pool.ok_or(fail(Unserved::NoPool))?);
-    let (node, place, descriptor) = connect(worker, entrance, &snapshot, &pool, stream)
+    let (node, place, descriptor) = connect(worker, &entrance.counts, &snapshot, &pool, stream)
         .await
         .map_err(fail)?;
     Ok(Connected {
@@ -329,102 +323,6 @@ fn pool_for<'a>(listener: &'a TcpListener, name: Option<&str>) -> Option<&'a str
     let exact = name.and_then(|name| of(false, name));
     let parent = || of(true, name?.split_once('.')?.1);
     exact.or_else(parent).or(listener.pool.as_deref())
-}
-
-/// Connects to a node of the pool; to another one if that fails, since nothing was sent.
-async fn connect(
-    worker: &Worker,
-    entrance: &Entrance,
-    snapshot: &Snapshot,
-    pool: &Arc<Pool>,
-    client: &TcpStream,
-) -> Result<(TcpStream, NodePlace, Place), Unserved> {
-    let mut tried = Tried::default();
-    let mut why = Unserved::Unreachable;
-    loop {
-        let place = tokio::select! {
-            biased;
-            place = pool.enter(&worker.turns, &tried) => place,
-            () = left(client) => return Err(Unserved::ClientGone),
-        };
-        let place = place.map_err(|no_place| match no_place {
-            NoPlace::AllTried => why,
-            NoPlace::NoNode => Unserved::NoNode,
-            NoPlace::QueueFull => Unserved::QueueFull,
-            NoPlace::QueueTimeout => Unserved::QueueTimeout,
-        })?;
-        tried.add(place.node());
-        let lane = place.node().lane(worker.index);
-        let Some(address) = place.node().resolve(&worker.process.resolver) else {
-            place.connect_failed(&"its name does not resolve");
-            continue;
-        };
-        // A name that leads to portico itself, since somebody changed it.
-        if let Err(refusal @ Refusal::OwnListener) = snapshot.backends.check_always(address) {
-            place.connect_failed(&refusal);
-            continue;
-        }
-        match attempt(worker, address, snapshot.config.timeouts.connect).await {
-            Ok((stream, descriptor)) => {
-                lane.sessions.inc();
-                return Ok((stream, place, descriptor));
-            }
-            // Not the node's fault: it stays up.
-            Err(error) if is_exhausted(&error) => {
-                worker.say_exhausted(address, &with_sources(&error));
-                why = Unserved::Exhausted;
-            }
-            Err(error) => {
-                lane.connect_errors.inc();
-                place.connect_failed(&with_sources(&error));
-                why = Unserved::Unreachable;
-            }
-        }
-        entrance.counts.connect_failures.inc();
-        lane.redispatches.inc();
-    }
-}
-
-/// Waits until a client is gone that waits for its turn: it has reset the connection, or ended it
-/// without a word. One that has sent something and ended its side may want the answer.
-async fn left(client: &TcpStream) {
-    let mut byte = [0];
-    if let Ok(1..) = client.peek(&mut byte).await {
-        let _ = client.ready(Interest::ERROR).await;
-    }
-}
-
-/// Connects to a node, within `limit`.
-async fn attempt(
-    worker: &Worker,
-    address: SocketAddr,
-    limit: Duration,
-) -> Result<(TcpStream, Place), ConnectError> {
-    let descriptor = descriptor(worker, limit).await?;
-    let once = async || {
-        let connected = timeout(limit, connect_tcp(address)).await;
-        connected.unwrap_or_else(|_| Err(ConnectError::Connect(ErrorKind::TimedOut.into())))
-    };
-    let stream = match once().await {
-        Err(error) if is_full(&error) && worker.close_spare() => once().await,
-        connected => connected,
-    }?;
-    // As accepted sockets: a node that vanished must not be waited for.
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
-    let _: io::Result<()> = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
-    Ok((stream, descriptor))
-}
-
-/// A place among the connections to backends. Each client here needs one, other than those of HTTP,
-/// of which most are idle: it may have to wait for another one's end.
-async fn descriptor(worker: &Worker, limit: Duration) -> Result<Place, ConnectError> {
-    let places = &worker.process.backends;
-    if let Some(place) = places.try_take() {
-        return Ok(place);
-    }
-    worker.close_spare();
-    let place = timeout(limit, places.take()).await;
-    place.map_err(|_| ConnectError::Connect(Errno::MFILE.into()))
 }
 
 impl Entrance {
