@@ -11,6 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::*;
 use crate::pools::balance::Random;
+use crate::pools::live::Wish;
 
 /// A pool as it is configured; nodes have the numbers of their ports.
 fn configured(nodes: &[u16], places: u32, max_queue: u32) -> config::Pool {
