@@ -500,7 +500,7 @@ fn what_only_a_running_portico_knows() {
         .get("ingress")
         .unwrap()
         .clone();
-    pool.connect_failed(&pool.members().nodes[0], &"refused");
+    pool.fail_checks(&pool.members().nodes[0]);
     assert_eq!(of(Seen::Running), (State::Down, Outcome::Passes));
 }
 
@@ -531,7 +531,7 @@ fn what_is_counted_now_is_told() {
         .get("ingress")
         .unwrap()
         .clone();
-    pool.connect_failed(&pool.members().nodes[0], &"refused");
+    pool.fail_checks(&pool.members().nodes[0]);
     let url = "https://none.toolforge.org/";
     check_says(&process, url, &[], "No node is up: portico tries");
 }
