@@ -190,15 +190,7 @@ fn numbers_agree_with_what_clients_did() {
         http,
         &[("req_tot", "7"), ("hrsp_2xx", "4"), ("bin", "1000")],
     );
-    check_row(
-        https,
-        &[
-            ("req_tot", "5"),
-            ("hrsp_2xx", "2"),
-            ("bin", "0"),
-            ("stot", "1"),
-        ],
-    );
+    check_row(https, &[("req_tot", "5"), ("hrsp_2xx", "2"), ("bin", "0")]);
 }
 
 #[test]
@@ -362,7 +354,8 @@ fn alerts() -> Vec<(String, String)> {
             Some((count, unit)) => format!("{count}{}", &unit[..1]),
             None => "0s".to_owned(),
         };
-        (expression.to_owned(), lasts)
+        // A bar would end the cell of the table.
+        (expression.replace("\\|", "|"), lasts)
     });
     alerts.collect()
 }
