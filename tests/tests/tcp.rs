@@ -248,6 +248,48 @@ fn slow_readers_get_everything() {
     transfer(MIB as usize, 1000, 20);
 }
 
+/// One worker, and streams that never end on it: those who say little still have their turn.
+#[test]
+fn streams_without_end_let_others_have_their_turn() {
+    let node = Node::start(|mut socket| {
+        let mut kind = [0];
+        if socket.read_exact(&mut kind).is_err() {
+            return;
+        }
+        let bytes = noise(7, 256 * 1024);
+        match kind {
+            [b'e'] => portico_tests::tcp_node::echo(socket, ""),
+            _ => while socket.write_all(&bytes).is_ok() {},
+        }
+    });
+    let setup = setup(&[node.address()], "", "", "[server]\nworkers = 1");
+    let streams: Vec<_> = (0..3).map(|_| connect(setup.listen)).collect();
+    for mut stream in &streams {
+        stream.write_all(b"s").unwrap();
+    }
+    let reading = streams.iter().map(|stream| {
+        let mut stream = stream.try_clone().unwrap();
+        thread::spawn(move || {
+            let mut chunk = vec![0; 256 * 1024];
+            while matches!(stream.read(&mut chunk), Ok(1..)) {}
+        })
+    });
+    let reading: Vec<_> = reading.collect();
+    let mut echo = connect(setup.listen);
+    echo.write_all(b"e").unwrap();
+    for n in 0..200_u8 {
+        echo.write_all(&[n]).unwrap();
+        exact(&mut echo, &[n]);
+    }
+    assert!(count(&setup.portico, "sent_bytes_total", "") > MIB as f64);
+    for stream in &streams {
+        stream.shutdown(Shutdown::Both).unwrap();
+    }
+    for reader in reading {
+        reader.join().unwrap();
+    }
+}
+
 #[test]
 fn many_connections_at_once_do_not_mix() {
     let node = Node::echo("");
@@ -664,7 +706,7 @@ fn listening(portico: &Portico, address: SocketAddr) -> BTreeSet<String> {
 }
 
 #[test]
-fn an_address_in_use_fails_the_start_and_a_reload() {
+fn a_check_counts_listeners_and_an_address_in_use_fails_start_and_reload() {
     let node = Node::echo("");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().map(|address| (taken, address)).unwrap();
@@ -674,6 +716,8 @@ fn an_address_in_use_fails_the_start_and_a_reload() {
         .with(&tcp(taken.1, ""));
     let words = [taken.1.to_string(), "in use by another process".to_owned()];
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let checked = builder.command("check", &[]);
+    assert!(checked.stdout.contains("TCP listeners: 1"), "{checked:?}");
     builder.command("run", &[]).expect(1, &words);
     let mut setup = setup(&[node.address()], "", "", "");
     setup.portico.change(&tcp(taken.1, ""));

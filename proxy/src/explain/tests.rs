@@ -4,14 +4,12 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::Instant;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::pools::health::Checked;
+use crate::pools::Tried;
 use crate::pools::live::Wish;
-use crate::pools::{Pool, Tried};
 use crate::process::Process;
 use crate::request::Own;
 use crate::start;
@@ -485,20 +483,6 @@ fn a_dry_run_is_told() {
     );
 }
 
-/// The checks of a node fail.
-fn fail_checks(pool: &Arc<Pool>, node: usize) {
-    let node = &pool.members().nodes[node];
-    let now = Instant::now();
-    let failed = Checked {
-        good: false,
-        begun: now,
-        rise: 1,
-        fall: 1,
-    };
-    node.standing(|standing| standing.health.checked(failed, false, now));
-    pool.publish(now);
-}
-
 #[test]
 fn what_only_a_running_portico_knows() {
     let process = process();
@@ -517,7 +501,7 @@ fn what_only_a_running_portico_knows() {
         .get("ingress")
         .unwrap()
         .clone();
-    fail_checks(&pool, 0);
+    pool.fail_checks(&pool.members().nodes[0]);
     assert_eq!(of(Seen::Running), (State::Down, Outcome::Passes));
 }
 
@@ -548,7 +532,7 @@ fn what_is_counted_now_is_told() {
         .get("ingress")
         .unwrap()
         .clone();
-    fail_checks(&pool, 0);
+    pool.fail_checks(&pool.members().nodes[0]);
     let url = "https://none.toolforge.org/";
     check_says(&process, url, &[], "No node is up: portico tries");
 }

@@ -1,7 +1,7 @@
 //! A place at a node, held by a request or a TCP connection until it ends.
 //!
-//! What comes of it is told here, and counted in [`NodePlace::lane`]. That it was got is counted
-//! already (`sessions`).
+//! What comes of it is told here, and decides about the node's health; who holds it counts in
+//! [`NodePlace::lane`]. That it was got is counted already (`sessions`).
 
 use std::fmt::Display;
 use std::sync::Arc;

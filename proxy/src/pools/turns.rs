@@ -30,9 +30,8 @@ static NUMBERS: Mutex<(BTreeSet<usize>, usize)> = Mutex::new((BTreeSet::new(), 0
 impl Turns {
     /// Of the worker of that number.
     pub fn new(worker: usize) -> Self {
-        // Hashing nothing with random keys: enough to keep workers from drawing the same.
-        let seed = RandomState::new().hash_one(worker);
-        Self::seeded(worker, seed)
+        // Random keys: enough to keep workers from drawing the same numbers.
+        Self::seeded(worker, RandomState::new().hash_one(worker))
     }
 
     /// The same, with random numbers that follow from `seed`.
@@ -83,5 +82,32 @@ impl Drop for Number {
     fn drop(&mut self) {
         let mut numbers = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
         numbers.0.insert(self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portico_config::Balance;
+
+    use super::*;
+
+    #[test]
+    fn numbers_of_pools_that_are_gone_are_used_again() {
+        // Other tests make pools at the same time, but never thousands at once.
+        let most = (0..5_000).map(|_| Number::default().0).max().unwrap();
+        assert!(most < 4_000, "{most}");
+        let (one, other) = (Number::default(), Number::default());
+        assert_ne!(one.0, other.0);
+        let mut turns = Turns::default();
+        let mut pick = |number: &Number, generation| {
+            let (chooser, _, random) = turns.of(number);
+            let (balance, load) = (Balance::RoundRobin, |_| 0);
+            chooser
+                .pick(generation, balance, &[2, 1], load, random)
+                .unwrap()
+        };
+        assert_eq!([pick(&one, 1), pick(&other, 2), pick(&one, 1)], [0, 0, 1]);
+        // The same number with other nodes begins anew.
+        assert_eq!([pick(&one, 3), pick(&one, 3), pick(&one, 3)], [0, 1, 0]);
     }
 }
