@@ -391,8 +391,8 @@ listen bytes
   server bytes 127.0.0.1:{bytes} check inter 10s downinter 5s rise 2 fall 2 slowstart 60s maxconn 1000 maxqueue 256 weight 100
 """
 
-# The same with splice(2), which is off unless asked for.
-HAPROXY_SPLICE = HAPROXY.replace("listen bytes\n", "listen bytes\n  option splice-auto\n")
+# The same with splice(2), which is off unless asked for; with `option splice-auto` it was never used here.
+HAPROXY_SPLICE = HAPROXY.replace("listen bytes\n", "listen bytes\n  option splice-request\n  option splice-response\n")
 
 
 @dataclasses.dataclass(frozen=True)

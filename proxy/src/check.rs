@@ -43,6 +43,9 @@ pub fn check(path: &Path) -> Result<Report, StartError> {
         config.tcp.len(),
         config.rules.routes.len()
     );
+    if !config.tcp.is_empty() {
+        summary.push_str(&format!(", TCP listeners: {}", config.tcp.len()));
+    }
     let soon = SystemTime::now() + SOON;
     let expiries = (snapshot.tls.iter()).flat_map(|tls| tls.certificates.expiries());
     for expiry in expiries.filter(|expiry| expiry.not_after < soon) {

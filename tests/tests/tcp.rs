@@ -8,7 +8,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use portico_tests::client::get;
 use portico_tests::portico::{Builder, Portico};
+use portico_tests::redis::Redis;
 use portico_tests::tcp_node::{Checks, Node, prepare};
 use portico_tests::{CHECKSUM_START, MIB, SOON, checksum, eventually, free_address};
 
@@ -246,6 +248,48 @@ fn large_transfers_arrive_whole() {
 fn slow_readers_get_everything() {
     transfer(8 * MIB as usize, 100_000, 30);
     transfer(MIB as usize, 1000, 20);
+}
+
+/// One worker, and streams that never end on it: those who say little still have their turn.
+#[test]
+fn streams_without_end_let_others_have_their_turn() {
+    let node = Node::start(|mut socket| {
+        let mut kind = [0];
+        if socket.read_exact(&mut kind).is_err() {
+            return;
+        }
+        let bytes = noise(7, 256 * 1024);
+        match kind {
+            [b'e'] => portico_tests::tcp_node::echo(socket, ""),
+            _ => while socket.write_all(&bytes).is_ok() {},
+        }
+    });
+    let setup = setup(&[node.address()], "", "", "[server]\nworkers = 1");
+    let streams: Vec<_> = (0..3).map(|_| connect(setup.listen)).collect();
+    for mut stream in &streams {
+        stream.write_all(b"s").unwrap();
+    }
+    let reading = streams.iter().map(|stream| {
+        let mut stream = stream.try_clone().unwrap();
+        thread::spawn(move || {
+            let mut chunk = vec![0; 256 * 1024];
+            while matches!(stream.read(&mut chunk), Ok(1..)) {}
+        })
+    });
+    let reading: Vec<_> = reading.collect();
+    let mut echo = connect(setup.listen);
+    echo.write_all(b"e").unwrap();
+    for n in 0..200_u8 {
+        echo.write_all(&[n]).unwrap();
+        exact(&mut echo, &[n]);
+    }
+    assert!(count(&setup.portico, "sent_bytes_total", "") > MIB as f64);
+    for stream in &streams {
+        stream.shutdown(Shutdown::Both).unwrap();
+    }
+    for reader in reading {
+        reader.join().unwrap();
+    }
 }
 
 #[test]
@@ -664,7 +708,7 @@ fn listening(portico: &Portico, address: SocketAddr) -> BTreeSet<String> {
 }
 
 #[test]
-fn an_address_in_use_fails_the_start_and_a_reload() {
+fn a_check_counts_listeners_and_an_address_in_use_fails_start_and_reload() {
     let node = Node::echo("");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().map(|address| (taken, address)).unwrap();
@@ -674,12 +718,37 @@ fn an_address_in_use_fails_the_start_and_a_reload() {
         .with(&tcp(taken.1, ""));
     let words = [taken.1.to_string(), "in use by another process".to_owned()];
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let checked = builder.command("check", &[]);
+    assert!(checked.stdout.contains("TCP listeners: 1"), "{checked:?}");
     builder.command("run", &[]).expect(1, &words);
     let mut setup = setup(&[node.address()], "", "", "");
     setup.portico.change(&tcp(taken.1, ""));
     assert!(!setup.portico.reload());
     assert!(setup.portico.stderr().contains("in use by another process"));
     exact(&mut connect(setup.listen), b"");
+}
+
+/// Whoever may write routes must not get past `allow` by way of portico itself.
+#[test]
+fn no_route_leads_to_a_listener() {
+    let node = Node::echo("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let redis = Redis::start();
+    let (checks, listen) = (Checks::start(), free_address());
+    redis.route("loop", ".*", &format!("http://{listen}"));
+    redis.route("node", ".*", &format!("http://{}", node.address()));
+    let portico = Builder::new()
+        .with(&checks.pool("p", &[node.address()], ""))
+        .with(&tcp(listen, ""))
+        .registry(&redis)
+        .start();
+    let status = |tool: &str| {
+        let host = format!("{tool}.toolforge.org");
+        portico.tcp().exchange(get(&host, "/")).status
+    };
+    assert_eq!((status("node"), status("loop")), (200, 404));
+    assert!(portico.stderr().contains("portico's own listener"));
+    assert_eq!(node.connections(), 1);
+    assert_eq!(count(&portico, "accepted_total", ""), 0.0);
 }
 
 #[test]

@@ -218,6 +218,7 @@ fn what_is_known_of_pools_and_nodes() {
         let asked = question(&url(pool), "GET", &[]);
         explain(&process, &asked).unwrap().to_string()
     };
+    assert!(text("gateway").contains("=> split           gateway: 10 %"));
     let pool = Arc::clone(process.snapshot.load().pools.get("ingress").unwrap());
     let nodes = &pool.members().nodes;
     pool.set_wish(&nodes[0], Wish::Drain);
@@ -500,7 +501,7 @@ fn what_only_a_running_portico_knows() {
         .get("ingress")
         .unwrap()
         .clone();
-    pool.connect_failed(&pool.members().nodes[0], &"refused");
+    pool.fail_checks(&pool.members().nodes[0]);
     assert_eq!(of(Seen::Running), (State::Down, Outcome::Passes));
 }
 
@@ -531,7 +532,7 @@ fn what_is_counted_now_is_told() {
         .get("ingress")
         .unwrap()
         .clone();
-    pool.connect_failed(&pool.members().nodes[0], &"refused");
+    pool.fail_checks(&pool.members().nodes[0]);
     let url = "https://none.toolforge.org/";
     check_says(&process, url, &[], "No node is up: portico tries");
 }

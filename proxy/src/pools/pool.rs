@@ -18,7 +18,6 @@ use portico_config as config;
 use tracing::{error, info, warn};
 
 use super::health::{Health, MAX_BROKEN, News};
-use super::live::Wish;
 use super::node::{Node, Standing, WEIGHT_STEPS};
 use super::probe::in_words;
 use super::queue::{Outlook, Queue};
@@ -245,7 +244,7 @@ impl Pool {
         self.ramping.load(Relaxed)
     }
 
-    fn alone(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn alone(&self) -> MutexGuard<'_, ()> {
         let lock = self.changing.lock();
         lock.unwrap_or_else(PoisonError::into_inner)
     }
@@ -270,6 +269,20 @@ impl Pool {
         let _alone = self.alone();
         let last = !self.has_another(node);
         node.standing(|standing| change(&mut standing.health, last))
+    }
+
+    /// Takes a node down, the last one too.
+    #[cfg(test)]
+    pub(crate) fn fail_checks(self: &Arc<Self>, node: &Arc<Node>) {
+        let now = Instant::now();
+        let check = super::health::Checked {
+            good: false,
+            begun: now,
+            rise: 1,
+            fall: 1,
+        };
+        let news = self.judge(node, |health, last| health.checked(check, last, now));
+        self.tell(node, news, now, || "its checks fail".to_owned());
     }
 
     /// Notes that a worker could not connect to a node.
@@ -365,18 +378,6 @@ impl Pool {
         nodes
             .find(|node| node.address.to_string() == address)
             .cloned()
-    }
-
-    /// What an administrator wants of a node, from now on.
-    pub fn set_wish(self: &Arc<Self>, node: &Node, wish: Wish) {
-        node.standing(|standing| standing.wish = wish);
-        self.publish(Instant::now());
-    }
-
-    /// What an administrator wants a node to weigh; `None`: as configured.
-    pub fn set_weight(self: &Arc<Self>, node: &Node, weight: Option<u32>) {
-        node.standing(|standing| standing.set_weight = weight);
-        self.publish(Instant::now());
     }
 }
 

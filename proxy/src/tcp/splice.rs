@@ -182,3 +182,62 @@ impl Pipe {
         Ok(given)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    fn lend_all(pipes: &Pipes) -> Vec<Pipe> {
+        std::iter::from_fn(|| pipes.lend()).collect()
+    }
+
+    #[test]
+    fn pipes_are_few_and_leave_half_the_places() {
+        let places = Places::new(100);
+        let pipes = Pipes::new(Arc::clone(&places));
+        // Fewer where the system grants its user no more.
+        let lent = lend_all(&pipes);
+        assert!((1..=25).contains(&lent.len()), "{}", lent.len());
+        assert_eq!(places.taken(), 2 * lent.len());
+        lent.into_iter().for_each(|pipe| pipes.give_back(pipe));
+        assert!(places.taken() <= 2 * KEPT);
+        assert!(pipes.clear() && !pipes.clear());
+        assert_eq!(places.taken(), 0);
+        let many = Pipes::new(Places::new(10_000));
+        assert!(lend_all(&many).len() <= MOST);
+    }
+
+    #[test]
+    fn a_pipe_with_bytes_in_it_is_not_lent_again() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap())
+                .await
+                .unwrap();
+            let (server, _) = listener.accept().await.unwrap();
+            client.write_all(b"bytes").await.unwrap();
+            let pipes = Pipes::new(Places::new(100));
+            let taken = std::future::poll_fn(|cx| pipes.poll_take(cx, &server)).await;
+            let Taken::Bytes(pipe) = taken.unwrap() else {
+                unreachable!("there are bytes")
+            };
+            assert_eq!(pipe.held(), 5);
+            pipes.give_back(pipe);
+            assert!(pipes.free.borrow().is_empty());
+            // While nothing comes no pipe is lent.
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            assert!(pipes.poll_take(&mut cx, &server).is_pending());
+            assert_eq!(pipes.free.borrow().len(), 1);
+            drop(client);
+            let taken = std::future::poll_fn(|cx| pipes.poll_take(cx, &server)).await;
+            assert!(matches!(taken.unwrap(), Taken::End));
+            assert_eq!(pipes.free.borrow().len(), 1);
+        });
+    }
+}

@@ -12,6 +12,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::*;
 use crate::pools::balance::Random;
+use crate::pools::live::Wish;
 use crate::pools::{NodePlace, Turns};
 
 /// A pool as it is configured; nodes have the numbers of their ports.

@@ -328,6 +328,12 @@ pub struct ByTls {
     pub opened: By<Protocol>,
     /// Open now.
     pub open: By<Protocol, Gauge>,
+    /// Requests by the status's class.
+    pub classes: [Counter; CLASSES.len()],
+    /// Bytes of requests' bodies.
+    pub received: Counter,
+    /// Bytes of answers' bodies.
+    pub sent: Counter,
 }
 
 /// What one worker counts.
@@ -466,6 +472,13 @@ impl Shard {
             route.received.add(record.received);
             route.sent.add(record.sent);
         }
+        self.connections.at(record.client.over_tls.into(), |of| {
+            if let Some(counter) = of.classes.get(class) {
+                counter.inc();
+            }
+            of.received.add(record.received);
+            of.sent.add(record.sent);
+        });
         if let Some(counter) = self.endings.get(record.ending as usize) {
             counter.inc();
         }
