@@ -188,6 +188,10 @@ const COMMANDS: &[(&str, How)] = &[
     ),
     ("benches/compare", How::Elsewhere("benches/smoke, smaller")),
     (
+        "benches/compare --cases tcp-down,tcp-up,tcp-connect",
+        How::Elsewhere("benches/smoke, smaller"),
+    ),
+    (
         "benches/compare --system-calls",
         How::Elsewhere("by hand: it needs a kernel that allows perf"),
     ),

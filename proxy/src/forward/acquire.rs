@@ -26,7 +26,6 @@ use crate::connection::Connection;
 use crate::context::Request;
 use crate::failure_text::with_sources;
 use crate::policy::backends::{BackendPolicy, Refusal};
-use crate::pools::retry::Retry;
 use crate::pools::{NoPlace, NodePlace, Pool, Tried};
 use crate::response::failure::Failure;
 use crate::telemetry::metrics::shard::Connect;
@@ -69,37 +68,9 @@ pub(super) struct Attempts {
     tried: Tried,
     /// A pooled connection was dead: only a new one will do.
     fresh: bool,
-    /// Leave for the attempt under way, kept until the request ends; `None`: it is the first.
-    leave: Option<Retry>,
 }
 
 impl Attempts {
-    /// Whether one more attempt may be made. Without leave it is as if there were none to be made.
-    fn may_go_on<S>(
-        &mut self,
-        connection: &Connection<S>,
-        request: &Request,
-        pool: Option<&Arc<Pool>>,
-    ) -> bool {
-        let process = &connection.worker.process;
-        let (budget, said, to, in_flight) = match pool {
-            Some(pool) => (&pool.retries, &pool.said, &*pool.name, pool.in_flight()),
-            None => {
-                let in_flight = process.metrics.in_flight();
-                (&process.retries, &process.said, "tools", in_flight)
-            }
-        };
-        // That of the attempt before is given back first.
-        self.leave = None;
-        self.leave = budget.try_take(in_flight, Instant::now());
-        if self.leave.is_none() {
-            let route = request.facts.route.get();
-            connection.worker.metrics.retry_refused(route);
-            said.no_retry(to, in_flight);
-        }
-        self.leave.is_some()
-    }
-
     /// A pooled connection was dead before an answer came. Whether the request may be sent once more,
     /// on a fresh one: to another node if one is up, since this one may have been killed.
     pub(super) fn may_repeat<S>(
@@ -108,7 +79,7 @@ impl Attempts {
         request: &Request,
         visit: Option<&Visit>,
     ) -> bool {
-        if self.fresh || !self.may_go_on(connection, request, visit.map(Visit::pool)) {
+        if self.fresh || !may_go_on(connection, request, visit.map(Visit::pool)) {
             return false;
         }
         self.fresh = true;
@@ -120,6 +91,29 @@ impl Attempts {
         }
         true
     }
+}
+
+/// Whether one more attempt may be made. Without leave it is as if there were none to be made.
+fn may_go_on<S>(connection: &Connection<S>, request: &Request, pool: Option<&Arc<Pool>>) -> bool {
+    let process = &connection.worker.process;
+    let (budget, said, to, in_flight) = match pool {
+        Some(pool) => (&pool.retries, &pool.said, &*pool.name, pool.in_flight()),
+        None => {
+            let in_flight = process.metrics.in_flight();
+            (&process.retries, &process.said, "tools", in_flight)
+        }
+    };
+    // That of the attempt before is given back first.
+    request.retry.take();
+    let leave = budget.try_take(in_flight, Instant::now());
+    if leave.is_none() {
+        let route = request.facts.route.get();
+        connection.worker.metrics.retry_refused(route);
+        said.no_retry(to, in_flight);
+    }
+    let may = leave.is_some();
+    request.retry.replace(leave);
+    may
 }
 
 /// Finds a connection. `uploaded`: the client has sent all of the request.
@@ -143,7 +137,7 @@ pub(super) async fn acquire<S: ClientStream>(
             return to_node(connection, request, pool, attempts, max_idle, uploaded).await;
         }
     };
-    let acquired = to_backend(connection, request, backend, policy, attempts, max_idle).await;
+    let acquired = to_backend(connection, request, backend, policy, max_idle).await;
     acquired.map_err(NoConnection::Fault)
 }
 
@@ -154,7 +148,6 @@ async fn to_backend<S>(
     request: &Request,
     backend: &Backend,
     policy: Policy,
-    attempts: &mut Attempts,
     max_idle: Option<Duration>,
 ) -> Result<Acquired, BackendFault> {
     let server_name = (backend.scheme == Scheme::Https).then(|| match &backend.host {
@@ -203,15 +196,7 @@ async fn to_backend<S>(
         },
         Scheme::Http | Scheme::Https => How::Connection(tls.as_ref()),
     };
-    fresh_to_any(
-        connection,
-        request,
-        (backend, addresses),
-        policy,
-        attempts,
-        how,
-    )
-    .await
+    fresh_to_any(connection, request, (backend, addresses), policy, how).await
 }
 
 /// A new connection to one of the addresses of a backend.
@@ -220,7 +205,6 @@ async fn fresh_to_any<S>(
     request: &Request,
     (backend, addresses): (&Backend, &[IpAddr]),
     policy: Policy,
-    attempts: &mut Attempts,
     how: How<'_>,
 ) -> Result<Acquired, BackendFault> {
     let mut fault = BackendFault::Unresolved;
@@ -232,7 +216,7 @@ async fn fresh_to_any<S>(
             fault = BackendFault::Forbidden;
             continue;
         }
-        if failed && !attempts.may_go_on(connection, request, None) {
+        if failed && !may_go_on(connection, request, None) {
             break;
         }
         match fresh(connection, request, address, how).await {
@@ -291,9 +275,7 @@ async fn to_node<S: ClientStream>(
             Err(NoVisit::Fault(failed)) => fault = failed,
         }
         attempts.tried.add(visit.node());
-        if !pool.has_untried(&attempts.tried)
-            || !attempts.may_go_on(connection, request, Some(pool))
-        {
+        if !pool.has_untried(&attempts.tried) || !may_go_on(connection, request, Some(pool)) {
             return Err(NoConnection::Fault(fault));
         }
         visit.redispatched();
