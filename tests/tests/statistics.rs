@@ -2,14 +2,16 @@
 //! other.
 
 use std::collections::HashMap;
-use std::io::Write as _;
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use portico_tests::client::{Client, Response, get, post};
+use portico_tests::gate::Gate;
 use portico_tests::origin::Origin;
 use portico_tests::portico::{Builder, HOST, Portico, program};
+use portico_tests::tcp_node::{Checks, Node, prepare};
 use portico_tests::{SOON, eventually, free_address};
 use serde_json::Value;
 
@@ -328,6 +330,134 @@ fn states_have_haproxys_words() {
     assert_eq!(rows.len(), 2 + 3 + 1);
     let answer = portico.admin_get("/status.csv?format=json");
     assert_eq!(answer.status, 400);
+}
+
+#[test]
+fn who_waits_is_told() {
+    let gate = Gate::shut();
+    let portico = builder(&[gate.address()])
+        .with("[pools.ingress]\nmax_connections = 1\nmax_queue = 7")
+        .start();
+    let mut clients: Vec<Client> = (0..3).map(|_| portico.tcp()).collect();
+    for client in &mut clients {
+        client.send(get(HOST, "/"));
+    }
+    gate.wait_for(1);
+    let metric = |name: &str| portico.metric(&format!("portico_pool_{name}{{pool=\"ingress\"}}"));
+    eventually("two wait", SOON, || {
+        (metric("waiting") == Some(2.0)).then_some(())
+    });
+    assert_eq!(metric("queue_limit"), Some(7.0));
+    let rows = csv(&portico);
+    let waiting = [
+        ("qcur", "2"),
+        ("qmax", "2"),
+        ("qlimit", "7"),
+        ("scur", "1"),
+        ("slim", "1"),
+    ];
+    check_row(row(&rows, "ingress", "BACKEND"), &waiting);
+    let text = portico.admin_get("/pools?format=text").text();
+    assert!(
+        text.lines()
+            .any(|line| line.contains("(all)") && line.contains("2/7")),
+        "{text}"
+    );
+    gate.release_all();
+    for client in &mut clients {
+        assert_eq!(client.response().status, 200);
+    }
+    eventually("nobody waits", SOON, || {
+        (metric("waiting") == Some(0.0)).then_some(())
+    });
+    assert_eq!(metric("waiting_most"), Some(2.0));
+}
+
+#[test]
+fn tcp_listeners_are_told() {
+    let (checks, server, listen) = (Checks::start(), Node::echo("hello"), free_address());
+    let refuses = free_address();
+    let table = |name: &str, listen: SocketAddr, allow: &str| {
+        format!("{{ name = '{name}', listen = ['{listen}'], pool = 'kube', allow = ['{allow}'] }}")
+    };
+    let open = table("open", listen, "127.0.0.0/8");
+    let shut = table("shut", refuses, "192.0.2.0/24");
+    let portico = Builder::new()
+        .with(&checks.pool("kube", &[server.address()], ""))
+        .with(&format!("tcp = [{open}, {shut}]"))
+        .start();
+    let mut socket = TcpStream::connect(listen).expect("portico accepts");
+    prepare(&socket);
+    socket.write_all(&[7; 1000]).expect("sent");
+    let mut echoed = vec![0; "hello".len() + 1000];
+    socket.read_exact(&mut echoed).expect("echoed");
+    let mut refused = TcpStream::connect(refuses).expect("the kernel accepts");
+    prepare(&refused);
+    let _ = refused.read(&mut [0]);
+    let rows = eventually("all is counted", SOON, || {
+        let rows = csv(&portico);
+        let done = row(&rows, "shut", "FRONTEND")["dcon"] == "1"
+            && row(&rows, "open", "FRONTEND")["bout"] == "1005";
+        done.then_some(rows)
+    });
+    let frontend = [
+        ("scur", "1"),
+        ("stot", "1"),
+        ("bin", "1000"),
+        ("mode", "tcp"),
+        ("status", "OPEN"),
+        ("hrsp_2xx", ""),
+    ];
+    check_row(row(&rows, "open", "FRONTEND"), &frontend);
+    check_row(
+        row(&rows, "shut", "FRONTEND"),
+        &[("stot", "1"), ("bin", "0")],
+    );
+    let server = [
+        ("scur", "1"),
+        ("stot", "1"),
+        ("mode", "tcp"),
+        ("hrsp_2xx", ""),
+        ("type", "2"),
+    ];
+    check_row(row(&rows, "kube", &server_name(&rows)), &server);
+    let pools = json(&portico.admin_get("/pools"));
+    assert_eq!(
+        pools["pools"][0]["tcp"],
+        serde_json::json!(["open", "shut"])
+    );
+    assert_eq!(pools["pools"][0]["ingress_percent"], Value::Null);
+    drop(socket);
+    eventually("its place is free", SOON, || {
+        let rows = csv(&portico);
+        let free = row(&rows, "kube", "BACKEND")["scur"] == "0";
+        (free && row(&rows, "open", "FRONTEND")["scur"] == "0").then_some(())
+    });
+}
+
+/// The one server of the pool `kube`.
+fn server_name(rows: &[Row]) -> String {
+    let mut servers = rows.iter().filter(|row| row["type"] == "2");
+    servers.next().expect("a server")["svname"].clone()
+}
+
+#[test]
+fn shares_of_a_split_are_told() {
+    let nodes = [1, 2].map(|n| Origin::echo(&format!("node-{n}")));
+    let [first, second] = nodes.each_ref().map(Origin::address);
+    let portico = Builder::new()
+        .with(&format!(
+            "[pools.ingress]\nnodes = ['{first}']\n[pools.gateway]\nnodes = ['{second}']\n\
+             [ingress]\nsplit = {{ ingress = 90, gateway = 10 }}"
+        ))
+        .start();
+    let pools = json(&portico.admin_get("/pools"));
+    let shares = [0, 1].map(|n| pools["pools"][n]["ingress_percent"].as_u64());
+    assert_eq!(shares, [Some(10), Some(90)]);
+    let text = portico.admin_get("/status?format=text").text();
+    for part in ["10 % of the ingress", "90 % of the ingress"] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
 }
 
 // --- alerts
