@@ -359,6 +359,49 @@ fn a_node_that_breaks_new_connections_is_taken_out() {
     assert!(portico.stderr().contains("connections in a row"));
 }
 
+#[test]
+fn who_waits_for_the_rest_of_a_request_in_vain_is_not_taken_out() {
+    let nodes = ["a", "b", "c"].map(|name| {
+        Origin::scripted(name, |connection| {
+            // Its patience has ended.
+            connection.read_head();
+        })
+    });
+    let addresses = nodes.each_ref().map(Origin::address);
+    let portico = before(&addresses, "kind = \"tcp\"", "");
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: test\r\nContent-Length: 100\r\n\r\nthe beginning"
+    );
+    for _ in 0..30 {
+        assert_eq!(portico.tcp().exchange(&request).status, 502);
+    }
+    for node in addresses {
+        assert!(is_up(&portico, node), "{}", portico.stderr());
+    }
+    nodes.iter().for_each(Origin::forgive);
+}
+
+#[test]
+fn idle_connections_to_all_nodes_end_at_once() {
+    let nodes = [Origin::echo("a"), Origin::echo("b")];
+    let portico = Builder::new()
+        .ingress(&nodes.each_ref().map(Origin::address))
+        .with("[server]\nworkers = 1")
+        .with("[rate]\nper_second = 0")
+        .start();
+    let mut clients: Vec<Client> = (0..60).map(|_| portico.tcp()).collect();
+    for round in 0..20 {
+        for client in &mut clients {
+            client.send(get(HOST, "/"));
+        }
+        for client in &mut clients {
+            let answer = client.response();
+            assert_eq!(answer.status, 200, "in round {round}: {answer:?}");
+        }
+        nodes.iter().for_each(Origin::drop_connections);
+    }
+}
+
 /// Where requests of so many tools go.
 fn homes(portico: &Portico) -> Vec<String> {
     let mut client = portico.tcp();

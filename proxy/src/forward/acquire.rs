@@ -231,8 +231,10 @@ async fn to_node<S: ClientStream>(
     uploaded: bool,
 ) -> Result<Acquired, NoConnection> {
     let mut fault = BackendFault::Unreachable;
+    // Those that were tried, and those that were passed over since they are in doubt.
+    let mut passed = attempts.tried;
     loop {
-        let entered = enter(connection, request, pool, &attempts.tried, uploaded).await;
+        let entered = enter(connection, request, pool, &passed, uploaded).await;
         let place = match entered? {
             Ok(place) => place,
             Err(NoPlace::AllTried) => return Err(NoConnection::Fault(fault)),
@@ -247,18 +249,19 @@ async fn to_node<S: ClientStream>(
             }
         };
         let visit = Visit::begin(place);
-        match connect_node(connection, request, &visit, max_idle).await {
+        match connect_node(connection, request, &visit, max_idle, &passed).await {
             Ok(mut acquired) => {
                 acquired.visit = Some(visit);
                 return Ok(acquired);
             }
             Err(NoVisit::Doubtful) => {
-                attempts.tried.add(visit.node());
+                passed.add(visit.node());
                 continue;
             }
             Err(NoVisit::Fault(failed)) => fault = failed,
         }
         attempts.tried.add(visit.node());
+        passed = attempts.tried;
         if !pool.has_untried(&attempts.tried) || !may_go_on(request, Some(pool)) {
             return Err(NoConnection::Fault(fault));
         }
@@ -308,12 +311,13 @@ enum NoVisit {
     Doubtful,
 }
 
-/// A connection to the node that the request visits.
+/// A connection to the node that the request visits. `passed`: nodes that it does not go to.
 async fn connect_node<S>(
     connection: &mut Connection<S>,
     request: &Request,
     visit: &Visit,
     max_idle: Option<Duration>,
+    passed: &Tried,
 ) -> Result<Acquired, NoVisit> {
     let Some(address) = visit.node().resolve(&connection.worker.process.resolver) else {
         visit.connect_failed(&"its name does not resolve");
@@ -322,7 +326,7 @@ async fn connect_node<S>(
     // A name that leads to portico itself, since somebody changed it: the administration must not
     // be reached this way. Other odd addresses the administrator may want.
     let policy = &request.snapshot.backends;
-    if let Err(refusal @ Refusal::OwnListener) = policy.check_always(address) {
+    if let Err(refusal) = policy.check_node(address) {
         visit.connect_failed(&refusal);
         return Err(NoVisit::Fault(BackendFault::Unreachable));
     }
@@ -340,7 +344,8 @@ async fn connect_node<S>(
         Taken::Dead => visit.doubt().raise(),
         Taken::None => {}
     }
-    if visit.doubt().is_probed() && visit.pool().has_another(visit.node()) {
+    // With all of them in doubt (their idle connections ended at once) it finds out for itself.
+    if visit.doubt().is_probed() && visit.pool().has_other(visit.node(), passed) {
         return Err(NoVisit::Doubtful);
     }
     let probe = visit.doubt().probe();

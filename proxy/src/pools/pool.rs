@@ -251,12 +251,21 @@ impl Pool {
 
     /// Whether another node than this one is up and in rotation.
     pub fn has_another(&self, node: &Node) -> bool {
+        self.has_other(node, &Tried::default())
+    }
+
+    /// The same of nodes that are not among `tried`; `false` too when no more may be tried than this.
+    pub fn has_other(&self, node: &Node, tried: &Tried) -> bool {
+        let mut all_tried = *tried;
+        all_tried.add(node);
         let members = self.members.load();
         let mut nodes = members.nodes.iter();
-        nodes.any(|other| {
-            let usable = |standing: &mut Standing| standing.health.is_up() && standing.weight() > 0;
-            other.id != node.id && other.in_rotation() && other.standing(usable)
-        })
+        !all_tried.is_full()
+            && nodes.any(|other| {
+                let usable =
+                    |standing: &mut Standing| standing.health.is_up() && standing.weight() > 0;
+                !all_tried.has(other) && other.in_rotation() && other.standing(usable)
+            })
     }
 
     /// Changes what is known of the health of a node; `change` hears whether it is the last one.
