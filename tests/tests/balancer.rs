@@ -334,7 +334,7 @@ fn all_nodes_are_dead() {
         assert_eq!(answer.status, 502, "{answer:?}");
         assert!(answer.text().contains("The platform has a problem"));
     }
-    let refused = "portico_upstream_retries_refused_total{destination=\"ingress\"}";
+    let refused = "portico_pool_retries_refused_total{pool=\"ingress\"}";
     assert!(portico.metric(refused).is_some_and(|refused| refused > 0.0));
     assert_eq!(portico.stderr().matches("the retry budget").count(), 1);
 }

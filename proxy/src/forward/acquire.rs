@@ -73,13 +73,8 @@ pub(super) struct Attempts {
 impl Attempts {
     /// A pooled connection was dead before an answer came. Whether the request may be sent once more,
     /// on a fresh one: to another node if one is up, since this one may have been killed.
-    pub(super) fn may_repeat<S>(
-        &mut self,
-        connection: &Connection<S>,
-        request: &Request,
-        visit: Option<&Visit>,
-    ) -> bool {
-        if self.fresh || !may_go_on(connection, request, visit.map(Visit::pool)) {
+    pub(super) fn may_repeat(&mut self, request: &Request, visit: Option<&Visit>) -> bool {
+        if self.fresh || !may_go_on(request, visit.map(Visit::pool)) {
             return false;
         }
         self.fresh = true;
@@ -94,22 +89,16 @@ impl Attempts {
 }
 
 /// Whether one more attempt may be made. Without leave it is as if there were none to be made.
-fn may_go_on<S>(connection: &Connection<S>, request: &Request, pool: Option<&Arc<Pool>>) -> bool {
-    let process = &connection.worker.process;
-    let (budget, said, to, in_flight) = match pool {
-        Some(pool) => (&pool.retries, &pool.said, &*pool.name, pool.in_flight()),
-        None => {
-            let in_flight = process.metrics.in_flight();
-            (&process.retries, &process.said, "tools", in_flight)
-        }
-    };
+///
+/// Only pools have a budget: one for all tools would let a tool whose connections always die use up
+/// that of the others. A tool's requests are bounded by themselves, and repeated once at most.
+fn may_go_on(request: &Request, pool: Option<&Arc<Pool>>) -> bool {
+    let Some(pool) = pool else { return true };
     // That of the attempt before is given back first.
     request.retry.take();
-    let leave = budget.try_take(in_flight, Instant::now());
+    let leave = pool.retries.try_take(pool.in_flight(), Instant::now());
     if leave.is_none() {
-        let route = request.facts.route.get();
-        connection.worker.metrics.retry_refused(route);
-        said.no_retry(to, in_flight);
+        pool.say_no_retry();
     }
     let may = leave.is_some();
     request.retry.replace(leave);
@@ -208,16 +197,12 @@ async fn fresh_to_any<S>(
     how: How<'_>,
 ) -> Result<Acquired, BackendFault> {
     let mut fault = BackendFault::Unresolved;
-    let mut failed = false;
     for ip in addresses.iter().take(MAX_ATTEMPTS) {
         let (id, address) = (request.id, SocketAddr::new(*ip, backend.port));
         if let Err(refusal) = policy(&request.snapshot.backends, address) {
             debug!(%id, %backend, %address, %refusal, "a backend is where portico may not connect");
             fault = BackendFault::Forbidden;
             continue;
-        }
-        if failed && !may_go_on(connection, request, None) {
-            break;
         }
         match fresh(connection, request, address, how).await {
             Ok(acquired) => return Ok(acquired),
@@ -233,7 +218,6 @@ async fn fresh_to_any<S>(
                 }
             }
         }
-        failed = true;
     }
     Err(fault)
 }
@@ -275,7 +259,7 @@ async fn to_node<S: ClientStream>(
             Err(NoVisit::Fault(failed)) => fault = failed,
         }
         attempts.tried.add(visit.node());
-        if !pool.has_untried(&attempts.tried) || !may_go_on(connection, request, Some(pool)) {
+        if !pool.has_untried(&attempts.tried) || !may_go_on(request, Some(pool)) {
             return Err(NoConnection::Fault(fault));
         }
         visit.redispatched();

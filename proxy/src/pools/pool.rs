@@ -199,7 +199,7 @@ impl Pool {
 
     /// How many wait for a place.
     pub fn waiting(&self) -> usize {
-        self.queue.len()
+        self.queue.lock().len()
     }
 
     /// The most that waited at once.

@@ -337,12 +337,6 @@ const BACKENDS: Section = Section {
             "Attempts beyond a request's first: another node, or a fresh connection for one that had died.",
             "",
         ),
-        counter(
-            "portico_upstream_retries_refused_total",
-            &["destination"],
-            "Requests that failed without another attempt, since the retry budget was used up: at most 20 % of the requests in flight plus 3 a second.",
-            "Climbs while many connections fail at once: see portico_upstream_connects_total and portico_node_up for where.",
-        ),
         histogram(
             "portico_upstream_head_seconds",
             &["destination"],
@@ -492,6 +486,12 @@ const POOLS: Section = Section {
             &["pool"],
             "How many may wait: max_queue for each node that is used. More get 503.",
             "",
+        ),
+        counter(
+            "portico_pool_retries_refused_total",
+            &["pool"],
+            "Requests, or TCP connections, that failed without another attempt, since the retry budget was used up: at most 20 % of those in flight plus 3 a second.",
+            "Climbs while many connections fail at once: see portico_upstream_connects_total and portico_node_up for where.",
         ),
         histogram(
             "portico_pool_queue_seconds",

@@ -231,7 +231,6 @@ fn backends(out: &mut Families, process: &Process) {
     let mut connects = Vec::new();
     let mut rides = Vec::new();
     let mut retries = Vec::new();
-    let mut refused = Vec::new();
     let mut connect_times = Vec::new();
     let mut heads = Vec::new();
     for &to in To::ALL {
@@ -245,8 +244,6 @@ fn backends(out: &mut Families, process: &Process) {
         }
         let count = out.sum(|s| Some(&s.destinations.get_ref(to)?.retries));
         retries.push(([to.word()], count));
-        let count = out.sum(|s| Some(&s.destinations.get_ref(to)?.retries_refused));
-        refused.push(([to.word()], count));
         let took = out.observed(|s| Some(&s.destinations.get_ref(to)?.connect));
         connect_times.push(([to.word()], took));
         let took = out.observed(|s| Some(&s.destinations.get_ref(to)?.head));
@@ -256,7 +253,6 @@ fn backends(out: &mut Families, process: &Process) {
     out.histograms("portico_upstream_connect_duration_seconds", connect_times);
     out.counters("portico_upstream_requests_total", rides);
     out.counters("portico_upstream_retries_total", retries);
-    out.counters("portico_upstream_retries_refused_total", refused);
     out.histograms("portico_upstream_head_seconds", heads);
     let idle = out.sum_gauge(|s| Some(&s.upstream_idle));
     out.gauge("portico_upstream_idle_connections", idle);

@@ -73,6 +73,9 @@ pub(super) fn pools(out: &mut Families, process: &Process) {
     of_pools("portico_pool_waiting", |pool| pool.waiting);
     of_pools("portico_pool_waiting_most", |pool| pool.most_waiting);
     of_pools("portico_pool_queue_limit", |pool| pool.queue_limit);
+    let refused = snapshot.pools.iter();
+    let refused = refused.map(|pool| ([&*pool.name], pool.retries.refused()));
+    out.counters("portico_pool_retries_refused_total", refused.collect());
     let waits = snapshot.pools.iter();
     let waits = waits.map(|pool| ([&*pool.name], pool.waits.observed()));
     out.histograms("portico_pool_queue_seconds", waits.collect());

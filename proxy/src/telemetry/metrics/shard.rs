@@ -313,8 +313,6 @@ pub struct ByDestination {
     pub rides: By<Ride>,
     /// Attempts beyond the first.
     pub retries: Counter,
-    /// Requests that the budget left without another attempt.
-    pub retries_refused: Counter,
     /// From the begin of sending to the head of the answer.
     pub head: Histogram,
 }
@@ -436,7 +434,6 @@ impl Shard {
                 connect: Histogram::new(CONNECT_BOUNDS),
                 rides: By::default(),
                 retries: Counter::default(),
-                retries_refused: Counter::default(),
                 head: Histogram::new(REQUEST_BOUNDS),
             }),
             upstream_idle: Gauge::default(),
@@ -517,12 +514,6 @@ impl Shard {
                 to.connect.observe(took);
             }
         });
-    }
-
-    /// Counts a request that got no second attempt for want of a budget.
-    pub fn retry_refused(&self, route: Route) {
-        let Some(to) = To::of(route) else { return };
-        self.destinations.at(to, |to| to.retries_refused.inc());
     }
 
     /// Counts a TLS handshake that came to something.
