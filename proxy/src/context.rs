@@ -2,6 +2,7 @@
 //!
 //! It outlives the bytes of the head, which make room for the body while the request is under way.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use portico_routing::host::Host;
@@ -12,6 +13,7 @@ use crate::forward::Visit;
 use crate::http1::{Framing, Method, RequestHead, Version};
 use crate::http2::websocket;
 use crate::policy::tool_cap;
+use crate::pools::retry::Retry;
 use crate::request_id::RequestId;
 use crate::response::accept::Format;
 use crate::response::answer::DefaultFile;
@@ -66,6 +68,9 @@ pub struct Request {
     /// The place at a node of the ingress; given back when the request has its answer, or will not
     /// get one from there.
     pub visit: Option<Visit>,
+    /// Leave for the attempt under way, if it is not the first; given back when that is answered: a
+    /// tunnel is no second attempt any more.
+    pub retry: RefCell<Option<Retry>>,
 }
 
 impl Request {
@@ -104,6 +109,7 @@ impl Request {
             copy: None,
             place: None,
             visit: None,
+            retry: RefCell::new(None),
             silence,
         }
     }

@@ -84,11 +84,19 @@ pub fn demo(port: u16) -> Result<(), DemoError> {
     let prepared = start::prepare_config(loaded.config, Vec::new()).map_err(RunError::from)?;
     logging::init(portico_config::LogLevel::Warn);
     let certificate = directory.0.join("cert.pem");
+    let node = (prepared.process.snapshot.load())
+        .config
+        .pools
+        .get("ingress")
+        .and_then(|pool| pool.nodes.first())
+        .map(|node| node.address.to_string());
+    let node = node.unwrap_or_default();
     run::serve(prepared, None, |_| {
         let _ = write_lines(
             &mut io::stdout().lock(),
             [port, http_port, admin_port],
             &certificate,
+            &node,
         );
     })?;
     Ok(())
@@ -137,9 +145,11 @@ fn write_lines(
     out: &mut dyn Write,
     [port, http_port, admin_port]: [u16; 3],
     certificate: &Path,
+    node: &str,
 ) -> io::Result<()> {
     let curl = format!("curl --cacert {}", certificate.display());
     let https = |tool: &str, path: &str| format!("https://{tool}.{DOMAIN}:{port}{path}");
+    let admin = format!("http://127.0.0.1:{admin_port}");
     writeln!(
         out,
         "portico serves a demo on https://*.{DOMAIN}:{port}. Paste these into another terminal:\n"
@@ -166,6 +176,10 @@ fn write_lines(
             format!("{curl} {0} {0}", https("on-kubernetes", "/")),
         ),
         (
+            "take the first of the two out: the other one answers. See /pools below",
+            format!("curl --request POST '{admin}/pools/drain?pool=ingress&node={node}'"),
+        ),
+        (
             "nobody's tool: the ingress says 404",
             format!("{curl} {}", https("nobody", "/")),
         ),
@@ -190,8 +204,12 @@ fn write_lines(
             format!("curl --head http://hello.{DOMAIN}:{http_port}/"),
         ),
         (
+            "the nodes of the ingress; `ready` in place of `drain` brings the first one back",
+            format!("curl '{admin}/pools?format=text'"),
+        ),
+        (
             "what portico knows of itself, for you alone; more pages are listed at /",
-            format!("curl 'http://127.0.0.1:{admin_port}/status?format=text'"),
+            format!("curl '{admin}/status?format=text'"),
         ),
     ];
     for (what, line) in lines {

@@ -29,6 +29,7 @@ pub mod outgoing;
 pub mod percent;
 pub mod places;
 pub mod policy;
+pub mod pool_command;
 pub mod pools;
 pub mod process;
 pub mod proxy_protocol;

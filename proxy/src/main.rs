@@ -13,10 +13,11 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use portico::explain::Question;
 use portico::explain::command::{ExplainError, How};
 use portico::failure_text::with_sources;
+use portico::pool_command::Target;
 use portico::routes::live::Wanted;
 use portico::routes::{RoutesError, diff, list, live};
 use portico::start::StartError;
-use portico::{check, demo, explain, run};
+use portico::{check, demo, explain, pool_command, run};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -37,6 +38,8 @@ enum Command {
     Check(ConfigFile),
     /// Print the routing table, as a start would have it or as it is in use; or do something about it.
     Routes(RoutesArguments),
+    /// Print the pools and their nodes, as the portico that serves has them; or change a node.
+    Pool(PoolArguments),
     /// Say what becomes of a request to a URL, and why, without sending it.
     Explain(ExplainArguments),
     /// Serve an example on loopback with a certificate of its own, and print curl lines to try.
@@ -134,6 +137,61 @@ enum RoutesCommand {
     },
 }
 
+#[derive(Debug, Args)]
+struct PoolArguments {
+    #[command(subcommand)]
+    command: Option<PoolCommand>,
+    /// The configuration file, for its listen.admin.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/portico/portico.toml",
+        global = true
+    )]
+    config: PathBuf,
+    /// Ask the portico with this admin address: host:port or unix:/path.
+    #[arg(long, value_name = "ADDRESS", global = true)]
+    admin: Option<String>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// What is changed holds over a reload, until a restart.
+#[derive(Debug, Clone, Subcommand)]
+enum PoolCommand {
+    /// Send no new requests to a node; those in flight end. Its checks go on.
+    Drain(NodeArguments),
+    /// The same, and do not check it.
+    Maintenance(NodeArguments),
+    /// Use a node again.
+    Ready(NodeArguments),
+    /// Give a node another weight.
+    Weight {
+        #[command(flatten)]
+        node: NodeArguments,
+        /// 0 to 1000; 0: no new requests; default: as configured.
+        weight: String,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+struct NodeArguments {
+    /// The pool.
+    pool: String,
+    /// The address of the node, as configured.
+    node: String,
+}
+
+impl NodeArguments {
+    fn target(&self) -> Target<'_> {
+        Target {
+            pool: &self.pool,
+            node: &self.node,
+        }
+    }
+}
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
@@ -186,6 +244,7 @@ fn main() -> ExitCode {
                 .map(|code| success = code)
                 .map_err(Failure::from)
         }
+        Command::Pool(arguments) => pool(&arguments).map_err(Failure::from),
         Command::Explain(arguments) => answer(&arguments).map_err(Failure::from),
         Command::Demo { port } => demo::demo(port).map_err(Failure::from),
     };
@@ -245,6 +304,21 @@ fn show_routes(arguments: &RoutesArguments) -> Result<ExitCode, RoutesError> {
         }
     };
     live::run(wanted, config, admin, json, out).map(|()| ExitCode::SUCCESS)
+}
+
+fn pool(arguments: &PoolArguments) -> Result<(), RoutesError> {
+    let wanted = match &arguments.command {
+        None => pool_command::Wanted::List,
+        Some(PoolCommand::Drain(node)) => pool_command::Wanted::Drain(node.target()),
+        Some(PoolCommand::Maintenance(node)) => pool_command::Wanted::Maintenance(node.target()),
+        Some(PoolCommand::Ready(node)) => pool_command::Wanted::Ready(node.target()),
+        Some(PoolCommand::Weight { node, weight }) => {
+            pool_command::Wanted::Weight(node.target(), weight)
+        }
+    };
+    let admin = arguments.admin.as_deref();
+    let out = &mut stdout().lock();
+    pool_command::run(&wanted, &arguments.config, admin, arguments.json, out)
 }
 
 fn answer(arguments: &ExplainArguments) -> Result<(), ExplainError> {

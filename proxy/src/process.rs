@@ -13,8 +13,6 @@ use portico_routing::table::Table;
 
 use crate::places::Places;
 use crate::policy::tool_cap::ToolCap;
-use crate::pools::retry::RetryBudget;
-use crate::pools::said::Said;
 use crate::registry::RegistryStatus;
 use crate::reloads::Reloads;
 use crate::snapshot::Snapshot;
@@ -39,10 +37,6 @@ pub struct Process {
     pub resolver: Arc<Resolver>,
     /// Requests in flight for each tool.
     pub tools: ToolCap,
-    /// What second attempts of requests to tools and to the fallback may be made.
-    pub retries: RetryBudget,
-    /// What of these is in the log.
-    pub said: Said,
     /// One place for each client connection.
     pub connections: Arc<Places>,
     /// One place for each connection to a backend: descriptors that client connections leave. A

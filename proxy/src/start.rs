@@ -19,8 +19,6 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::places::Places;
 use crate::policy::backends::{BackendPolicy, RegistryServers};
 use crate::policy::tool_cap::ToolCap;
-use crate::pools::retry::RetryBudget;
-use crate::pools::said::Said;
 use crate::process::Process;
 use crate::registry::{self, Admit, Changed, RegistryStatus};
 use crate::reloads::Reloads;
@@ -120,8 +118,6 @@ pub fn prepare_config(config: Config, warnings: Vec<String>) -> Result<Prepared,
         table,
         resolver: Arc::default(),
         tools: ToolCap::default(),
-        retries: RetryBudget::default(),
-        said: Said::default(),
         connections: Places::new(descriptors.clients),
         backends: Places::new(descriptors.backends),
         access_log: Arc::default(),

@@ -397,6 +397,31 @@ impl Portico {
         signal(self.pid(), "TERM");
     }
 
+    /// Stops it, and starts it again with the configuration as it is on disk; waits until it listens.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.terminate();
+        assert!(self.wait(SOON).success(), "{}", self.stderr());
+        let said = std::fs::File::options()
+            .append(true)
+            .open(stderr_file(self.folder.path()));
+        self.process = Command::new(binary())
+            .arg("run")
+            .arg("--config")
+            .arg(self.config_file())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(said.expect("a file"))
+            .spawn()
+            .expect("portico starts");
+        self.wait_until_it_listens();
+    }
+
+    /// Its configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.path().join("portico.toml")
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn wait(&mut self, deadline: Duration) -> ExitStatus {

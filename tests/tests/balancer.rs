@@ -334,7 +334,93 @@ fn all_nodes_are_dead() {
         assert_eq!(answer.status, 502, "{answer:?}");
         assert!(answer.text().contains("The platform has a problem"));
     }
-    let refused = "portico_upstream_retries_refused_total{destination=\"ingress\"}";
+    let refused = "portico_pool_retries_refused_total{pool=\"ingress\"}";
     assert!(portico.metric(refused).is_some_and(|refused| refused > 0.0));
     assert_eq!(portico.stderr().matches("the retry budget").count(), 1);
+}
+
+#[test]
+fn a_node_that_breaks_new_connections_is_taken_out() {
+    let good = Origin::echo("good");
+    let bad = Origin::scripted("bad", |connection| {
+        connection.read_request();
+    });
+    let portico = before(&[good.address(), bad.address()], "kind = \"tcp\"", "");
+    let mut client = portico.tcp();
+    let mut broken = 0;
+    for _ in 0..60 {
+        let answer = client.exchange(get(HOST, "/"));
+        assert!(matches!(answer.status, 200 | 502), "{answer:?}");
+        broken += usize::from(answer.status == 502);
+    }
+    // Its checks go on to succeed.
+    assert!(!is_up(&portico, bad.address()));
+    assert!((1..=5).contains(&broken), "{broken} requests broke");
+    assert!(portico.stderr().contains("connections in a row"));
+}
+
+/// Where requests of so many tools go.
+fn homes(portico: &Portico) -> Vec<String> {
+    let mut client = portico.tcp();
+    let tools = (0..300).map(|tool| format!("tool{tool}.toolforge.org"));
+    let homes = tools.map(|host| backend(&client.exchange(get(&host, "/")).text()));
+    homes.collect()
+}
+
+#[test]
+fn tools_stay_where_they_are_and_few_move_when_the_split_does() {
+    let origins = ["ingress", "gateway"].map(Origin::echo);
+    let pool = |origin: usize| format!("nodes = [\"{}\"]", origins[origin].address());
+    let split = |gateway: usize| {
+        let ingress = 100 - gateway;
+        format!("[ingress]\nsplit = {{ ingress = {ingress}, gateway = {gateway} }}")
+    };
+    let mut portico = Builder::new()
+        .with(&format!(
+            "[pools.ingress]\n{}\n[pools.gateway]\n{}\n{}",
+            pool(0),
+            pool(1),
+            split(10)
+        ))
+        .start();
+    let first = homes(&portico);
+    assert_eq!(homes(&portico), first, "the same tool, the same pool");
+    portico.change(&split(30));
+    assert!(portico.reload());
+    let second = homes(&portico);
+    let of = |homes: &[String]| homes.iter().filter(|home| *home == "gateway").count();
+    // 30 and 90 of 300, as hashing has it.
+    assert!((15..=45).contains(&of(&first)), "{}", of(&first));
+    assert!((65..=115).contains(&of(&second)), "{}", of(&second));
+    for (tool, (before, after)) in first.iter().zip(&second).enumerate() {
+        let moved_back = before == "gateway" && after != "gateway";
+        assert!(!moved_back, "tool{tool} moved for nothing");
+    }
+}
+
+/// Every idle connection is found dead in the same moment, as after the keep-alive time of the
+/// nodes: that is no sign that nobody listens any more.
+#[test]
+fn nodes_that_close_idle_connections_get_the_next_burst() {
+    let nodes = ["a", "b", "c"].map(|name| {
+        Origin::scripted(name, |connection| {
+            // Closed without a word once it has answered.
+            if connection.read_request().is_some() {
+                connection.send_text("ok");
+            }
+        })
+    });
+    let portico = Builder::new()
+        .ingress(&nodes.each_ref().map(Origin::address))
+        .with("[server]\nworkers = 1\n[pools.ingress.check]\ninterval = '1h'")
+        .start();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| portico.tcp()).collect();
+    for _ in 0..20 {
+        for client in &mut clients {
+            client.wire.send(get(HOST, "/")).unwrap();
+        }
+        for client in &mut clients {
+            assert_eq!(client.response().status, 200);
+        }
+    }
 }

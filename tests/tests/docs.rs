@@ -129,6 +129,45 @@ const COMMANDS: &[(&str, How)] = &[
     ("portico routes refresh --admin $ADMIN", How::Configured),
     ("portico routes keep --admin $ADMIN", How::Configured),
     ("portico routes apply --admin $ADMIN", How::Configured),
+    (r#"curl --fail http://$ADMIN/pools"#, How::Configured),
+    (
+        r#"curl --fail "http://$ADMIN/pools?format=text""#,
+        How::Configured,
+    ),
+    (r#"portico pool --admin $ADMIN"#, How::Configured),
+    (
+        r#"curl --fail-with-body --request POST "http://$ADMIN/pools/drain?pool=ingress&node=$NODE""#,
+        How::Configured,
+    ),
+    (
+        r#"curl --fail-with-body --request POST "http://$ADMIN/pools/ready?pool=ingress&node=$NODE""#,
+        How::Configured,
+    ),
+    (
+        r#"portico pool maintenance ingress $NODE --admin $ADMIN"#,
+        How::Configured,
+    ),
+    (
+        r#"portico pool ready ingress $NODE --admin $ADMIN"#,
+        How::Configured,
+    ),
+    (
+        r#"portico pool drain ingress $NODE --admin $ADMIN"#,
+        How::Configured,
+    ),
+    (
+        r#"portico pool --admin $ADMIN | grep "$NODE""#,
+        How::Configured,
+    ),
+    (
+        r#"portico pool weight ingress $NODE 50 --admin $ADMIN"#,
+        How::Configured,
+    ),
+    (
+        r#"portico pool weight ingress $NODE default --admin $ADMIN"#,
+        How::Configured,
+    ),
+    (r#"curl --fail http://$ADMIN/status.csv"#, How::Configured),
     ("curl --fail http://$ADMIN/config", How::Configured),
     (
         r#"curl --fail "http://$ADMIN/config?format=json""#,
@@ -148,6 +187,10 @@ const COMMANDS: &[(&str, How)] = &[
         How::Elsewhere("benches/smoke, smaller"),
     ),
     ("benches/compare", How::Elsewhere("benches/smoke, smaller")),
+    (
+        "benches/compare --cases tcp-down,tcp-up,tcp-connect",
+        How::Elsewhere("benches/smoke, smaller"),
+    ),
     (
         "benches/compare --system-calls",
         How::Elsewhere("by hand: it needs a kernel that allows perf"),
@@ -296,7 +339,21 @@ fn every_command_is_run() {
     redis.route("grid", ".*", &origin.url());
     redis.route("admin", ".*", &origin.url());
     redis.redirect("canon");
-    let serving = Builder::new().registry(&redis).start();
+    // What it answers for tools that nobody has.
+    let ingress = Origin::scripted("ingress", |connection| {
+        while connection.read_request().is_some() {
+            let text = "The URL you have requested";
+            let head = format!(
+                "HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n",
+                text.len()
+            );
+            connection.send(head + text);
+        }
+    });
+    let serving = Builder::new()
+        .registry(&redis)
+        .ingress(&[ingress.address()])
+        .start();
     let root = tempfile::tempdir().unwrap();
     let configured = Builder::new().registry(&redis);
     let path = std::env::var("PATH").unwrap();
@@ -313,6 +370,7 @@ fn every_command_is_run() {
             .env("ROOT", root.path())
             .env("HTTP_PORT", serving.http.port().to_string())
             .env("ADMIN", serving.admin.to_string())
+            .env("NODE", ingress.address().to_string())
             .env("OLD_LIST", serving.admin.to_string())
             .env("HTTPS_PORT", serving.https.port().to_string())
             .env("NEW", serving.https.to_string())

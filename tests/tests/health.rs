@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use portico_tests::client::{Client, get};
+use portico_tests::client::{Client, get, post};
 use portico_tests::origin::{Connection, Origin, Received};
 use portico_tests::portico::{Builder, Portico};
 use portico_tests::tls::{Authority, Pair};
@@ -573,6 +573,50 @@ fn a_node_that_fails_again_soon_is_held_down() {
     // Unless this machine stood still.
     assert!(ups == 1 || ejected.elapsed() > Duration::from_secs(9));
     wait_until_said(&portico, UP, &liar.address, 2);
+}
+
+/// Its port is open, so that checks by TCP are good, and every request breaks.
+#[test]
+fn a_node_that_breaks_every_connection() {
+    let breaks = Origin::scripted("breaks", |connection: &mut Connection| {
+        connection.read_request();
+    });
+    let good = Origin::echo("good");
+    let node = breaks.address().to_string();
+    let portico = pool(&[&node, &good.address().to_string()], "rise = 1000").start();
+    let mut client = portico.tcp();
+    let mut failed = 0;
+    eventually("it is ejected", SOON, || {
+        // By itself: a POST may have run.
+        let answer = client.exchange(post("x.toolforge.org", "/", "a"));
+        failed += usize::from(answer.status != 200);
+        (!said(&portico, DOWN, &node).is_empty()).then_some(())
+    });
+    assert_eq!(failed, 5);
+    let lines = said(&portico, DOWN, &node);
+    let why = "it broke 5 connections in a row before it answered";
+    assert!(lines[0].contains(why), "{lines:?}");
+    for _ in 0..10 {
+        assert_eq!(
+            client.exchange(post("x.toolforge.org", "/", "a")).status,
+            200
+        );
+    }
+}
+
+/// What a tool answers is no fault of the node.
+#[test]
+fn answers_of_5xx_are_no_failures_of_the_node() {
+    let (node, other) = (Origin::echo("node"), Origin::echo("other"));
+    let (address, other) = (node.address().to_string(), other.address().to_string());
+    let portico = pool(&[&address, &other], "rise = 2").start();
+    let mut client = portico.tcp();
+    for _ in 0..30 {
+        let answer = client.exchange(get("x.toolforge.org", "/status/502"));
+        assert_eq!(answer.status, 502);
+    }
+    assert!(node.take().len() > 10);
+    assert!(is_up(&portico, &address) && !portico.stderr().contains(DOWN));
 }
 
 #[test]

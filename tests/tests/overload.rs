@@ -159,7 +159,14 @@ fn who_waits_is_served_in_the_order_of_arrival() {
 #[test]
 fn a_full_queue_is_said_at_once_and_a_slow_one_in_time() {
     let node = Gate::shut();
-    let portico = narrow(&node, "max_queue = 2\nqueue_timeout = \"2s\"");
+    let folder = tempfile::TempDir::new().unwrap();
+    let log = folder.path().join("access.log");
+    let portico = narrow(
+        &node,
+        &format!(
+            "max_queue = 2\nqueue_timeout = \"2s\"\n[log]\naccess = {log:?}\nformat = \"json\""
+        ),
+    );
     let mut served = asking(&portico, "/");
     node.wait_for(1);
     let sent = Instant::now();
@@ -184,6 +191,19 @@ fn a_full_queue_is_said_at_once_and_a_slow_one_in_time() {
     let busy = "portico_failures_total{side=\"platform\",code=\"platform_busy\"}";
     assert_eq!(portico.metric(busy), Some(4.0));
     assert_eq!(portico.stderr().matches("the pool is busy").count(), 1);
+    // The log knows who waited, and how long.
+    let lines = eventually("six lines", SOON, || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        (text.lines().count() == 6).then_some(text)
+    });
+    let lines = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap());
+    let queued: Vec<f64> = lines
+        .filter_map(|line: serde_json::Value| line["queued"].as_f64())
+        .collect();
+    assert_eq!(queued.len(), 2, "{queued:?}");
+    assert!(queued.iter().all(|seconds| *seconds >= 2.0), "{queued:?}");
 }
 
 #[test]

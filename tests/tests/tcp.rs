@@ -8,7 +8,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use portico_tests::client::get;
 use portico_tests::portico::{Builder, Portico};
+use portico_tests::redis::Redis;
 use portico_tests::tcp_node::{Checks, Node, prepare};
 use portico_tests::{CHECKSUM_START, MIB, SOON, checksum, eventually, free_address};
 
@@ -724,6 +726,29 @@ fn a_check_counts_listeners_and_an_address_in_use_fails_start_and_reload() {
     assert!(!setup.portico.reload());
     assert!(setup.portico.stderr().contains("in use by another process"));
     exact(&mut connect(setup.listen), b"");
+}
+
+/// Whoever may write routes must not get past `allow` by way of portico itself.
+#[test]
+fn no_route_leads_to_a_listener() {
+    let node = Node::echo("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let redis = Redis::start();
+    let (checks, listen) = (Checks::start(), free_address());
+    redis.route("loop", ".*", &format!("http://{listen}"));
+    redis.route("node", ".*", &format!("http://{}", node.address()));
+    let portico = Builder::new()
+        .with(&checks.pool("p", &[node.address()], ""))
+        .with(&tcp(listen, ""))
+        .registry(&redis)
+        .start();
+    let status = |tool: &str| {
+        let host = format!("{tool}.toolforge.org");
+        portico.tcp().exchange(get(&host, "/")).status
+    };
+    assert_eq!((status("node"), status("loop")), (200, 404));
+    assert!(portico.stderr().contains("portico's own listener"));
+    assert_eq!(node.connections(), 1);
+    assert_eq!(count(&portico, "accepted_total", ""), 0.0);
 }
 
 #[test]

@@ -4,7 +4,9 @@ use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::answer::{Body, Form, answer, bad_request, text};
+use super::pools::Act;
 use super::query::Query;
+use crate::pools::live::Wish;
 
 /// A page of the administration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +16,9 @@ pub(super) enum Page {
     Readyz,
     Metrics,
     Status,
+    StatusCsv,
+    Pools,
+    PoolAct(Act),
     Routes,
     Changes,
     Snapshot,
@@ -46,6 +51,18 @@ const PAGES: &[(&str, Page, &str, &str)] = &[
         Page::Status,
         "GET",
         "what goes on (?format=text)",
+    ),
+    (
+        "/status.csv",
+        Page::StatusCsv,
+        "GET",
+        "listeners, nodes and pools, as HAProxy's statistics have them",
+    ),
+    (
+        "/pools",
+        Page::Pools,
+        "GET",
+        "pools and their nodes (?format=text)",
     ),
     (
         "/routes",
@@ -102,6 +119,30 @@ const PAGES: &[(&str, Page, &str, &str)] = &[
         "have the routes compared with redis now",
     ),
     (
+        "/pools/drain",
+        Page::PoolAct(Act::Wish(Wish::Drain)),
+        "POST",
+        "no new requests for a node (?pool=, ?node=)",
+    ),
+    (
+        "/pools/maintenance",
+        Page::PoolAct(Act::Wish(Wish::Maintenance)),
+        "POST",
+        "the same, and no checks (?pool=, ?node=)",
+    ),
+    (
+        "/pools/ready",
+        Page::PoolAct(Act::Wish(Wish::Ready)),
+        "POST",
+        "have a node used again (?pool=, ?node=)",
+    ),
+    (
+        "/pools/weight",
+        Page::PoolAct(Act::Weight),
+        "POST",
+        "set the weight of a node (?pool=, ?node=, ?weight=)",
+    ),
+    (
         "/reload",
         Page::Reload,
         "POST",
@@ -122,12 +163,14 @@ impl Page {
     /// Whether it changes something.
     pub(super) fn acts(self) -> bool {
         match self {
-            Self::Apply | Self::Keep | Self::Refresh | Self::Reload => true,
+            Self::Apply | Self::Keep | Self::Refresh | Self::Reload | Self::PoolAct(_) => true,
             Self::Index
             | Self::Healthz
             | Self::Readyz
             | Self::Metrics
             | Self::Status
+            | Self::StatusCsv
+            | Self::Pools
             | Self::Routes
             | Self::Changes
             | Self::Snapshot
@@ -173,7 +216,7 @@ pub(super) fn page<B>(request: &Request<B>) -> Response<Body> {
 
 fn listing() -> String {
     let line = |(path, _, method, what): &(&str, Page, &str, &str)| {
-        format!("{method:<4} {path:<15} {what}\n")
+        format!("{method:<4} {path:<19} {what}\n")
     };
     PAGES.iter().map(line).collect()
 }

@@ -1,4 +1,4 @@
-//! The administration server: metrics, health, routes, status, reload, on an address of its own.
+//! The administration server: metrics, health, routes, pools, status, reload, on an address of its own.
 //!
 //! Runs on the control thread with hyper; a page that takes long is made on the blocking pool, two at
 //! a time, so that neither the upkeep of routes and nodes nor a scrape waits for it. Not here: what
@@ -20,12 +20,14 @@ mod health;
 mod index;
 mod list;
 mod metrics;
+mod pools;
 mod query;
 mod reload;
 mod routes;
 mod snapshot;
 mod socket;
 mod status;
+mod status_csv;
 pub(crate) mod time;
 
 #[cfg(test)]
@@ -297,7 +299,10 @@ async fn answer(request: Request<Incoming>, reach: Reach, state: &Arc<State>) ->
         Page::List => list::page(state).await,
         Page::Config => config::page(&request, state).await,
         Page::Status => status::page(&request, state).await,
+        Page::StatusCsv => status_csv::page(&request, state).await,
         Page::Explain => explain::page(&request, state).await,
+        Page::Pools => pools::page(&request, state).await,
+        Page::PoolAct(act) => pools::act(&request, state, act),
         Page::Reload => reload::page(&request, state).await,
         Page::Apply => commands::page(&request, state, Command::Apply).await,
         Page::Keep => commands::page(&request, state, Command::Keep).await,

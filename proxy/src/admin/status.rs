@@ -16,11 +16,13 @@ use super::answer::{Body, Form, bad_request, json, text};
 use super::health::unready;
 use super::query::Query;
 use super::time::{in_words, rfc3339};
+use crate::pools::report::{LastCheck, NodeReport, PoolReport, report};
 use crate::process::{Process, Stage};
 use crate::registry::{Mode, Source};
 use crate::start;
 use crate::telemetry::access_log::Dropped;
 use crate::telemetry::metrics::Totals;
+use crate::terminal::visible;
 use crate::tls::CertificateStore;
 
 #[derive(Debug, Serialize)]
@@ -42,7 +44,7 @@ struct Status {
     certificates: Vec<Certificate>,
     certificate_failures: u64,
     requests: Totals,
-    pools: Vec<Pool>,
+    pools: Vec<PoolReport>,
     reloads: Reloads,
     access_log: AccessLog,
 }
@@ -127,21 +129,6 @@ struct LastReload {
     warnings: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
-struct Pool {
-    name: String,
-    nodes: Vec<Node>,
-}
-
-#[derive(Debug, Serialize)]
-struct Node {
-    address: String,
-    up: bool,
-    /// `null`: since it was configured.
-    since: Option<String>,
-    seconds: Option<u64>,
-}
-
 pub(super) async fn page<B>(request: &Request<B>, state: &Arc<State>) -> Response<Body> {
     let query = Query::parse(request, &["format"]);
     let form = match query.and_then(|query| Form::of(request, &query, Form::Json)) {
@@ -192,22 +179,7 @@ impl Status {
             certificates: store.map_or_else(Vec::new, |store| certificates(store, now)),
             certificate_failures: store.map_or(0, |store| store.failures()),
             requests: process.metrics.totals(),
-            pools: (snapshot.pools.iter())
-                .map(|pool| Pool {
-                    name: pool.name.to_string(),
-                    nodes: (pool.members().nodes.iter())
-                        .map(|node| {
-                            let changed = node.standing(|standing| standing.health.since());
-                            Node {
-                                address: node.address.to_string(),
-                                up: node.is_up(),
-                                since: changed.map(rfc3339),
-                                seconds: changed.map(|time| since(time).as_secs()),
-                            }
-                        })
-                        .collect(),
-                })
-                .collect(),
+            pools: report(&snapshot, now),
             reloads: reloads(process),
             access_log: access_log(process, process.access_log.load().is_some()),
         }
@@ -288,14 +260,9 @@ impl Status {
             }
         }
         for pool in &self.pools {
+            line(&format!("pool {}", pool.name), pool_in_words(pool));
             for node in &pool.nodes {
-                let state = if node.up { "up" } else { "DOWN" };
-                let span = node.seconds.map(Duration::from_secs);
-                let span = span.map_or_else(String::new, |span| format!(" for {}", in_words(span)));
-                line(
-                    &format!("pool {}", pool.name),
-                    format!("{} {state}{span}", node.address),
-                );
+                line("", node_in_words(node));
             }
         }
         let AccessLog {
@@ -322,6 +289,38 @@ impl Status {
         }
         out
     }
+}
+
+fn pool_in_words(pool: &PoolReport) -> String {
+    let state = match pool.trouble {
+        None => pool.state.to_string(),
+        Some(trouble) => format!("{}: {}", pool.state, trouble.to_uppercase()),
+    };
+    let share = match pool.ingress_percent {
+        None | Some(100) => String::new(),
+        Some(percent) => format!(", {percent} % of the ingress"),
+    };
+    let (waiting, limit) = (pool.waiting, pool.queue_limit);
+    format!("{state}{share}, {waiting} of {limit} waiting")
+}
+
+fn node_in_words(node: &NodeReport) -> String {
+    let span = in_words(Duration::from_secs(node.seconds));
+    let by_hand = match node.weight.set {
+        Some(weight) => format!(", weight {weight} by hand"),
+        None => String::new(),
+    };
+    let (taken, limit) = (node.in_flight, node.limit);
+    let why = match &node.checks.last {
+        Some(LastCheck {
+            error: Some(why), ..
+        }) if !node.up => format!("; its last check: {}", visible(why)),
+        _ => String::new(),
+    };
+    format!(
+        "{} {} for {span}, {taken} of {limit} in flight{by_hand}{why}",
+        node.address, node.state
+    )
 }
 
 impl Registry {

@@ -218,6 +218,7 @@ fn what_is_known_of_pools_and_nodes() {
         let asked = question(&url(pool), "GET", &[]);
         explain(&process, &asked).unwrap().to_string()
     };
+    assert!(text("gateway").contains("=> split           gateway: 10 %"));
     let pool = Arc::clone(process.snapshot.load().pools.get("ingress").unwrap());
     let nodes = &pool.members().nodes;
     pool.set_wish(&nodes[0], Wish::Drain);

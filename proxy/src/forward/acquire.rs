@@ -26,7 +26,6 @@ use crate::connection::Connection;
 use crate::context::Request;
 use crate::failure_text::with_sources;
 use crate::policy::backends::{BackendPolicy, Refusal};
-use crate::pools::retry::Retry;
 use crate::pools::{NoPlace, NodePlace, Pool, Tried};
 use crate::response::failure::Failure;
 use crate::telemetry::metrics::shard::Connect;
@@ -69,57 +68,41 @@ pub(super) struct Attempts {
     tried: Tried,
     /// A pooled connection was dead: only a new one will do.
     fresh: bool,
-    /// Leave for the attempt under way, kept until the request ends; `None`: it is the first.
-    leave: Option<Retry>,
 }
 
 impl Attempts {
-    /// Whether one more attempt may be made. Without leave it is as if there were none to be made.
-    fn may_go_on<S>(
-        &mut self,
-        connection: &Connection<S>,
-        request: &Request,
-        pool: Option<&Arc<Pool>>,
-    ) -> bool {
-        let process = &connection.worker.process;
-        let (budget, said, to, in_flight) = match pool {
-            Some(pool) => (&pool.retries, &pool.said, &*pool.name, pool.in_flight()),
-            None => {
-                let in_flight = process.metrics.in_flight();
-                (&process.retries, &process.said, "tools", in_flight)
-            }
-        };
-        // That of the attempt before is given back first.
-        self.leave = None;
-        self.leave = budget.try_take(in_flight, Instant::now());
-        if self.leave.is_none() {
-            let route = request.facts.route.get();
-            connection.worker.metrics.retry_refused(route);
-            said.no_retry(to, in_flight);
-        }
-        self.leave.is_some()
-    }
-
     /// A pooled connection was dead before an answer came. Whether the request may be sent once more,
     /// on a fresh one: to another node if one is up, since this one may have been killed.
-    pub(super) fn may_repeat<S>(
-        &mut self,
-        connection: &Connection<S>,
-        request: &Request,
-        visit: Option<&Visit>,
-    ) -> bool {
-        if self.fresh || !self.may_go_on(connection, request, visit.map(Visit::pool)) {
+    pub(super) fn may_repeat(&mut self, request: &Request, visit: Option<&Visit>) -> bool {
+        if self.fresh || !may_go_on(request, visit.map(Visit::pool)) {
             return false;
         }
         self.fresh = true;
         if let Some(visit) = visit {
             visit.retried();
-            if visit.pool().has_another(visit.node()) {
+            if visit.pool().has_another(visit.node(), &self.tried) {
                 self.tried.add(visit.node());
             }
         }
         true
     }
+}
+
+/// Whether one more attempt may be made. Without leave it is as if there were none to be made.
+///
+/// Only pools have a budget: one for all tools would let a tool whose connections always die use up
+/// that of the others. A tool's requests are bounded by themselves, and repeated once at most.
+fn may_go_on(request: &Request, pool: Option<&Arc<Pool>>) -> bool {
+    let Some(pool) = pool else { return true };
+    // That of the attempt before is given back first.
+    request.retry.take();
+    let leave = pool.retries.try_take(pool.in_flight(), Instant::now());
+    if leave.is_none() {
+        pool.say_no_retry();
+    }
+    let may = leave.is_some();
+    request.retry.replace(leave);
+    may
 }
 
 /// Finds a connection. `uploaded`: the client has sent all of the request.
@@ -143,7 +126,7 @@ pub(super) async fn acquire<S: ClientStream>(
             return to_node(connection, request, pool, attempts, max_idle, uploaded).await;
         }
     };
-    let acquired = to_backend(connection, request, backend, policy, attempts, max_idle).await;
+    let acquired = to_backend(connection, request, backend, policy, max_idle).await;
     acquired.map_err(NoConnection::Fault)
 }
 
@@ -154,7 +137,6 @@ async fn to_backend<S>(
     request: &Request,
     backend: &Backend,
     policy: Policy,
-    attempts: &mut Attempts,
     max_idle: Option<Duration>,
 ) -> Result<Acquired, BackendFault> {
     let server_name = (backend.scheme == Scheme::Https).then(|| match &backend.host {
@@ -203,15 +185,7 @@ async fn to_backend<S>(
         },
         Scheme::Http | Scheme::Https => How::Connection(tls.as_ref()),
     };
-    fresh_to_any(
-        connection,
-        request,
-        (backend, addresses),
-        policy,
-        attempts,
-        how,
-    )
-    .await
+    fresh_to_any(connection, request, (backend, addresses), policy, how).await
 }
 
 /// A new connection to one of the addresses of a backend.
@@ -220,20 +194,15 @@ async fn fresh_to_any<S>(
     request: &Request,
     (backend, addresses): (&Backend, &[IpAddr]),
     policy: Policy,
-    attempts: &mut Attempts,
     how: How<'_>,
 ) -> Result<Acquired, BackendFault> {
     let mut fault = BackendFault::Unresolved;
-    let mut failed = false;
     for ip in addresses.iter().take(MAX_ATTEMPTS) {
         let (id, address) = (request.id, SocketAddr::new(*ip, backend.port));
         if let Err(refusal) = policy(&request.snapshot.backends, address) {
             debug!(%id, %backend, %address, %refusal, "a backend is where portico may not connect");
             fault = BackendFault::Forbidden;
             continue;
-        }
-        if failed && !attempts.may_go_on(connection, request, None) {
-            break;
         }
         match fresh(connection, request, address, how).await {
             Ok(acquired) => return Ok(acquired),
@@ -249,7 +218,6 @@ async fn fresh_to_any<S>(
                 }
             }
         }
-        failed = true;
     }
     Err(fault)
 }
@@ -263,8 +231,10 @@ async fn to_node<S: ClientStream>(
     uploaded: bool,
 ) -> Result<Acquired, NoConnection> {
     let mut fault = BackendFault::Unreachable;
+    // Those that were tried, and those that others are trying.
+    let mut avoided = attempts.tried;
     loop {
-        let entered = enter(connection, request, pool, &attempts.tried, uploaded).await;
+        let entered = enter(connection, request, pool, &avoided, uploaded).await;
         let place = match entered? {
             Ok(place) => place,
             Err(NoPlace::AllTried) => return Err(NoConnection::Fault(fault)),
@@ -279,21 +249,20 @@ async fn to_node<S: ClientStream>(
             }
         };
         let visit = Visit::begin(place);
-        match connect_node(connection, request, &visit, max_idle).await {
+        match connect_node(connection, request, &visit, &avoided, max_idle).await {
             Ok(mut acquired) => {
                 acquired.visit = Some(visit);
                 return Ok(acquired);
             }
             Err(NoVisit::Doubtful) => {
-                attempts.tried.add(visit.node());
+                avoided.add(visit.node());
                 continue;
             }
             Err(NoVisit::Fault(failed)) => fault = failed,
         }
         attempts.tried.add(visit.node());
-        if !pool.has_untried(&attempts.tried)
-            || !attempts.may_go_on(connection, request, Some(pool))
-        {
+        avoided = attempts.tried;
+        if !pool.has_untried(&attempts.tried) || !may_go_on(request, Some(pool)) {
             return Err(NoConnection::Fault(fault));
         }
         visit.redispatched();
@@ -347,6 +316,7 @@ async fn connect_node<S>(
     connection: &mut Connection<S>,
     request: &Request,
     visit: &Visit,
+    avoided: &Tried,
     max_idle: Option<Duration>,
 ) -> Result<Acquired, NoVisit> {
     let Some(address) = visit.node().resolve(&connection.worker.process.resolver) else {
@@ -374,7 +344,8 @@ async fn connect_node<S>(
         Taken::Dead => visit.doubt().raise(),
         Taken::None => {}
     }
-    if visit.doubt().is_probed() && visit.pool().has_another(visit.node()) {
+    // With all nodes in doubt this is as good as the others.
+    if visit.doubt().is_probed() && visit.pool().has_another(visit.node(), avoided) {
         return Err(NoVisit::Doubtful);
     }
     let probe = visit.doubt().probe();

@@ -136,6 +136,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
                     let head = parser.head();
                     if head.status >= 200 || head.status == 101 {
                         self.request.facts.upstream_answers();
+                        self.request.retry.take();
                         if let Some(visit) = &self.request.visit {
                             visit.answered(head.status);
                         }

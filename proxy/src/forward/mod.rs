@@ -143,7 +143,7 @@ async fn send<S: ClientStream>(
                     }
                 };
                 let visit = request.visit.take();
-                if repeatable && attempts.may_repeat(connection, request, visit.as_ref()) {
+                if repeatable && attempts.may_repeat(request, visit.as_ref()) {
                     continue;
                 }
                 if let Some(visit) = visit {

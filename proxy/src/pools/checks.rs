@@ -29,6 +29,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::debug;
 
+use super::check_code::CheckCode;
 use super::health::{CheckRecord, Checked};
 use super::live::Wish;
 use super::node::Node;
@@ -201,6 +202,7 @@ async fn check(process: &Process, pool: &Arc<Pool>, node: &Node) {
         Err(_) if late > max_lateness(check.timeout) => Some("the control thread was late"),
         Err(_) => None,
     };
+    let code = CheckCode::of(&check.kind, &probed.outcome);
     let outcome = probed.outcome.map_err(|error| error.to_string());
     let (pool_name, address) = (&pool.name, &node.address);
     if let Err(error) = &outcome {
@@ -219,6 +221,7 @@ async fn check(process: &Process, pool: &Arc<Pool>, node: &Node) {
     let record = CheckRecord {
         at: SystemTime::now(),
         took: now - begun,
+        code,
         status: probed.status,
         outcome: outcome.clone(),
     };

@@ -3,8 +3,13 @@
 //! Only its worker writes a lane, so that counting shares no cache line between workers. Not here:
 //! requests in flight and those who wait, which must be exact over all workers (`node`, `queue`).
 
+use serde::{Serialize, Serializer};
+
 use super::doubt::Doubt;
 use crate::telemetry::metrics::cells::Counter;
+
+/// The keys of answers.
+pub const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// What one worker counts of one node. Aligned, so that lanes share no cache line.
 #[derive(Debug, Default)]
@@ -31,7 +36,7 @@ pub struct Lane {
 }
 
 /// The sums over all workers.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// See [`Lane`].
     pub sessions: u64,
@@ -48,6 +53,7 @@ pub struct Counts {
     /// See [`Lane`].
     pub redispatches: u64,
     /// See [`Lane`].
+    #[serde(serialize_with = "by_class")]
     pub answers: [u64; 5],
 }
 
@@ -69,4 +75,22 @@ impl Counts {
         }
         sums
     }
+
+    /// Adds those of another node.
+    pub fn add(&mut self, other: &Self) {
+        self.sessions += other.sessions;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.connect_errors += other.connect_errors;
+        self.response_errors += other.response_errors;
+        self.retries += other.retries;
+        self.redispatches += other.redispatches;
+        for (sum, more) in self.answers.iter_mut().zip(other.answers) {
+            *sum += more;
+        }
+    }
+}
+
+fn by_class<S: Serializer>(answers: &[u64; 5], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(CLASSES.into_iter().zip(answers))
 }

@@ -26,6 +26,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use super::check_code::CheckCode;
+
 /// So many new connections in a row that broke before an answer take a node out. One is nothing: a
 /// service behind the node may do that, and so may a request.
 pub const MAX_BROKEN: u32 = 5;
@@ -73,6 +75,8 @@ pub struct CheckRecord {
     pub at: SystemTime,
     /// How long it took.
     pub took: Duration,
+    /// What came of it, in a word.
+    pub code: CheckCode,
     /// The status of the answer, of a check by HTTP that got one.
     pub status: Option<u16>,
     /// The error is a sentence without a full stop.

@@ -4,8 +4,9 @@
 //! `queue`; `place` is that place; `node` is a server with what is known and counted of it
 //! (`counts`). `balance` chooses, by what each worker keeps in `turns`; `split` chooses between
 //! pools; `health` decides who is up, `checks` has the nodes asked, `probe` asks one; `retry`
-//! bounds second attempts; `live` is what administrators change while portico runs; `said` keeps the
-//! log readable, `waits` times the queue, `doubt` keeps many from trying a dead node at once.
+//! bounds second attempts; `live` is what administrators change while portico runs; `report` is what
+//! people and scripts are told of all this; `said` keeps the log readable, `waits` times the queue,
+//! `doubt` keeps many from trying a dead node at once.
 //!
 //! A [`Pool`] is kept by name over reloads, so that the state of nodes, places and those who wait
 //! live on; what is configured of it is swapped. A node is kept by its address within its pool.
@@ -18,6 +19,7 @@
 //! are not drained are tried.
 
 pub mod balance;
+pub mod check_code;
 pub mod checks;
 pub mod counts;
 pub mod doubt;
@@ -28,6 +30,7 @@ pub mod place;
 pub mod pool;
 mod probe;
 mod queue;
+pub mod report;
 pub mod retry;
 pub mod said;
 pub mod split;

@@ -8,14 +8,14 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use portico_config::NodeAddress;
 use tokio::sync::Notify;
 
 use super::counts::{Counts, Lane};
 use super::health::Health;
-use super::live::Wish;
+use super::live::{Setting, Wish};
 use crate::upstream::resolve::Resolver;
 
 /// Steps of a weight, so that a hundredth of it can be given in a slow start.
@@ -30,6 +30,8 @@ pub struct Node {
     pub id: u64,
     /// Where it is.
     pub address: NodeAddress,
+    /// Since when it is configured.
+    pub added: SystemTime,
     /// Its share of new requests, in [`WEIGHT_STEPS`]; 0: none while others have some.
     effective: AtomicU32,
     /// Not drained, not in maintenance, and of some weight.
@@ -52,6 +54,8 @@ pub struct Standing {
     pub health: Health,
     /// What administrators say.
     pub wish: Wish,
+    /// When they said it; `None`: never.
+    pub wish_since: Option<SystemTime>,
     /// As configured; 1 to 1,000.
     pub configured_weight: u32,
     /// As an administrator set it; 0 to 1,000.
@@ -63,6 +67,15 @@ impl Standing {
     pub fn weight(&self) -> u32 {
         self.set_weight.unwrap_or(self.configured_weight)
     }
+
+    /// What administrators say.
+    pub fn setting(&self) -> Setting {
+        Setting {
+            wish: self.wish,
+            weight: self.set_weight,
+            configured: self.configured_weight,
+        }
+    }
 }
 
 impl Node {
@@ -71,6 +84,7 @@ impl Node {
         Self {
             id: NEXT_ID.fetch_add(1, Relaxed),
             address,
+            added: SystemTime::now(),
             effective: AtomicU32::new(weight * WEIGHT_STEPS),
             in_rotation: AtomicBool::new(true),
             in_flight: AtomicU32::new(0),
@@ -81,6 +95,7 @@ impl Node {
             standing: Mutex::new(Standing {
                 health: Health::new(),
                 wish: Wish::Ready,
+                wish_since: None,
                 configured_weight: weight,
                 set_weight: None,
             }),

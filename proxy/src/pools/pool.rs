@@ -18,7 +18,6 @@ use portico_config as config;
 use tracing::{error, info, warn};
 
 use super::health::{Health, MAX_BROKEN, News};
-use super::live::Wish;
 use super::node::{Node, Standing, WEIGHT_STEPS};
 use super::probe::in_words;
 use super::queue::{Outlook, Queue};
@@ -200,7 +199,7 @@ impl Pool {
 
     /// How many wait for a place.
     pub fn waiting(&self) -> usize {
-        self.queue.len()
+        self.queue.lock().len()
     }
 
     /// The most that waited at once.
@@ -245,19 +244,24 @@ impl Pool {
         self.ramping.load(Relaxed)
     }
 
-    fn alone(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn alone(&self) -> MutexGuard<'_, ()> {
         let lock = self.changing.lock();
         lock.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether another node than this one is up and in rotation.
-    pub fn has_another(&self, node: &Node) -> bool {
+    /// Whether a request that has tried these, and now this one, may try another that is up and in
+    /// rotation.
+    pub fn has_another(&self, node: &Node, tried: &Tried) -> bool {
+        let mut tried = *tried;
+        tried.add(node);
         let members = self.members.load();
         let mut nodes = members.nodes.iter();
-        nodes.any(|other| {
-            let usable = |standing: &mut Standing| standing.health.is_up() && standing.weight() > 0;
-            other.id != node.id && other.in_rotation() && other.standing(usable)
-        })
+        !tried.is_full()
+            && nodes.any(|other| {
+                let usable =
+                    |standing: &mut Standing| standing.health.is_up() && standing.weight() > 0;
+                !tried.has(other) && other.in_rotation() && other.standing(usable)
+            })
     }
 
     /// Changes what is known of the health of a node; `change` hears whether it is the last one.
@@ -268,7 +272,7 @@ impl Pool {
     ) -> Option<News> {
         // Two workers that each see the node of the other up must not take out both.
         let _alone = self.alone();
-        let last = !self.has_another(node);
+        let last = !self.has_another(node, &Tried::default());
         node.standing(|standing| change(&mut standing.health, last))
     }
 
@@ -379,18 +383,6 @@ impl Pool {
         nodes
             .find(|node| node.address.to_string() == address)
             .cloned()
-    }
-
-    /// What an administrator wants of a node, from now on.
-    pub fn set_wish(self: &Arc<Self>, node: &Node, wish: Wish) {
-        node.standing(|standing| standing.wish = wish);
-        self.publish(Instant::now());
-    }
-
-    /// What an administrator wants a node to weigh; `None`: as configured.
-    pub fn set_weight(self: &Arc<Self>, node: &Node, weight: Option<u32>) {
-        node.standing(|standing| standing.set_weight = weight);
-        self.publish(Instant::now());
     }
 }
 

@@ -7,6 +7,7 @@
 //! A probe takes none of the places for connections to backends: those run out under load, and then
 //! checks are needed most.
 
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -55,7 +56,7 @@ pub(super) enum ProbeError {
     #[error("the TLS handshake failed: {0}")]
     Handshake(io::Error),
     #[error("{what} within {}", in_words(*limit))]
-    Timeout { what: &'static str, limit: Duration },
+    Timeout { what: Awaited, limit: Duration },
     #[error("it closed the connection without an answer")]
     Closed,
     #[error("the connection broke before an answer: {0}")]
@@ -66,6 +67,24 @@ pub(super) enum ProbeError {
     TooLong,
     #[error("answered {status}, not {expected}")]
     Status { status: u16, expected: u16 },
+}
+
+/// What a check waited for in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Awaited {
+    Connection,
+    Handshake,
+    Answer,
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connection => "no connection",
+            Self::Handshake => "the TLS handshake did not end",
+            Self::Answer => "no answer",
+        })
+    }
 }
 
 /// Checks the node at `serves`, the socket address of `node`.
@@ -111,10 +130,7 @@ pub(super) async fn probe(
                 let name = server_name(node, sni.as_deref().or(http.host.as_deref()))?;
                 let stream = connect(checked, deadline).await?;
                 let stream = deadline
-                    .keep(
-                        "the TLS handshake did not end",
-                        handshake(config, name, stream),
-                    )
+                    .keep(Awaited::Handshake, handshake(config, name, stream))
                     .await?;
                 ask(stream, node, checked.port(), http, deadline).await
             };
@@ -152,7 +168,7 @@ impl Deadline {
     /// Waits for a step; `what` is missing when it takes too long.
     async fn keep<T>(
         self,
-        what: &'static str,
+        what: Awaited,
         step: impl Future<Output = Result<T, ProbeError>>,
     ) -> Result<T, ProbeError> {
         let limit = self.limit;
@@ -172,7 +188,7 @@ async fn connect(address: SocketAddr, deadline: Deadline) -> Result<TcpStream, P
                 false => ProbeError::Connect(error),
             })
     };
-    deadline.keep("no connection", connecting).await
+    deadline.keep(Awaited::Connection, connecting).await
 }
 
 /// Whether this machine is out of descriptors, ports or memory: nobody else's fault.
@@ -239,7 +255,7 @@ async fn ask(
             read => read,
         }
     };
-    deadline.keep("no answer", exchange).await
+    deadline.keep(Awaited::Answer, exchange).await
 }
 
 fn request(node: &NodeAddress, port: u16, http: &HttpCheck) -> String {

@@ -82,9 +82,9 @@ pub(super) enum Outlook {
 }
 
 impl Queue {
-    /// How many wait; one more for a moment when somebody who is about to join finds room.
-    pub(super) fn len(&self) -> usize {
-        self.length.load(SeqCst)
+    /// Whether nobody waits, nor may do so in a moment. Takes no lock.
+    pub(super) fn is_empty(&self) -> bool {
+        self.length.load(SeqCst) == 0
     }
 
     /// The most that waited at once.

@@ -18,7 +18,7 @@ const SECOND: u64 = 1_000_000_000 * PER_SECOND;
 /// How long a token takes to come.
 const TOKEN: u64 = SECOND / PER_SECOND;
 
-/// Second attempts of a pool, or of all tools.
+/// Second attempts of a pool.
 #[derive(Debug, Default)]
 pub struct RetryBudget(Arc<Spent>);
 
@@ -30,6 +30,7 @@ pub struct Retry(Arc<Spent>);
 #[derive(Debug, Default)]
 struct Spent {
     under_way: AtomicUsize,
+    refused: AtomicU64,
     /// When all tokens will be there again, counted from `origin`.
     full_at: AtomicU64,
     origin: OnceLock<Instant>,
@@ -42,10 +43,18 @@ impl RetryBudget {
         let spent = &self.0;
         let may = |under_way: usize| (under_way < in_flight / SHARE).then_some(under_way + 1);
         if spent.under_way.fetch_update(Relaxed, Relaxed, may).is_err() {
-            spent.take_token(now)?;
+            if spent.take_token(now).is_none() {
+                spent.refused.fetch_add(1, Relaxed);
+                return None;
+            }
             spent.under_way.fetch_add(1, Relaxed);
         }
         Some(Retry(Arc::clone(spent)))
+    }
+
+    /// How often there was no leave.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Relaxed)
     }
 
     /// Second attempts that have not ended.

@@ -17,12 +17,13 @@ pub struct Said {
     no_retry: Mutex<Repeats>,
 }
 
-impl Said {
-    /// The retry budget of `to`, a pool or all tools, is used up while `in_flight` requests are.
-    pub fn no_retry(&self, to: &str, in_flight: usize) {
-        if let Some(unsaid) = occurs(&self.no_retry) {
+impl Pool {
+    /// Nothing may be tried again now, since too much has been.
+    pub fn say_no_retry(&self) {
+        if let Some(unsaid) = occurs(&self.said.no_retry) {
+            let (pool, in_flight) = (&self.name, self.in_flight());
             warn!(
-                to,
+                %pool,
                 in_flight,
                 fault = "platform",
                 unsaid,
@@ -30,9 +31,7 @@ impl Said {
             );
         }
     }
-}
 
-impl Pool {
     /// Somebody got no place, for a reason that nothing else is said about.
     pub fn say_no_place(&self, why: NoPlace) {
         let pool = &self.name;

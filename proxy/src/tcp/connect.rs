@@ -61,7 +61,7 @@ pub(super) async fn connect(
         }
         leave = pool.retries.try_take(pool.in_flight(), Instant::now());
         if leave.is_none() {
-            pool.said.no_retry(&pool.name, pool.in_flight());
+            pool.say_no_retry();
             return Err(why);
         }
         place.lane().redispatches.inc();

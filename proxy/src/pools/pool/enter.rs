@@ -42,7 +42,7 @@ impl Pool {
         if tried.is_full() {
             return Outlook::Now(Err(NoPlace::AllTried));
         }
-        if self.queue.len() > 0 {
+        if !self.queue.is_empty() {
             // Others were first.
             return Outlook::Wait;
         }
@@ -117,7 +117,7 @@ impl Pool {
 
     /// Gives what is free to who waits. Called after each change that may have made room.
     pub(in crate::pools) fn place_is_free(self: &Arc<Self>) {
-        if self.queue.len() > 0 {
+        if !self.queue.is_empty() {
             let mut line = self.queue.lock();
             let members = self.members.load();
             line.serve(|tried| self.find(&members, tried));

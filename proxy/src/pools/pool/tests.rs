@@ -12,6 +12,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::*;
 use crate::pools::balance::Random;
+use crate::pools::live::Wish;
 use crate::pools::{NodePlace, Turns};
 
 /// A pool as it is configured; nodes have the numbers of their ports.
@@ -530,6 +531,66 @@ fn threads_lose_nothing_while_administrators_change_everything() {
     assert_eq!((pool.in_flight(), pool.waiting()), (0, 0));
     assert!(seen.len() > 3, "reloads brought nodes");
     assert!(seen.values().all(|node| node.in_flight() == 0));
+}
+
+#[test]
+fn nobody_overtakes_who_waits() {
+    let (runtime, pool) = (runtime(), pool_of(&[1], 1, 9));
+    let turns = std::rc::Rc::default();
+    let node = Arc::clone(&pool.members().nodes[0]);
+    assert!(node.claim());
+    let mut first = ask(&pool, &turns, Tried::default());
+    assert!(poll(&runtime, &mut first).is_none());
+    // As between the two halves of a place's end, on another thread.
+    node.release();
+    let mut second = ask(&pool, &turns, Tried::default());
+    assert!(poll(&runtime, &mut second).is_none());
+    let place = poll(&runtime, &mut first).unwrap().unwrap();
+    drop(place);
+    assert!(poll(&runtime, &mut second).unwrap().is_ok());
+}
+
+/// A place ends at the very moment in which somebody begins to wait for it, many times; nobody else
+/// comes who would serve the queue.
+#[test]
+fn the_end_of_a_place_is_seen_by_who_is_about_to_wait() {
+    const GAMES: usize = 10_000;
+    let pool = pool_of(&[1], 1, 9);
+    let game = AtomicUsize::new(0);
+    let taken = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (runtime, turns) = (
+                Builder::new_current_thread().build().unwrap(),
+                RefCell::default(),
+            );
+            let mut random = Random::seeded(4);
+            for number in 1..=GAMES {
+                let place = runtime.block_on(pool.enter(&turns, &Tried::default()));
+                game.store(number, SeqCst);
+                for _ in 0..random.below(400) {
+                    std::hint::spin_loop();
+                }
+                drop(place.unwrap());
+                while taken.load(SeqCst) < number {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        let (runtime, turns) = (
+            Builder::new_current_thread().enable_time().build().unwrap(),
+            RefCell::default(),
+        );
+        for number in 1..=GAMES {
+            while game.load(SeqCst) < number {
+                std::thread::yield_now();
+            }
+            let place = runtime.block_on(pool.enter(&turns, &Tried::default()));
+            drop(place.expect("the place is lost"));
+            taken.store(number, SeqCst);
+        }
+    });
+    assert_eq!((pool.in_flight(), pool.waiting()), (0, 0));
 }
 
 #[test]

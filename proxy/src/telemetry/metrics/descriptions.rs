@@ -98,6 +98,7 @@ pub const SECTIONS: &[Section] = &[
     CLIENTS,
     TLS,
     BACKENDS,
+    POOLS,
     TCP,
     REGISTRY,
     ACCESS_LOG,
@@ -336,12 +337,6 @@ const BACKENDS: Section = Section {
             "Attempts beyond a request's first: another node, or a fresh connection for one that had died.",
             "",
         ),
-        counter(
-            "portico_upstream_retries_refused_total",
-            &["destination"],
-            "Requests that failed without another attempt, since the retry budget was used up: at most 20 % of the requests in flight plus 3 a second.",
-            "Climbs while many connections fail at once: see portico_upstream_connects_total and portico_node_up for where.",
-        ),
         histogram(
             "portico_upstream_head_seconds",
             &["destination"],
@@ -378,6 +373,12 @@ const BACKENDS: Section = Section {
             "Requests that the 404 backend did not answer; clients got the built-in page.",
             "Mend fallback.backend.",
         ),
+    ],
+};
+
+const POOLS: Section = Section {
+    title: "Pools and nodes",
+    metrics: &[
         gauge(
             "portico_node_up",
             &["pool", "node"],
@@ -389,6 +390,108 @@ const BACKENDS: Section = Section {
             &["pool", "node"],
             "Checks that failed and say nothing of the node: portico's control thread was late meanwhile, or this machine had no descriptor or port left.",
             "Climbs: this machine has too little CPU, or too few descriptors, and dead nodes are found out late.",
+        ),
+        gauge(
+            "portico_node_in_rotation",
+            &["pool", "node"],
+            "0: an administrator has drained it, put it in maintenance, or set its weight to 0.",
+            "0 for a day: forgotten? portico pool ready.",
+        ),
+        gauge(
+            "portico_node_weight",
+            &["pool", "node"],
+            "What the node weighs now: slow start is in it; 0 while it gets nothing.",
+            "",
+        ),
+        gauge(
+            "portico_node_in_flight",
+            &["pool", "node"],
+            "Requests, or TCP connections, that the node has.",
+            "Near portico_node_in_flight_limit: it is slow, or there are too few nodes.",
+        ),
+        gauge(
+            "portico_node_in_flight_limit",
+            &["pool", "node"],
+            "How many it may have: max_connections of the pool.",
+            "",
+        ),
+        gauge(
+            "portico_node_check_seconds",
+            &["pool", "node"],
+            "How long the last check of the node took; 0: there was none yet.",
+            "Near check.timeout: it will be down soon.",
+        ),
+        counter(
+            "portico_node_sessions_total",
+            &["pool", "node"],
+            "Requests, or TCP connections, that got a place at the node.",
+            "",
+        ),
+        counter(
+            "portico_node_retries_total",
+            &["pool", "node"],
+            "Requests that were sent to the node once more, since an idle connection was dead.",
+            "",
+        ),
+        counter(
+            "portico_node_redispatches_total",
+            &["pool", "node"],
+            "Requests that went on to another node, since this one could not be connected to.",
+            "",
+        ),
+        counter(
+            "portico_node_checks_failed_total",
+            &["pool", "node"],
+            "Checks of the node that failed.",
+            "",
+        ),
+        counter(
+            "portico_node_downs_total",
+            &["pool", "node"],
+            "How often the node went down.",
+            "Several times within an hour: it flaps; look at the node, or raise check.fall.",
+        ),
+        counter(
+            "portico_node_bytes_total",
+            &["pool", "node", "direction"],
+            "Bytes that went into the node, and that came out of it: bodies of requests and answers, or all of a TCP connection.",
+            "",
+        ),
+        counter(
+            "portico_node_errors_total",
+            &["pool", "node", "kind"],
+            "Connections to the node that failed (connect), and that broke before or within an answer (response).",
+            "",
+        ),
+        counter(
+            "portico_node_answers_total",
+            &["pool", "node", "class"],
+            "Answers of the node, by the first digit of their status.",
+            "",
+        ),
+        gauge(
+            "portico_pool_waiting",
+            &["pool"],
+            "Requests, or TCP connections, that wait for a place at a node of the pool.",
+            "Above 0 for a minute: the nodes are too slow, or too few.",
+        ),
+        gauge(
+            "portico_pool_waiting_most",
+            &["pool"],
+            "The most that waited at once, since the start.",
+            "",
+        ),
+        gauge(
+            "portico_pool_queue_limit",
+            &["pool"],
+            "How many may wait: max_queue for each node that is used. More get 503.",
+            "",
+        ),
+        counter(
+            "portico_pool_retries_refused_total",
+            &["pool"],
+            "Requests, or TCP connections, that failed without another attempt, since the retry budget was used up: at most 20 % of those in flight plus 3 a second.",
+            "Climbs while many connections fail at once: see portico_upstream_connects_total and portico_node_up for where.",
         ),
         histogram(
             "portico_pool_queue_seconds",

@@ -3,7 +3,6 @@
 //! Reads only: atomics, and locks that no worker waits for. With 10,000 tools it is milliseconds of
 //! work, for a thread that serves no requests.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prometheus::TextEncoder;
@@ -15,11 +14,10 @@ use super::descriptions::{self, Kind};
 use super::shard::{By, FAILURES, Protocol, Shard, To, Words, YesNo};
 use super::system::System;
 use super::tools::CLASSES;
-use super::{Metrics, seconds};
+use super::{Metrics, pools, seconds};
 use crate::process::Process;
 use crate::registry::{Mode, Source};
 use crate::response::compress::ALGORITHMS;
-use crate::tcp::counts::{Ending as TcpEnding, ListenerCounts, Unserved};
 use crate::telemetry::access_log::Dropped;
 use crate::telemetry::record::{Ending, Route};
 
@@ -35,7 +33,8 @@ pub fn exposition(process: &Process) -> String {
     clients(&mut out, process);
     handshakes(&mut out, process);
     backends(&mut out, process);
-    tcp_listeners(&mut out, process);
+    pools::pools(&mut out, process);
+    pools::tcp_listeners(&mut out, metrics);
     registry(&mut out, process);
     access_log(&mut out, process);
     configuration(&mut out, process);
@@ -232,7 +231,6 @@ fn backends(out: &mut Families, process: &Process) {
     let mut connects = Vec::new();
     let mut rides = Vec::new();
     let mut retries = Vec::new();
-    let mut refused = Vec::new();
     let mut connect_times = Vec::new();
     let mut heads = Vec::new();
     for &to in To::ALL {
@@ -246,8 +244,6 @@ fn backends(out: &mut Families, process: &Process) {
         }
         let count = out.sum(|s| Some(&s.destinations.get_ref(to)?.retries));
         retries.push(([to.word()], count));
-        let count = out.sum(|s| Some(&s.destinations.get_ref(to)?.retries_refused));
-        refused.push(([to.word()], count));
         let took = out.observed(|s| Some(&s.destinations.get_ref(to)?.connect));
         connect_times.push(([to.word()], took));
         let took = out.observed(|s| Some(&s.destinations.get_ref(to)?.head));
@@ -257,7 +253,6 @@ fn backends(out: &mut Families, process: &Process) {
     out.histograms("portico_upstream_connect_duration_seconds", connect_times);
     out.counters("portico_upstream_requests_total", rides);
     out.counters("portico_upstream_retries_total", retries);
-    out.counters("portico_upstream_retries_refused_total", refused);
     out.histograms("portico_upstream_head_seconds", heads);
     let idle = out.sum_gauge(|s| Some(&s.upstream_idle));
     out.gauge("portico_upstream_idle_connections", idle);
@@ -271,92 +266,6 @@ fn backends(out: &mut Families, process: &Process) {
     out.gauge("portico_upstream_places_taken", places.taken() as f64);
     let failures = out.sum(|s| Some(&s.fallback_failures));
     out.counter("portico_fallback_failures_total", failures);
-    let (mut up, mut discarded) = (Vec::new(), Vec::new());
-    for pool in process.snapshot.load().pools.iter() {
-        for node in &*pool.members().nodes {
-            let labels = || [pool.name.to_string(), node.address.to_string()];
-            up.push((labels(), f64::from(u8::from(node.is_up()))));
-            let count = node.standing(|standing| standing.health.discarded_checks);
-            discarded.push((labels(), count));
-        }
-    }
-    if !up.is_empty() {
-        out.gauges("portico_node_up", up);
-        out.counters("portico_node_checks_discarded_total", discarded);
-    }
-    let snapshot = process.snapshot.load();
-    let waits = snapshot.pools.iter();
-    let waits = waits.map(|pool| ([&*pool.name], pool.waits.observed()));
-    out.histograms("portico_pool_queue_seconds", waits.collect());
-}
-
-/// Without TCP listeners there are none of these.
-fn tcp_listeners(out: &mut Families, process: &Process) {
-    let mut sums: BTreeMap<String, TcpSums> = BTreeMap::new();
-    let nothing = ListenerCounts::default();
-    for listener in &process.snapshot.load().config.tcp {
-        let name = listener.name.to_string();
-        sums.entry(name).or_default().add(&nothing);
-    }
-    // Those that a reload has removed may still have connections.
-    for shard in &out.shards {
-        shard.tcp.for_each(|name, counts| {
-            sums.entry(name.to_owned()).or_default().add(counts);
-        });
-    }
-    if sums.is_empty() {
-        return;
-    }
-    let of = |look: fn(&TcpSums) -> u64| {
-        let values = sums.iter().map(|(name, sums)| ([name.clone()], look(sums)));
-        values.collect::<Vec<_>>()
-    };
-    let by = |look: fn(&TcpSums) -> &BTreeMap<&'static str, u64>| {
-        let values = sums.iter().flat_map(|(name, sums)| {
-            let counts = look(sums).iter();
-            counts.map(|(word, count)| ([name.clone(), (*word).to_owned()], *count))
-        });
-        values.collect::<Vec<_>>()
-    };
-    out.counters("portico_tcp_accepted_total", of(|sums| sums.accepted));
-    let open = sums
-        .iter()
-        .map(|(name, sums)| ([name.clone()], sums.open as f64));
-    out.gauges("portico_tcp_connections", open.collect());
-    out.counters("portico_tcp_unserved_total", by(|sums| &sums.unserved));
-    out.counters("portico_tcp_endings_total", by(|sums| &sums.endings));
-    let failures = of(|sums| sums.connect_failures);
-    out.counters("portico_tcp_connect_failures_total", failures);
-    out.counters("portico_tcp_received_bytes_total", of(|sums| sums.received));
-    out.counters("portico_tcp_sent_bytes_total", of(|sums| sums.sent));
-}
-
-/// What all workers have counted of a TCP listener.
-#[derive(Default)]
-struct TcpSums {
-    accepted: u64,
-    open: u64,
-    unserved: BTreeMap<&'static str, u64>,
-    endings: BTreeMap<&'static str, u64>,
-    connect_failures: u64,
-    received: u64,
-    sent: u64,
-}
-
-impl TcpSums {
-    fn add(&mut self, counts: &ListenerCounts) {
-        self.accepted += counts.accepted.get();
-        self.open += counts.open.get();
-        for &why in Unserved::ALL {
-            *self.unserved.entry(why.word()).or_default() += counts.unserved.get(why);
-        }
-        for &ending in TcpEnding::ALL {
-            *self.endings.entry(ending.word()).or_default() += counts.endings.get(ending);
-        }
-        self.connect_failures += counts.connect_failures.get();
-        self.received += counts.received.get();
-        self.sent += counts.sent.get();
-    }
 }
 
 /// Without a registry there are none of these.
@@ -468,7 +377,7 @@ fn system(out: &mut Families) {
 }
 
 /// Metrics as they are gathered.
-struct Families {
+pub(super) struct Families {
     shards: Vec<Arc<Shard>>,
     families: Vec<MetricFamily>,
 }
@@ -508,7 +417,7 @@ impl Families {
         self.counters(name, values);
     }
 
-    fn counters<L: Into<String>, const N: usize>(
+    pub(super) fn counters<L: Into<String>, const N: usize>(
         &mut self,
         name: &'static str,
         values: Vec<([L; N], u64)>,
@@ -522,7 +431,7 @@ impl Families {
         });
     }
 
-    fn gauges<L: Into<String>, const N: usize>(
+    pub(super) fn gauges<L: Into<String>, const N: usize>(
         &mut self,
         name: &'static str,
         values: Vec<([L; N], f64)>,
@@ -536,7 +445,7 @@ impl Families {
         });
     }
 
-    fn histograms<L: Into<String>, const N: usize>(
+    pub(super) fn histograms<L: Into<String>, const N: usize>(
         &mut self,
         name: &'static str,
         values: Vec<([L; N], Observed)>,

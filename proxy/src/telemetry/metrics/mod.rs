@@ -13,26 +13,30 @@
 pub mod cells;
 pub mod descriptions;
 mod exposition;
+mod pools;
 pub mod shard;
 mod system;
 #[cfg(test)]
 mod tests;
 pub mod tools;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use cells::Counter;
+use cells::{Counter, Gauge};
 use portico_routing::table::Table;
 use serde::Serialize;
 
 use crate::response::failure::Side;
 use crate::snapshot::Snapshot;
+use crate::tcp::counts::ListenerCounts;
 pub use exposition::exposition;
-use shard::FAILURES;
+pub use pools::TcpSums;
 pub use shard::Shard;
-use tools::ToolNames;
+use shard::{FAILURES, Protocol, Words as _};
+use tools::{CLASSES, ToolNames};
 
 /// The Content-Type of an [`exposition`]: Prometheus' text format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -102,6 +106,42 @@ impl Metrics {
         totals
     }
 
+    /// What came by the listeners with TLS, or by those without.
+    pub fn traffic(&self, over_tls: bool) -> Traffic {
+        let mut sum = Traffic::default();
+        for shard in self.shards() {
+            shard.connections.at(over_tls.into(), |of| {
+                sum.accepted += of.accepted.get();
+                for &protocol in Protocol::ALL {
+                    sum.open += of.open.at(protocol, Gauge::get).unwrap_or_default();
+                }
+                for (sum, counter) in sum.classes.iter_mut().zip(&of.classes) {
+                    *sum += counter.get();
+                }
+                sum.received += of.received.get();
+                sum.sent += of.sent.get();
+            });
+        }
+        sum
+    }
+
+    /// What came by the TCP listeners, by their names.
+    pub fn tcp_listeners(&self) -> BTreeMap<String, TcpSums> {
+        let mut sums: BTreeMap<String, TcpSums> = BTreeMap::new();
+        let nothing = ListenerCounts::default();
+        for listener in &self.snapshot.load().config.tcp {
+            let name = listener.name.to_string();
+            sums.entry(name).or_default().add(&nothing);
+        }
+        // Those that a reload has removed may still have connections.
+        for shard in self.shards() {
+            shard.tcp.for_each(|name, counts| {
+                sums.entry(name.to_owned()).or_default().add(counts);
+            });
+        }
+        sums
+    }
+
     fn is_registered(&self, tool: &str) -> bool {
         let in_table = self.table.with(tool, |_| ()).is_some();
         in_table || self.snapshot.load().config.rules.routes.contains_key(tool)
@@ -119,6 +159,21 @@ pub struct Totals {
     pub tunnels: u64,
     /// Failures that portico answered with.
     pub failures: Sides,
+}
+
+/// What clients of one kind of listener did, since the start.
+#[derive(Debug, Default, Clone)]
+pub struct Traffic {
+    /// Connections that were accepted.
+    pub accepted: u64,
+    /// Those that are open now and speak a protocol.
+    pub open: u64,
+    /// Requests by the class of their answer's status, in the order of [`CLASSES`].
+    pub classes: [u64; CLASSES.len()],
+    /// Bytes of requests' bodies.
+    pub received: u64,
+    /// Bytes of answers' bodies.
+    pub sent: u64,
 }
 
 /// A count for each side that may be at fault.

@@ -313,8 +313,6 @@ pub struct ByDestination {
     pub rides: By<Ride>,
     /// Attempts beyond the first.
     pub retries: Counter,
-    /// Requests that the budget left without another attempt.
-    pub retries_refused: Counter,
     /// From the begin of sending to the head of the answer.
     pub head: Histogram,
 }
@@ -328,6 +326,12 @@ pub struct ByTls {
     pub opened: By<Protocol>,
     /// Open now.
     pub open: By<Protocol, Gauge>,
+    /// Requests by the status's class.
+    pub classes: [Counter; CLASSES.len()],
+    /// Bytes of requests' bodies.
+    pub received: Counter,
+    /// Bytes of answers' bodies.
+    pub sent: Counter,
 }
 
 /// What one worker counts.
@@ -430,7 +434,6 @@ impl Shard {
                 connect: Histogram::new(CONNECT_BOUNDS),
                 rides: By::default(),
                 retries: Counter::default(),
-                retries_refused: Counter::default(),
                 head: Histogram::new(REQUEST_BOUNDS),
             }),
             upstream_idle: Gauge::default(),
@@ -466,6 +469,13 @@ impl Shard {
             route.received.add(record.received);
             route.sent.add(record.sent);
         }
+        self.connections.at(record.client.over_tls.into(), |of| {
+            if let Some(counter) = of.classes.get(class) {
+                counter.inc();
+            }
+            of.received.add(record.received);
+            of.sent.add(record.sent);
+        });
         if let Some(counter) = self.endings.get(record.ending as usize) {
             counter.inc();
         }
@@ -504,12 +514,6 @@ impl Shard {
                 to.connect.observe(took);
             }
         });
-    }
-
-    /// Counts a request that got no second attempt for want of a budget.
-    pub fn retry_refused(&self, route: Route) {
-        let Some(to) = To::of(route) else { return };
-        self.destinations.at(to, |to| to.retries_refused.inc());
     }
 
     /// Counts a TLS handshake that came to something.

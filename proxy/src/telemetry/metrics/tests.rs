@@ -14,6 +14,7 @@ use super::shard::{Connect, FAILURES, To, Words};
 use super::tools::{MAX_OTHERS, MAX_TOOLS};
 use crate::client::{ClientInfo, TlsSession};
 use crate::http1::{BodyError, RequestError};
+use crate::pools::live::{Change, Wish};
 use crate::process::Process;
 use crate::registry::RegistryStatus;
 use crate::reloads::ReloadReport;
@@ -282,6 +283,60 @@ fn requests_are_counted_over_all_workers() {
             ),
         ],
     );
+}
+
+/// The same for nodes, summed over two workers.
+#[test]
+fn every_number_of_a_node_has_its_own_metric() {
+    let process = process();
+    let snapshot = process.snapshot.load();
+    let pool = snapshot.pools.get("ingress").unwrap();
+    let node = &pool.members().nodes[1];
+    let lane = node.lane(0);
+    lane.sessions.add(1);
+    lane.bytes_in.add(2);
+    lane.bytes_out.add(3);
+    lane.connect_errors.add(4);
+    lane.response_errors.add(5);
+    lane.retries.add(6);
+    lane.redispatches.add(7);
+    for (n, answers) in lane.answers.iter().enumerate() {
+        answers.add(10 + n as u64);
+    }
+    node.standing(|standing| {
+        standing.health.failed_checks = 20;
+        standing.health.downs = 21;
+    });
+    pool.change(node, Change::Wish(Wish::Drain));
+    let text = exposition(&process);
+    let value = |name: &str, more: &str| {
+        let series = format!("{name}{{pool=\"ingress\",node=\"127.0.0.1:3\"{more}}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&series));
+        line.unwrap_or_else(|| panic!("no {series}")).to_owned()
+    };
+    let class = |class: &str| value("portico_node_answers_total", &format!(",class=\"{class}\""));
+    let plain = |name: &str| value(&format!("portico_node_{name}"), "");
+    assert_eq!(plain("sessions_total"), "1");
+    assert_eq!(value("portico_node_bytes_total", ",direction=\"in\""), "2");
+    assert_eq!(value("portico_node_bytes_total", ",direction=\"out\""), "3");
+    assert_eq!(value("portico_node_errors_total", ",kind=\"connect\""), "4");
+    assert_eq!(
+        value("portico_node_errors_total", ",kind=\"response\""),
+        "5"
+    );
+    assert_eq!(plain("retries_total"), "6");
+    assert_eq!(plain("redispatches_total"), "7");
+    assert_eq!((class("1xx"), class("5xx")), ("10".into(), "14".into()));
+    assert_eq!(plain("checks_failed_total"), "20");
+    assert_eq!(plain("downs_total"), "21");
+    assert_eq!(
+        (plain("up"), plain("in_rotation")),
+        ("1".into(), "0".into())
+    );
+    assert_eq!(plain("weight"), "0");
+    assert_eq!(plain("in_flight_limit"), "1000");
+    assert!(text.contains("portico_node_weight{pool=\"ingress\",node=\"127.0.0.1:2\"} 100\n"));
+    assert!(text.contains("portico_pool_queue_limit{pool=\"ingress\"} 256\n"));
 }
 
 /// No number is shown as another one: all differ.
