@@ -381,27 +381,6 @@ fn who_waits_for_the_rest_of_a_request_in_vain_is_not_taken_out() {
     nodes.iter().for_each(Origin::forgive);
 }
 
-#[test]
-fn idle_connections_to_all_nodes_end_at_once() {
-    let nodes = [Origin::echo("a"), Origin::echo("b")];
-    let portico = Builder::new()
-        .ingress(&nodes.each_ref().map(Origin::address))
-        .with("[server]\nworkers = 1")
-        .with("[rate]\nper_second = 0")
-        .start();
-    let mut clients: Vec<Client> = (0..60).map(|_| portico.tcp()).collect();
-    for round in 0..20 {
-        for client in &mut clients {
-            client.send(get(HOST, "/"));
-        }
-        for client in &mut clients {
-            let answer = client.response();
-            assert_eq!(answer.status, 200, "in round {round}: {answer:?}");
-        }
-        nodes.iter().for_each(Origin::drop_connections);
-    }
-}
-
 /// Where requests of so many tools go.
 fn homes(portico: &Portico) -> Vec<String> {
     let mut client = portico.tcp();
@@ -438,5 +417,32 @@ fn tools_stay_where_they_are_and_few_move_when_the_split_does() {
     for (tool, (before, after)) in first.iter().zip(&second).enumerate() {
         let moved_back = before == "gateway" && after != "gateway";
         assert!(!moved_back, "tool{tool} moved for nothing");
+    }
+}
+
+/// Every idle connection is found dead in the same moment, as after the keep-alive time of the
+/// nodes: that is no sign that nobody listens any more.
+#[test]
+fn nodes_that_close_idle_connections_get_the_next_burst() {
+    let nodes = ["a", "b", "c"].map(|name| {
+        Origin::scripted(name, |connection| {
+            // Closed without a word once it has answered.
+            if connection.read_request().is_some() {
+                connection.send_text("ok");
+            }
+        })
+    });
+    let portico = Builder::new()
+        .ingress(&nodes.each_ref().map(Origin::address))
+        .with("[server]\nworkers = 1\n[pools.ingress.check]\ninterval = '1h'")
+        .start();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| portico.tcp()).collect();
+    for _ in 0..20 {
+        for client in &mut clients {
+            client.wire.send(get(HOST, "/")).unwrap();
+        }
+        for client in &mut clients {
+            assert_eq!(client.response().status, 200);
+        }
     }
 }

@@ -354,6 +354,7 @@ fn who_waits_is_told() {
         ("qmax", "2"),
         ("qlimit", "7"),
         ("scur", "1"),
+        ("smax", "1"),
         ("slim", "1"),
     ];
     check_row(row(&rows, "ingress", "BACKEND"), &waiting);

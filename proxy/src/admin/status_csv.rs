@@ -254,27 +254,19 @@ fn backend(row: &mut Row, pool: &PoolReport, now: SystemTime) {
     row.set("qmax", pool.most_waiting);
     row.set("qlimit", pool.queue_limit);
     let nodes = &pool.nodes;
-    row.set(
-        "scur",
-        nodes.iter().map(|n| u64::from(n.in_flight)).sum::<u64>(),
-    );
-    row.set(
-        "slim",
-        nodes.iter().map(|n| u64::from(n.limit)).sum::<u64>(),
-    );
+    let sum =
+        |of: fn(&NodeReport) -> u32| nodes.iter().map(|node| u64::from(of(node))).sum::<u64>();
+    row.set("scur", sum(|node| node.in_flight));
+    // Of all nodes together nobody counts: it was at most so many.
+    row.set("smax", sum(|node| node.most_in_flight));
+    row.set("slim", sum(|node| node.limit));
     set_counts(row, pool, &pool.totals());
     row.set("status", pool.state.as_str());
     row.set(
         "weight",
         nodes.iter().map(|n| n.weight.now.ceil()).sum::<f64>(),
     );
-    row.set(
-        "uweight",
-        nodes
-            .iter()
-            .map(|n| u64::from(n.weight.whole()))
-            .sum::<u64>(),
-    );
+    row.set("uweight", sum(|node| node.weight.whole()));
     let active = nodes.iter().filter(|node| node.up && node.weight.now > 0.0);
     row.set("act", active.count());
     row.set("bck", 0);

@@ -80,7 +80,7 @@ impl Attempts {
         self.fresh = true;
         if let Some(visit) = visit {
             visit.retried();
-            if visit.pool().has_another(visit.node()) {
+            if visit.pool().has_another(visit.node(), &self.tried) {
                 self.tried.add(visit.node());
             }
         }
@@ -231,10 +231,10 @@ async fn to_node<S: ClientStream>(
     uploaded: bool,
 ) -> Result<Acquired, NoConnection> {
     let mut fault = BackendFault::Unreachable;
-    // Those that were tried, and those that were passed over since they are in doubt.
-    let mut passed = attempts.tried;
+    // Those that were tried, and those that others are trying.
+    let mut avoided = attempts.tried;
     loop {
-        let entered = enter(connection, request, pool, &passed, uploaded).await;
+        let entered = enter(connection, request, pool, &avoided, uploaded).await;
         let place = match entered? {
             Ok(place) => place,
             Err(NoPlace::AllTried) => return Err(NoConnection::Fault(fault)),
@@ -249,19 +249,19 @@ async fn to_node<S: ClientStream>(
             }
         };
         let visit = Visit::begin(place);
-        match connect_node(connection, request, &visit, max_idle, &passed).await {
+        match connect_node(connection, request, &visit, &avoided, max_idle).await {
             Ok(mut acquired) => {
                 acquired.visit = Some(visit);
                 return Ok(acquired);
             }
             Err(NoVisit::Doubtful) => {
-                passed.add(visit.node());
+                avoided.add(visit.node());
                 continue;
             }
             Err(NoVisit::Fault(failed)) => fault = failed,
         }
         attempts.tried.add(visit.node());
-        passed = attempts.tried;
+        avoided = attempts.tried;
         if !pool.has_untried(&attempts.tried) || !may_go_on(request, Some(pool)) {
             return Err(NoConnection::Fault(fault));
         }
@@ -311,13 +311,13 @@ enum NoVisit {
     Doubtful,
 }
 
-/// A connection to the node that the request visits. `passed`: nodes that it does not go to.
+/// A connection to the node that the request visits.
 async fn connect_node<S>(
     connection: &mut Connection<S>,
     request: &Request,
     visit: &Visit,
+    avoided: &Tried,
     max_idle: Option<Duration>,
-    passed: &Tried,
 ) -> Result<Acquired, NoVisit> {
     let Some(address) = visit.node().resolve(&connection.worker.process.resolver) else {
         visit.connect_failed(&"its name does not resolve");
@@ -344,8 +344,8 @@ async fn connect_node<S>(
         Taken::Dead => visit.doubt().raise(),
         Taken::None => {}
     }
-    // With all of them in doubt (their idle connections ended at once) it finds out for itself.
-    if visit.doubt().is_probed() && visit.pool().has_other(visit.node(), passed) {
+    // With all nodes in doubt this is as good as the others.
+    if visit.doubt().is_probed() && visit.pool().has_another(visit.node(), avoided) {
         return Err(NoVisit::Doubtful);
     }
     let probe = visit.doubt().probe();

@@ -87,3 +87,45 @@ impl CheckCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(error: ProbeError, code: &str, words: &str) {
+        let found = CheckCode::of(&CheckKind::Tcp, &Err(error));
+        assert_eq!((found.as_str(), found.in_words()), (code, words));
+    }
+
+    /// As HAProxy's manual has them (management.txt, 9.1).
+    #[test]
+    fn codes() {
+        let limit = Duration::from_secs(5);
+        let timeout = |what| ProbeError::Timeout { what, limit };
+        let io = || Error::from(ErrorKind::ConnectionRefused);
+        let connection = "Layer4 connection problem";
+        check(ProbeError::Connect(io()), "L4CON", connection);
+        check(ProbeError::Unresolved, "L4CON", connection);
+        check(timeout(Awaited::Connection), "L4TOUT", "Layer4 timeout");
+        check(
+            ProbeError::Handshake(io()),
+            "L6RSP",
+            "Layer6 invalid response",
+        );
+        check(timeout(Awaited::Handshake), "L6TOUT", "Layer6 timeout");
+        check(ProbeError::Closed, "L7RSP", "Layer7 invalid response");
+        check(ProbeError::TooLong, "L7RSP", "Layer7 invalid response");
+        check(timeout(Awaited::Answer), "L7TOUT", "Layer7 timeout");
+        let status = ProbeError::Status {
+            status: 503,
+            expected: 200,
+        };
+        check(status, "L7STS", "Layer7 wrong status");
+        check(ProbeError::Exhausted(io()), "SOCKERR", "Socket error");
+        assert_eq!(CheckCode::of(&CheckKind::Tcp, &Ok(())).as_str(), "L4OK");
+    }
+}

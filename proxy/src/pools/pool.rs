@@ -249,22 +249,18 @@ impl Pool {
         lock.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether another node than this one is up and in rotation.
-    pub fn has_another(&self, node: &Node) -> bool {
-        self.has_other(node, &Tried::default())
-    }
-
-    /// The same of nodes that are not among `tried`; `false` too when no more may be tried than this.
-    pub fn has_other(&self, node: &Node, tried: &Tried) -> bool {
-        let mut all_tried = *tried;
-        all_tried.add(node);
+    /// Whether a request that has tried these, and now this one, may try another that is up and in
+    /// rotation.
+    pub fn has_another(&self, node: &Node, tried: &Tried) -> bool {
+        let mut tried = *tried;
+        tried.add(node);
         let members = self.members.load();
         let mut nodes = members.nodes.iter();
-        !all_tried.is_full()
+        !tried.is_full()
             && nodes.any(|other| {
                 let usable =
                     |standing: &mut Standing| standing.health.is_up() && standing.weight() > 0;
-                !all_tried.has(other) && other.in_rotation() && other.standing(usable)
+                !tried.has(other) && other.in_rotation() && other.standing(usable)
             })
     }
 
@@ -276,7 +272,7 @@ impl Pool {
     ) -> Option<News> {
         // Two workers that each see the node of the other up must not take out both.
         let _alone = self.alone();
-        let last = !self.has_another(node);
+        let last = !self.has_another(node, &Tried::default());
         node.standing(|standing| change(&mut standing.health, last))
     }
 
