@@ -210,16 +210,6 @@ impl Pool {
         }
     }
 
-    #[cfg(test)]
-    pub(crate) fn set_wish(self: &Arc<Self>, node: &Node, wish: Wish) {
-        self.change(node, Change::Wish(wish));
-    }
-
-    #[cfg(test)]
-    pub(crate) fn set_weight(self: &Arc<Self>, node: &Node, weight: Option<u32>) {
-        self.change(node, Change::Weight(weight));
-    }
-
     fn left(&self) -> Option<Left> {
         let members = self.members();
         let mut used = members.nodes.iter().filter(|node| node.effective() > 0);

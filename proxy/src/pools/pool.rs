@@ -271,20 +271,6 @@ impl Pool {
         node.standing(|standing| change(&mut standing.health, last))
     }
 
-    /// Takes a node down, the last one too.
-    #[cfg(test)]
-    pub(crate) fn fail_checks(self: &Arc<Self>, node: &Arc<Node>) {
-        let now = Instant::now();
-        let check = super::health::Checked {
-            good: false,
-            begun: now,
-            rise: 1,
-            fall: 1,
-        };
-        let news = self.judge(node, |health, last| health.checked(check, last, now));
-        self.tell(node, news, now, || "its checks fail".to_owned());
-    }
-
     /// Notes that a worker could not connect to a node.
     pub(crate) fn connect_failed(self: &Arc<Self>, node: &Arc<Node>, why: &dyn Display) {
         let now = Instant::now();
