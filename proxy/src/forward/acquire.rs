@@ -3,9 +3,9 @@
 //!
 //! A tool, or the fallback, has one address (or the addresses of one name); the ingress has nodes,
 //! of which another is tried when one cannot be connected to: nothing of the request was sent, so
-//! any method may go on. Each attempt after the first needs leave of a budget. A request of the
-//! ingress takes a place at the node first, for which it may have to wait; a client that leaves
-//! meanwhile leaves the queue.
+//! any method may go on. Each attempt after the first needs leave of the pool's budget. A request
+//! of the ingress takes a place at the node first, for which it may have to wait; a client that
+//! leaves meanwhile leaves the queue.
 
 use std::borrow::Cow;
 use std::io::ErrorKind;
@@ -72,7 +72,8 @@ pub(super) struct Attempts {
 impl Attempts {
     /// A pooled connection was dead before an answer came. Whether the request may be sent once more,
     /// on a fresh one: to another node if one is up, since this one may have been killed.
-    pub(super) fn may_repeat(&mut self, request: &Request, visit: Option<&Visit>) -> bool {
+    pub(super) fn may_repeat(&mut self, request: &Request) -> bool {
+        let visit = request.visit.as_ref();
         if self.fresh || !may_go_on(request, visit.map(Visit::pool)) {
             return false;
         }

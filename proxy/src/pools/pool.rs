@@ -1,7 +1,8 @@
 //! A pool: its nodes, kept over reloads, and what each weighs now. `enter` finds a place at one.
 //!
-//! The choice is a worker's own ([`Turns`]): no lock, no line of memory that another worker writes
-//! but the counts of requests in flight, which must be exact. Who finds no room waits in `queue`.
+//! The choice is a worker's own ([`Turns`]): no lock, no memory that another worker writes but the
+//! counts of requests in flight, which must be exact, and of references. Who finds no room waits in
+//! `queue`.
 //!
 //! Locks, in the order in which they may be held together: `changing`, the standing of one node,
 //! then, not with a standing, the queue.

@@ -3,8 +3,8 @@
 //! One look for all of them, so that they never differ in what they call a state. The words are
 //! HAProxy's. Its JSON is what `/pools` and `/status` answer.
 //!
-//! Takes no lock that a worker takes for a request; that of a node's standing is shared with rare
-//! events only.
+//! Takes no lock that a worker takes for a request, but in an overload that of the queue, for no
+//! longer than it takes to read its length; that of a node's standing is shared with rare events.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};

@@ -35,7 +35,7 @@ pub(super) async fn connect(
 ) -> Result<(TcpStream, NodePlace, Place), Unserved> {
     let mut tried = Tried::default();
     let mut why = Unserved::Unreachable;
-    let mut leave: Option<Retry>;
+    let mut leave: Option<Retry> = None;
     loop {
         let place = tokio::select! {
             biased;
@@ -58,6 +58,8 @@ pub(super) async fn connect(
         if !pool.has_untried(&tried) {
             return Err(why);
         }
+        // That of the attempt before is given back first.
+        drop(leave.take());
         leave = pool.retries.try_take(pool.in_flight(), Instant::now());
         if leave.is_none() {
             pool.say_no_retry();
