@@ -397,3 +397,30 @@ fn tools_stay_where_they_are_and_few_move_when_the_split_does() {
         assert!(!moved_back, "tool{tool} moved for nothing");
     }
 }
+
+/// Every idle connection is found dead in the same moment, as after the keep-alive time of the
+/// nodes: that is no sign that nobody listens any more.
+#[test]
+fn nodes_that_close_idle_connections_get_the_next_burst() {
+    let nodes = ["a", "b", "c"].map(|name| {
+        Origin::scripted(name, |connection| {
+            // Closed without a word once it has answered.
+            if connection.read_request().is_some() {
+                connection.send_text("ok");
+            }
+        })
+    });
+    let portico = Builder::new()
+        .ingress(&nodes.each_ref().map(Origin::address))
+        .with("[server]\nworkers = 1\n[pools.ingress.check]\ninterval = '1h'")
+        .start();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| portico.tcp()).collect();
+    for _ in 0..20 {
+        for client in &mut clients {
+            client.wire.send(get(HOST, "/")).unwrap();
+        }
+        for client in &mut clients {
+            assert_eq!(client.response().status, 200);
+        }
+    }
+}

@@ -80,7 +80,7 @@ impl Attempts {
         self.fresh = true;
         if let Some(visit) = visit {
             visit.retried();
-            if visit.pool().has_another(visit.node()) {
+            if visit.pool().has_another(visit.node(), &self.tried) {
                 self.tried.add(visit.node());
             }
         }
@@ -231,8 +231,10 @@ async fn to_node<S: ClientStream>(
     uploaded: bool,
 ) -> Result<Acquired, NoConnection> {
     let mut fault = BackendFault::Unreachable;
+    // Those that were tried, and those that others are trying.
+    let mut avoided = attempts.tried;
     loop {
-        let entered = enter(connection, request, pool, &attempts.tried, uploaded).await;
+        let entered = enter(connection, request, pool, &avoided, uploaded).await;
         let place = match entered? {
             Ok(place) => place,
             Err(NoPlace::AllTried) => return Err(NoConnection::Fault(fault)),
@@ -247,18 +249,19 @@ async fn to_node<S: ClientStream>(
             }
         };
         let visit = Visit::begin(place);
-        match connect_node(connection, request, &visit, max_idle).await {
+        match connect_node(connection, request, &visit, &avoided, max_idle).await {
             Ok(mut acquired) => {
                 acquired.visit = Some(visit);
                 return Ok(acquired);
             }
             Err(NoVisit::Doubtful) => {
-                attempts.tried.add(visit.node());
+                avoided.add(visit.node());
                 continue;
             }
             Err(NoVisit::Fault(failed)) => fault = failed,
         }
         attempts.tried.add(visit.node());
+        avoided = attempts.tried;
         if !pool.has_untried(&attempts.tried) || !may_go_on(request, Some(pool)) {
             return Err(NoConnection::Fault(fault));
         }
@@ -313,6 +316,7 @@ async fn connect_node<S>(
     connection: &mut Connection<S>,
     request: &Request,
     visit: &Visit,
+    avoided: &Tried,
     max_idle: Option<Duration>,
 ) -> Result<Acquired, NoVisit> {
     let Some(address) = visit.node().resolve(&connection.worker.process.resolver) else {
@@ -340,7 +344,8 @@ async fn connect_node<S>(
         Taken::Dead => visit.doubt().raise(),
         Taken::None => {}
     }
-    if visit.doubt().is_probed() && visit.pool().has_another(visit.node()) {
+    // With all nodes in doubt this is as good as the others.
+    if visit.doubt().is_probed() && visit.pool().has_another(visit.node(), avoided) {
         return Err(NoVisit::Doubtful);
     }
     let probe = visit.doubt().probe();

@@ -250,14 +250,19 @@ impl Pool {
         lock.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether another node than this one is up and in rotation.
-    pub fn has_another(&self, node: &Node) -> bool {
+    /// Whether a request that has tried these, and now this one, may try another that is up and in
+    /// rotation.
+    pub fn has_another(&self, node: &Node, tried: &Tried) -> bool {
+        let mut tried = *tried;
+        tried.add(node);
         let members = self.members.load();
         let mut nodes = members.nodes.iter();
-        nodes.any(|other| {
-            let usable = |standing: &mut Standing| standing.health.is_up() && standing.weight() > 0;
-            other.id != node.id && other.in_rotation() && other.standing(usable)
-        })
+        !tried.is_full()
+            && nodes.any(|other| {
+                let usable =
+                    |standing: &mut Standing| standing.health.is_up() && standing.weight() > 0;
+                !tried.has(other) && other.in_rotation() && other.standing(usable)
+            })
     }
 
     /// Changes what is known of the health of a node; `change` hears whether it is the last one.
@@ -268,7 +273,7 @@ impl Pool {
     ) -> Option<News> {
         // Two workers that each see the node of the other up must not take out both.
         let _alone = self.alone();
-        let last = !self.has_another(node);
+        let last = !self.has_another(node, &Tried::default());
         node.standing(|standing| change(&mut standing.health, last))
     }
 
