@@ -212,11 +212,10 @@ impl Pool {
 
     fn left(&self) -> Option<Left> {
         let members = self.members();
-        let mut used = members.nodes.iter().filter(|node| node.effective() > 0);
-        if used.clone().count() == 0 {
+        if members.used().next().is_none() {
             return Some(Left::Nothing);
         }
-        (!used.any(|node| node.is_up())).then_some(Left::Down)
+        (!members.used().any(|node| node.is_up())).then_some(Left::Down)
     }
 
     fn say_what_is_left(&self, left: Option<Left>) {

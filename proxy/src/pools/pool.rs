@@ -374,6 +374,16 @@ impl Pool {
 }
 
 impl Members {
+    /// The nodes that requests may go to now.
+    pub fn used(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.nodes.iter().filter(|node| node.effective() > 0)
+    }
+
+    /// How many may wait: so many for each node that is used.
+    pub fn queue_limit(&self) -> usize {
+        self.used().count() * self.config.max_queue as usize
+    }
+
     fn of(configured: &config::Pool, before: &[Arc<Node>], lanes: usize) -> Self {
         let nodes = configured.nodes.iter().map(|node| {
             let kept = before.iter().find(|kept| kept.address == node.address);

@@ -212,7 +212,6 @@ impl PoolReport {
         let nodes = members.nodes.iter();
         let check = &members.config.check;
         let nodes: Vec<_> = nodes.map(|node| NodeReport::of(node, check, now)).collect();
-        let usable = members.nodes.iter().filter(|node| node.effective() > 0);
         let (state, trouble) = state_of(&nodes);
         let shares = snapshot.ingress.shares();
         let share = shares.iter().find(|(one, _)| one.name == pool.name);
@@ -228,7 +227,7 @@ impl PoolReport {
             tcp: listeners_to(snapshot, &pool.name),
             waiting: pool.waiting(),
             most_waiting: pool.most_waiting(),
-            queue_limit: usable.count() * members.config.max_queue as usize,
+            queue_limit: members.queue_limit(),
             nodes,
         }
     }
