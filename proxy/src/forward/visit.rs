@@ -2,11 +2,11 @@
 //! node, in HAProxy's terms.
 //!
 //! This is the one place where requests of HTTP are counted at nodes, but that they got a place
-//! (`pools::place`). Who waits for a place, and
-//! which node has one, is decided in `pools`; what a failure means for the node too.
+//! (`pools::place`). Who waits for a place, and which node has one, is decided in `pools`; what a
+//! failure means for the node too.
 //!
 //! Invariant: the place is held until the visit is dropped, tunnels included; bytes are counted when
-//! it ends.
+//! it ends, and so at the last node where the request was sent more than once.
 
 use std::fmt::Display;
 use std::sync::Arc;
