@@ -589,6 +589,30 @@ fn another_node_is_taken_when_one_cannot_be_connected_to() {
 }
 
 #[test]
+fn the_budget_for_retries_is_kept_to() {
+    let dead = [(); 3].map(|()| free_address());
+    let setup = setup(&dead, "", "", "");
+    for _ in 0..20 {
+        refused(setup.listen, LOOPBACK);
+    }
+    let unreachable = "reason=\"unreachable\"";
+    wait_for(&setup.portico, "unserved_total", unreachable, 20.0);
+    // Without it each connection would try all three.
+    let failures = count(&setup.portico, "connect_failures_total", "");
+    assert!(
+        (20.0..60.0).contains(&failures),
+        "{failures} connect failures"
+    );
+    let budget = "portico_pool_retries_refused_total{pool=\"p\"}";
+    assert!(
+        setup
+            .portico
+            .metric(budget)
+            .is_some_and(|refused| refused > 0.0)
+    );
+}
+
+#[test]
 fn connections_wait_for_a_place_in_their_order() {
     let node = Node::echo("go");
     let pool = "max_connections = 2\nmax_queue = 2\nqueue_timeout = '30s'";
