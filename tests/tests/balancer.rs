@@ -343,6 +343,14 @@ fn all_nodes_are_dead() {
 }
 
 #[test]
+fn each_node_is_tried_once() {
+    let dead = [(); 2].map(|()| free_address());
+    let portico = before(&dead, "kind = \"tcp\"", "");
+    assert_eq!(portico.tcp().exchange(get(HOST, "/")).status, 502);
+    assert_eq!(connects(&portico, "failed"), 2);
+}
+
+#[test]
 fn few_of_many_requests_in_flight_are_repeated() {
     const MANY: usize = 24;
     let mut dies = Node::start("dies", free_address());
