@@ -336,8 +336,8 @@ ingress  (all)             UP                    -        136/500          16/50
             Wish::Maintenance,
             Some(Left::Nothing),
             "ingress 192.0.2.1:80: maintenance, weight 100 as configured (as before); 3 in flight may end\n\
-             WARNING: no node of the pool is in rotation any more: clients get 503 until portico pool ready, \
-             or a weight above 0, brings one back\n",
+             WARNING: no node of the pool is in rotation any more: clients get 503 (of [[tcp]]: a reset) \
+             until portico pool ready, or a weight above 0, brings one back\n",
         );
     }
 

@@ -13,7 +13,7 @@ use portico_config::Balance;
 use serde::{Serialize, Serializer};
 
 use super::check_code::CheckCode;
-use super::counts::Counts;
+use super::counts::{Counts, Refused};
 use super::live::Wish;
 use super::node::{Node, WEIGHT_STEPS};
 use super::pool::Pool;
@@ -87,6 +87,8 @@ pub struct PoolReport {
     pub most_waiting: usize,
     /// How many may wait.
     pub queue_limit: usize,
+    /// How many got no place, by why.
+    pub refused: Refused,
     /// In the order of the configuration.
     pub nodes: Vec<NodeReport>,
 }
@@ -229,6 +231,7 @@ impl PoolReport {
             waiting: pool.waiting(),
             most_waiting: pool.most_waiting(),
             queue_limit: usable.count() * members.config.max_queue as usize,
+            refused: pool.refusals.get(),
             nodes,
         }
     }
@@ -258,8 +261,8 @@ fn state_of(nodes: &[NodeReport]) -> (State, Option<&'static str>) {
         return (State::Up, None);
     }
     let trouble = match nodes.iter().any(|node| in_use(&node)) {
-        true => "no node that is in rotation is up: all of them are tried",
-        false => "no node is in rotation: clients get 503",
+        true => "no node that is in rotation is up: they are tried all the same",
+        false => "no node is in rotation: clients get 503 (of [[tcp]]: a reset)",
     };
     (State::Down, Some(trouble))
 }
@@ -422,6 +425,11 @@ pub(crate) mod tests {
             waiting: 3,
             most_waiting: 5,
             queue_limit: 512,
+            refused: Refused {
+                no_node: 0,
+                queue_full: 40,
+                queue_timeout: 2,
+            },
             nodes,
         }
     }
