@@ -226,8 +226,8 @@ fn node_row(pool: &str, node: &NodeReport) -> [String; COLUMNS.len()] {
         node.counts.sessions.to_string(),
         match &node.checks.last {
             _ if node.state == NodeState::Maintenance => "not checked".to_owned(),
-            Some(check) => check_in_words(check),
-            None => "none yet".to_owned(),
+            Some(check) => check_in_words(check) + &node.why_down(),
+            None => "none yet".to_owned() + &node.why_down(),
         },
     ]
 }
@@ -298,6 +298,21 @@ ingress  (all)             UP                    -        136/500          16/50
             assert_eq!(line.as_bytes().get(column - 1), Some(&b' '), "{shown}");
             assert_ne!(line.as_bytes().get(column), Some(&b' '), "{shown}");
         }
+    }
+
+    /// A node whose checks succeed, and whose connections break.
+    #[test]
+    fn why_a_node_is_down() {
+        let mut pool = sample();
+        let node = &mut pool.nodes[2];
+        node.down_because = Some("it broke\u{1b} 5 connections".into());
+        node.held_seconds = Some(70);
+        if let Some(last) = &mut node.checks.last {
+            last.error = None;
+        }
+        let shown = table(&[pool]);
+        let said = "4s ago; down: it broke\\u{1b} 5 connections; held down for 1m 10s more\n";
+        assert!(shown.contains(said), "{shown}");
     }
 
     #[track_caller]

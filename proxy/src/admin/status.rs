@@ -322,8 +322,10 @@ fn node_in_words(node: &NodeReport) -> String {
         _ => String::new(),
     };
     format!(
-        "{} {} for {span}, {taken} of {limit} in flight{by_hand}{why}",
-        node.address, node.state
+        "{} {} for {span}, {taken} of {limit} in flight{by_hand}{why}{}",
+        node.address,
+        node.state,
+        node.why_down()
     )
 }
 

@@ -345,6 +345,7 @@ impl Pool {
                 // Down nodes are checked at another pace.
                 node.check_anew.notify_one();
                 let (why, back) = (why(), self.way_back(held));
+                node.standing(|standing| standing.health.why_down = Some((*why).into()));
                 warn!(%pool, node = %address, fault = "platform", why, back, "node is down; it gets no requests while another node is up");
                 self.say_if_none_is_up();
             }
