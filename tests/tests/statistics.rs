@@ -193,6 +193,8 @@ fn numbers_agree_with_what_clients_did() {
         &[("req_tot", "7"), ("hrsp_2xx", "4"), ("bin", "1000")],
     );
     check_row(https, &[("req_tot", "5"), ("hrsp_2xx", "2"), ("bin", "0")]);
+    let sent = |row: &Row| row["bout"].parse::<u64>().expect("a number");
+    assert_eq!((sent(http) + sent(https)).to_string(), out);
 }
 
 #[test]
@@ -236,6 +238,21 @@ fn failures_are_counted_where_they_belong() {
     let series =
         format!("portico_node_errors_total{{pool=\"ingress\",node=\"{dead}\",kind=\"connect\"}}");
     assert_eq!(portico.metric(&series).map(|n| n.to_string()), Some(errors));
+}
+
+#[test]
+fn a_body_that_a_node_took_before_it_broke_is_counted() {
+    let breaks = Origin::scripted("breaks", |exchange| {
+        exchange.read_request();
+    });
+    let address = breaks.address();
+    let portico = builder(&[address]).start();
+    let body = "x".repeat(1000);
+    let answer = portico.tcp().exchange(post(HOST, "/", &body));
+    assert_eq!(answer.status, 502);
+    let found = node(&portico, address);
+    assert_eq!(found["response_errors"], 1, "{found}");
+    assert_eq!(found["bytes_in"], 1000, "{found}");
 }
 
 #[test]
@@ -417,6 +434,8 @@ fn tcp_listeners_are_told() {
     let server = [
         ("scur", "1"),
         ("stot", "1"),
+        ("bin", "1000"),
+        ("bout", "1005"),
         ("mode", "tcp"),
         ("hrsp_2xx", ""),
         ("type", "2"),

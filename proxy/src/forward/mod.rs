@@ -8,8 +8,8 @@
 //! sent once more, on a fresh connection, if no byte of an answer came and either nothing was sent
 //! or the method is idempotent and everything that was sent is still at hand (RFC 9110 section
 //! 9.2.2). A POST that may have run is never repeated. Over HTTP/2 a backend can say that it has not
-//! begun (RFC 9113, section 8.7): then any request may, while all of it is at hand. There is a budget
-//! for this and for other attempts after the first (`pools::retry`).
+//! begun (RFC 9113, section 8.7): then any request may, while all of it is at hand. A pool has a
+//! budget for this and for other attempts after the first (`pools::retry`).
 //!
 //! A request to the ingress holds its place at a node (`visit`) until it ends.
 
@@ -108,9 +108,8 @@ async fn send<S: ClientStream>(
     let complete = upload.is_done();
     let mut attempts = Attempts::default();
     loop {
-        let uploaded = upload.is_done();
         let acquired =
-            acquire::acquire(connection, request, destination, &mut attempts, uploaded).await;
+            acquire::acquire(connection, request, destination, &mut attempts, complete).await;
         let Acquired {
             mut stream,
             address,
@@ -142,12 +141,12 @@ async fn send<S: ClientStream>(
                         reused && (sent == Sent::Nothing || idempotent)
                     }
                 };
-                let visit = request.visit.take();
-                if repeatable && attempts.may_repeat(request, visit.as_ref()) {
+                if repeatable && attempts.may_repeat(request) {
+                    request.visit = None;
                     continue;
                 }
-                if let Some(visit) = visit {
-                    visit.died(reused);
+                if let Some(visit) = &request.visit {
+                    visit.died(reused || !upload.is_done());
                 }
                 let fault = match stream.fault() {
                     Some(Fault::Malformed) => BackendFault::Malformed,

@@ -210,23 +210,12 @@ impl Pool {
         }
     }
 
-    #[cfg(test)]
-    pub(crate) fn set_wish(self: &Arc<Self>, node: &Node, wish: Wish) {
-        self.change(node, Change::Wish(wish));
-    }
-
-    #[cfg(test)]
-    pub(crate) fn set_weight(self: &Arc<Self>, node: &Node, weight: Option<u32>) {
-        self.change(node, Change::Weight(weight));
-    }
-
     fn left(&self) -> Option<Left> {
         let members = self.members();
-        let mut used = members.nodes.iter().filter(|node| node.effective() > 0);
-        if used.clone().count() == 0 {
+        if members.used().next().is_none() {
             return Some(Left::Nothing);
         }
-        (!used.any(|node| node.is_up())).then_some(Left::Down)
+        (!members.used().any(|node| node.is_up())).then_some(Left::Down)
     }
 
     fn say_what_is_left(&self, left: Option<Left>) {

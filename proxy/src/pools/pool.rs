@@ -1,7 +1,8 @@
 //! A pool: its nodes, kept over reloads, and what each weighs now. `enter` finds a place at one.
 //!
-//! The choice is a worker's own ([`Turns`]): no lock, no line of memory that another worker writes
-//! but the counts of requests in flight, which must be exact. Who finds no room waits in `queue`.
+//! The choice is a worker's own ([`Turns`]): no lock, no memory that another worker writes but the
+//! counts of requests in flight, which must be exact, and of references. Who finds no room waits in
+//! `queue`.
 //!
 //! Locks, in the order in which they may be held together: `changing`, the standing of one node,
 //! then, not with a standing, the queue.
@@ -280,20 +281,6 @@ impl Pool {
         node.standing(|standing| change(&mut standing.health, last))
     }
 
-    /// Takes a node down, the last one too.
-    #[cfg(test)]
-    pub(crate) fn fail_checks(self: &Arc<Self>, node: &Arc<Node>) {
-        let now = Instant::now();
-        let check = super::health::Checked {
-            good: false,
-            begun: now,
-            rise: 1,
-            fall: 1,
-        };
-        let news = self.judge(node, |health, last| health.checked(check, last, now));
-        self.tell(node, news, now, || "its checks fail".to_owned());
-    }
-
     /// Notes that a worker could not connect to a node.
     pub(crate) fn connect_failed(self: &Arc<Self>, node: &Arc<Node>, why: &dyn Display) {
         let now = Instant::now();
@@ -392,6 +379,16 @@ impl Pool {
 }
 
 impl Members {
+    /// The nodes that requests may go to now.
+    pub fn used(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.nodes.iter().filter(|node| node.effective() > 0)
+    }
+
+    /// How many may wait: so many for each node that is used.
+    pub fn queue_limit(&self) -> usize {
+        self.used().count() * self.config.max_queue as usize
+    }
+
     fn of(configured: &config::Pool, before: &[Arc<Node>], lanes: usize) -> Self {
         let nodes = configured.nodes.iter().map(|node| {
             let kept = before.iter().find(|kept| kept.address == node.address);

@@ -3,8 +3,8 @@
 //! One look for all of them, so that they never differ in what they call a state. The words are
 //! HAProxy's. Its JSON is what `/pools` and `/status` answer.
 //!
-//! Takes no lock that a worker takes for a request; that of a node's standing is shared with rare
-//! events only.
+//! Takes no lock that a worker takes for a request, but in an overload that of the queue, for no
+//! longer than it takes to read its length; that of a node's standing is shared with rare events.
 
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
@@ -219,7 +219,6 @@ impl PoolReport {
         let nodes = members.nodes.iter();
         let check = &members.config.check;
         let nodes: Vec<_> = nodes.map(|node| NodeReport::of(node, check, now)).collect();
-        let usable = members.nodes.iter().filter(|node| node.effective() > 0);
         let (state, trouble) = state_of(&nodes);
         let shares = snapshot.ingress.shares();
         let share = shares.iter().find(|(one, _)| one.name == pool.name);
@@ -235,7 +234,7 @@ impl PoolReport {
             tcp: listeners_to(snapshot, &pool.name),
             waiting: pool.waiting(),
             most_waiting: pool.most_waiting(),
-            queue_limit: usable.count() * members.config.max_queue as usize,
+            queue_limit: members.queue_limit(),
             refused: pool.refusals.get(),
             nodes,
         }

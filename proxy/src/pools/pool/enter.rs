@@ -107,9 +107,7 @@ impl Pool {
             if let Outlook::Now(answer) = self.find(&members, tried) {
                 return answer;
             }
-            let usable = members.nodes.iter().filter(|node| node.effective() > 0);
-            let limit = usable.count() * members.config.max_queue as usize;
-            if line.len() >= limit {
+            if line.len() >= members.queue_limit() {
                 return Err(NoPlace::QueueFull);
             }
             (line.join(*tried), members.config.queue_timeout)
