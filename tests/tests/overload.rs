@@ -190,6 +190,12 @@ fn a_full_queue_is_said_at_once_and_a_slow_one_in_time() {
     assert_eq!(refused.exchange(get(HOST, "/")).status, 200);
     let busy = "portico_failures_total{side=\"platform\",code=\"platform_busy\"}";
     assert_eq!(portico.metric(busy), Some(4.0));
+    let refused = ["queue_full", "queue_timeout"].map(|reason| {
+        let series = format!("portico_pool_refused_total{{pool=\"ingress\",reason=\"{reason}\"}}");
+        portico.metric(&series).unwrap()
+    });
+    assert_eq!(refused[0] + refused[1], 4.0, "{refused:?}");
+    assert!(refused[1] >= 2.0, "{refused:?}");
     assert_eq!(portico.stderr().matches("the pool is busy").count(), 1);
     // The log knows who waited, and how long.
     let lines = eventually("six lines", SOON, || {
