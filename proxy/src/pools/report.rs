@@ -17,8 +17,8 @@ use super::counts::Counts;
 use super::live::Wish;
 use super::node::{Node, WEIGHT_STEPS};
 use super::pool::Pool;
-use crate::admin::time::rfc3339;
 use crate::snapshot::Snapshot;
+use crate::time_text::rfc3339;
 
 /// Whether a node is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
