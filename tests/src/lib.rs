@@ -41,6 +41,8 @@ pub mod websocket;
 pub mod wire;
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::UnixListener;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -52,7 +54,8 @@ pub const SOON: Duration = Duration::from_secs(20);
 /// A MiB, in bytes.
 pub const MIB: u64 = 1 << 20;
 
-/// A loopback port that nobody listens on and that no outgoing connection gets by chance.
+/// A loopback port that nobody listens on and that no outgoing connection gets by chance. It belongs
+/// to this process until it ends: what another test checks, or finds dead, is not listened on here.
 ///
 /// Below the ephemeral range (32768 and up), so that a connection of another test
 /// cannot take it in between.
@@ -64,10 +67,18 @@ pub fn free_port() -> u16 {
         // Processes that run at the same time start at different places.
         let offset = std::process::id().wrapping_mul(97) + NEXT.fetch_add(1, Ordering::Relaxed);
         let port = u16::try_from(FIRST + offset % COUNT).expect("fits a port");
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if claim(port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }
+}
+
+/// Keeps other processes from taking a port, with a name that the kernel forgets when this one ends:
+/// the port itself may be left alone for long, so that nobody answers there.
+fn claim(port: u16) -> bool {
+    let name = std::os::unix::net::SocketAddr::from_abstract_name(format!("portico-test-{port}"));
+    let claimed = name.and_then(|name| UnixListener::bind_addr(&name));
+    claimed.map(std::mem::forget).is_ok()
 }
 
 /// [`free_port`] as an address on 127.0.0.1.

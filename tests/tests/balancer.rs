@@ -337,6 +337,58 @@ fn all_nodes_are_dead() {
     let refused = "portico_pool_retries_refused_total{pool=\"ingress\"}";
     assert!(portico.metric(refused).is_some_and(|refused| refused > 0.0));
     assert_eq!(portico.stderr().matches("the retry budget").count(), 1);
+    // The budget is kept to: else each request would try all three.
+    let failed = connects(&portico, "failed");
+    assert!((20..60).contains(&failed), "{failed} connects");
+}
+
+#[test]
+fn each_node_is_tried_once() {
+    let dead = [(); 2].map(|()| free_address());
+    let portico = before(&dead, "kind = \"tcp\"", "");
+    assert_eq!(portico.tcp().exchange(get(HOST, "/")).status, 502);
+    assert_eq!(connects(&portico, "failed"), 2);
+}
+
+#[test]
+fn few_of_many_requests_in_flight_are_repeated() {
+    const MANY: usize = 24;
+    let mut dies = Node::start("dies", free_address());
+    let lives = Origin::echo("lives");
+    let nodes = format!(
+        "nodes = [{{ address = \"{}\", weight = 1000 }}, {{ address = \"{}\", weight = 1 }}]\n\
+         check = {{ kind = \"tcp\", interval = \"1h\" }}",
+        dies.address,
+        lives.address()
+    );
+    let portico = Builder::new()
+        .with(&format!("[server]\nworkers = 1\n[pools.ingress]\n{nodes}"))
+        .start();
+    let ask = |request: String| {
+        let mut client = portico.tcp();
+        client.send(request);
+        client
+    };
+    let mut warm: Vec<_> = (0..MANY).map(|_| ask(get(HOST, "/sleep/1000"))).collect();
+    wait_for(&portico, dies.address, &format!(", {MANY} of "));
+    for client in &mut warm {
+        assert_eq!(client.response().status, 200);
+    }
+    let mut gets: Vec<_> = (0..MANY).map(|_| ask(get(HOST, "/sleep/3000"))).collect();
+    wait_for(&portico, dies.address, &format!(", {MANY} of "));
+    dies.kill();
+    let answers: Vec<_> = gets.iter_mut().map(Client::response).collect();
+    let good = answers.iter().filter(|answer| answer.status == 200).count();
+    // A fifth of those in flight and three; the rest is for a machine that stands still meanwhile.
+    assert!((3..MANY - 6).contains(&good), "{good} were repeated");
+    assert!(
+        answers
+            .iter()
+            .all(|answer| matches!(answer.status, 200 | 502))
+    );
+    assert_eq!(lives.take().len(), good);
+    let retries = "portico_upstream_retries_total{destination=\"ingress\"}";
+    assert_eq!(portico.metric(retries), Some(good as f64));
 }
 
 #[test]
@@ -357,6 +409,31 @@ fn a_node_that_breaks_new_connections_is_taken_out() {
     assert!(!is_up(&portico, bad.address()));
     assert!((1..=5).contains(&broken), "{broken} requests broke");
     assert!(portico.stderr().contains("connections in a row"));
+    // A new connection that broke may have done anything: not even a GET is repeated.
+    let retries = "portico_upstream_retries_total{destination=\"ingress\"}";
+    assert_eq!(portico.metric(retries), Some(0.0));
+}
+
+#[test]
+fn who_waits_for_the_rest_of_a_request_in_vain_is_not_taken_out() {
+    let nodes = ["a", "b", "c"].map(|name| {
+        Origin::scripted(name, |connection| {
+            // Its patience has ended.
+            connection.read_head();
+        })
+    });
+    let addresses = nodes.each_ref().map(Origin::address);
+    let portico = before(&addresses, "kind = \"tcp\"", "");
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: test\r\nContent-Length: 100\r\n\r\nthe beginning"
+    );
+    for _ in 0..30 {
+        assert_eq!(portico.tcp().exchange(&request).status, 502);
+    }
+    for node in addresses {
+        assert!(is_up(&portico, node), "{}", portico.stderr());
+    }
+    nodes.iter().for_each(Origin::forgive);
 }
 
 /// Where requests of so many tools go.

@@ -374,6 +374,9 @@ fn portico_itself_is_no_node() {
         .start();
     let own = Err("its checks fail: the address is portico's own listener");
     judge("portico", &origin, &node, &portico, own);
+    // The only node is tried all the same: not that one. It would be a loop (508).
+    let answer = portico.tcp().exchange(get("x.toolforge.org", "/"));
+    assert_eq!(answer.status, 502, "{answer:?}");
 }
 
 #[test]
@@ -711,6 +714,24 @@ fn reloads_leave_the_schedule_alone() {
         "{reloads}"
     );
     assert!(reloads > 6, "{reloads}");
+}
+
+#[test]
+fn a_node_that_a_reload_removes_is_checked_no_more() {
+    let (goes, stays) = (Moody::new("goes", &[200]), Moody::new("stays", &[200]));
+    let often = format!("{MOODY}, interval = '50ms'");
+    let pool = |nodes: &str| format!("[pools.ingress]\nnodes = [{nodes}]\ncheck = {{ {often} }}");
+    let remaining = format!("'{}'", stays.address());
+    let both = format!("{remaining}, '{}'", goes.address());
+    let mut portico = Builder::new().with(&pool(&both)).start();
+    goes.wait_for(2);
+    portico.change(&pool(&remaining));
+    assert!(portico.reload());
+    // One may have been under way.
+    stays.wait_for(3);
+    let before = goes.checks.load(SeqCst);
+    stays.wait_for(20);
+    assert_eq!(goes.checks.load(SeqCst), before);
 }
 
 /// What a reload changes of a check holds for the next one, and that comes as soon as is asked for.

@@ -193,6 +193,8 @@ fn numbers_agree_with_what_clients_did() {
         &[("req_tot", "7"), ("hrsp_2xx", "4"), ("bin", "1000")],
     );
     check_row(https, &[("req_tot", "5"), ("hrsp_2xx", "2"), ("bin", "0")]);
+    let sent = |row: &Row| row["bout"].parse::<u64>().expect("a number");
+    assert_eq!((sent(http) + sent(https)).to_string(), out);
 }
 
 #[test]
@@ -432,6 +434,8 @@ fn tcp_listeners_are_told() {
     let server = [
         ("scur", "1"),
         ("stot", "1"),
+        ("bin", "1000"),
+        ("bout", "1005"),
         ("mode", "tcp"),
         ("hrsp_2xx", ""),
         ("type", "2"),

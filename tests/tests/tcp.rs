@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use portico_tests::client::get;
+use portico_tests::client::{Client, get};
 use portico_tests::portico::{Builder, Portico};
 use portico_tests::redis::Redis;
 use portico_tests::tcp_node::{Checks, Node, prepare};
@@ -123,10 +123,34 @@ fn count(portico: &Portico, metric: &str, labels: &str) -> f64 {
         .unwrap_or_else(|| panic!("no {series}"))
 }
 
+/// A counter of a node of the pool `p`; `kind`: of errors.
+#[track_caller]
+fn of_node(portico: &Portico, node: SocketAddr, metric: &str, kind: &str) -> f64 {
+    let more = match kind {
+        "" => String::new(),
+        kind => format!(",kind=\"{kind}\""),
+    };
+    let series = format!("portico_node_{metric}_total{{pool=\"p\",node=\"{node}\"{more}}}");
+    portico
+        .metric(&series)
+        .unwrap_or_else(|| panic!("no {series}"))
+}
+
 #[track_caller]
 fn wait_for(portico: &Portico, metric: &str, labels: &str, value: f64) {
     eventually(&format!("{metric} {labels} is {value}"), SOON, || {
         (count(portico, metric, labels) == value).then_some(())
+    });
+}
+
+/// A warning with all of these parts stands in the log.
+#[track_caller]
+fn says_why(portico: &Portico, parts: &[&str]) {
+    eventually(&format!("a warning with {parts:?}"), SOON, || {
+        let log = portico.stderr();
+        let mut warnings = log.lines().filter(|line| line.contains(" WARN "));
+        let found = warnings.any(|line| parts.iter().all(|part| line.contains(part)));
+        found.then_some(())
     });
 }
 
@@ -504,6 +528,8 @@ fn a_reset_of_either_side_reaches_the_other() {
         "ending=\"node_reset\"",
         1.0,
     );
+    let errors = |kind: &str| of_node(&setup.portico, node.address(), "errors", kind);
+    assert_eq!((errors("response"), errors("connect")), (1.0, 0.0));
     let mut client = connect(setup.listen);
     client.write_all(b"x").unwrap();
     exact(&mut client, b"y");
@@ -515,6 +541,11 @@ fn a_reset_of_either_side_reaches_the_other() {
         "endings_total",
         "ending=\"client_reset\"",
         1.0,
+    );
+    assert_eq!(
+        errors("response"),
+        1.0,
+        "the client's doing is not the node's"
     );
 }
 
@@ -572,6 +603,9 @@ fn another_node_is_taken_when_one_cannot_be_connected_to() {
         (1.0..=2.0).contains(&failures),
         "{failures} connect failures"
     );
+    let of_dead = |metric, kind| of_node(&setup.portico, dead, metric, kind);
+    assert_eq!(of_dead("errors", "connect"), failures);
+    assert_eq!(of_dead("redispatches", ""), failures);
     drop(node);
     refused(setup.listen, LOOPBACK);
     wait_for(
@@ -580,11 +614,64 @@ fn another_node_is_taken_when_one_cannot_be_connected_to() {
         "reason=\"unreachable\"",
         1.0,
     );
+    says_why(
+        &setup.portico,
+        &["since no node could be connected to", "listener=t pool=p "],
+    );
+}
+
+#[test]
+fn each_node_is_tried_once() {
+    let dead = [(); 2].map(|()| free_address());
+    let setup = setup(&dead, "", "", "");
+    refused(setup.listen, LOOPBACK);
+    wait_for(
+        &setup.portico,
+        "unserved_total",
+        "reason=\"unreachable\"",
+        1.0,
+    );
+    for node in dead {
+        assert_eq!(of_node(&setup.portico, node, "errors", "connect"), 1.0);
+    }
+}
+
+/// By name, since the configuration refuses such an address: the connection would come back again
+/// and again.
+#[test]
+fn portico_itself_is_no_node() {
+    let listen = free_address();
+    let pool = format!(
+        "[pools.p]\nnodes = ['localhost:{}']\ncheck = {{ interval = '1h' }}",
+        listen.port()
+    );
+    let portico = Builder::new().with(&pool).with(&tcp(listen, "")).start();
+    refused(listen, LOOPBACK);
+    wait_for(&portico, "unserved_total", "reason=\"unreachable\"", 1.0);
+    assert_eq!(count(&portico, "accepted_total", ""), 1.0);
+}
+
+#[test]
+fn the_budget_for_retries_is_kept_to() {
+    let dead = [(); 3].map(|()| free_address());
+    let setup = setup(&dead, "", "", "");
+    for _ in 0..20 {
+        refused(setup.listen, LOOPBACK);
+    }
+    let unreachable = "reason=\"unreachable\"";
+    wait_for(&setup.portico, "unserved_total", unreachable, 20.0);
+    // Without it each connection would try all three.
+    let failures = count(&setup.portico, "connect_failures_total", "");
+    assert!(
+        (20.0..60.0).contains(&failures),
+        "{failures} connect failures"
+    );
+    let budget = "portico_pool_retries_refused_total{pool=\"p\"}";
     assert!(
         setup
             .portico
-            .stderr()
-            .contains("since no node could be connected to")
+            .metric(budget)
+            .is_some_and(|refused| refused > 0.0)
     );
 }
 
@@ -641,11 +728,27 @@ fn a_wait_for_a_place_has_an_end() {
         "reason=\"queue_timeout\"",
         1.0,
     );
-    assert!(
-        setup
-            .portico
-            .stderr()
-            .contains("for want of a place at a node")
+    let reason = "listener=t pool=p reason=\"queue_timeout\"";
+    says_why(&setup.portico, &["for want of a place at a node", reason]);
+}
+
+#[test]
+fn a_pool_without_a_node_in_rotation_resets() {
+    let node = Node::echo("go");
+    let setup = setup(&[node.address()], "", "", "");
+    let (admin, address) = (setup.portico.admin, node.address());
+    let request = format!(
+        "POST /pools/drain?pool=p&node={address} HTTP/1.1\r\nHost: {admin}\r\nContent-Length: 0\r\n\r\n"
+    );
+    assert_eq!(Client::tcp(admin).exchange(request).status, 200);
+    refused(setup.listen, LOOPBACK);
+    wait_for(&setup.portico, "unserved_total", "reason=\"no_node\"", 1.0);
+    says_why(
+        &setup.portico,
+        &[
+            "since no node of its pool is in rotation",
+            "listener=t pool=p ",
+        ],
     );
 }
 

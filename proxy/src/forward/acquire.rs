@@ -326,7 +326,7 @@ async fn connect_node<S>(
     // A name that leads to portico itself, since somebody changed it: the administration must not
     // be reached this way. Other odd addresses the administrator may want.
     let policy = &request.snapshot.backends;
-    if let Err(refusal @ Refusal::OwnListener) = policy.check_always(address) {
+    if let Err(refusal) = policy.check_node(address) {
         visit.connect_failed(&refusal);
         return Err(NoVisit::Fault(BackendFault::Unreachable));
     }

@@ -146,7 +146,7 @@ async fn send<S: ClientStream>(
                     continue;
                 }
                 if let Some(visit) = &request.visit {
-                    visit.died(reused);
+                    visit.died(reused || !upload.is_done());
                 }
                 let fault = match stream.fault() {
                     Some(Fault::Malformed) => BackendFault::Malformed,

@@ -80,11 +80,12 @@ impl Visit {
     }
 
     /// The connection ended before the first byte of an answer, and that is how the request ends.
-    /// `reused`: it had carried others, so that the node may just have had enough of it.
-    pub(super) fn died(&self, reused: bool) {
+    /// `excused`: it had carried others, so that the node may just have had enough of it; or the
+    /// client has not sent all of its request, and the node may have had enough of waiting.
+    pub(super) fn died(&self, excused: bool) {
         self.lane().response_errors.inc();
         self.doubt().raise();
-        if !reused {
+        if !excused {
             self.place.broke();
         }
     }

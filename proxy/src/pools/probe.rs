@@ -104,8 +104,8 @@ pub(super) async fn probe(
     };
     let checked = SocketAddr::new(serves.ip(), check.port.unwrap_or(serves.port()));
     for address in [serves, checked] {
-        // As for requests: other odd addresses the administrator may want.
-        if let Err(refusal @ Refusal::OwnListener) = policy.check_always(address) {
+        // As for requests.
+        if let Err(refusal) = policy.check_node(address) {
             return failed(ProbeError::Refused(refusal));
         }
     }

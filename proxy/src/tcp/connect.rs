@@ -18,7 +18,6 @@ use super::counts::{ListenerCounts, Unserved};
 use crate::failure_text::with_sources;
 use crate::listen::KEEPALIVE;
 use crate::places::Place;
-use crate::policy::backends::Refusal;
 use crate::pools::retry::Retry;
 use crate::pools::{NoPlace, NodePlace, Pool, Tried};
 use crate::snapshot::Snapshot;
@@ -89,7 +88,7 @@ async fn attempt(
         return Err(Unserved::Unreachable);
     };
     // A name that leads to portico itself, since somebody changed it.
-    if let Err(refusal @ Refusal::OwnListener) = snapshot.backends.check_always(address) {
+    if let Err(refusal) = snapshot.backends.check_node(address) {
         place.connect_failed(&refusal);
         return Err(Unserved::Unreachable);
     }
