@@ -198,6 +198,64 @@ fn numbers_agree_with_what_clients_did() {
 }
 
 #[test]
+fn answers_that_fail_and_repeats_are_counted() {
+    let origin = Origin::scripted("fails", |connection| {
+        let mut first = true;
+        while let Some(request) = connection.read_request() {
+            match &*request.target {
+                "/die" if !first => return,
+                "/junk" => {
+                    connection.send("this is no HTTP\r\n\r\n");
+                    return;
+                }
+                "/half" => {
+                    connection.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+                    return;
+                }
+                _ => connection.send_text("ok"),
+            };
+            first = false;
+        }
+    });
+    let address = origin.address();
+    let portico = Builder::new()
+        .ingress(&[address])
+        .with("[server]\nworkers = 1\n[pools.ingress.check]\ninterval = '1h'")
+        .start();
+    let check = |retries: u64, errors: u64| {
+        let counted = || {
+            let found = node(&portico, address);
+            let same = found["retries"] == retries && found["response_errors"] == errors;
+            same.then_some(())
+        };
+        eventually(
+            &format!("{retries} retries, {errors} errors"),
+            SOON,
+            counted,
+        );
+    };
+    let mut client = portico.tcp();
+    assert_eq!(client.exchange(get(HOST, "/")).status, 200);
+    assert_eq!(client.exchange(get(HOST, "/die")).status, 200);
+    check(1, 0);
+    assert_eq!(client.exchange(get(HOST, "/junk")).status, 502);
+    check(1, 1);
+    client.send(get(HOST, "/half"));
+    assert!(client.try_response(false).is_err());
+    check(1, 2);
+    let rows = csv(&portico);
+    for server in [&*address.to_string(), "BACKEND"] {
+        let counts = [
+            ("wretr", "1"),
+            ("eresp", "2"),
+            ("econ", "0"),
+            ("wredis", "0"),
+        ];
+        check_row(row(&rows, "ingress", server), &counts);
+    }
+}
+
+#[test]
 fn failures_are_counted_where_they_belong() {
     let (alive, dead) = (Origin::echo("ingress"), free_address());
     // No check takes the dead one out: requests do.

@@ -336,7 +336,22 @@ mod tests {
     /// Fields that scripts read, of every kind of row.
     #[test]
     fn rows() {
-        let pool = sample();
+        let mut pool = sample();
+        // Numbers that differ, so that columns cannot be mixed up.
+        let first = &mut pool.nodes[0];
+        first.most_in_flight = 21;
+        first.counts = Counts {
+            sessions: 22,
+            bytes_in: 23,
+            bytes_out: 24,
+            connect_errors: 25,
+            response_errors: 26,
+            retries: 27,
+            redispatches: 28,
+            answers: [31, 32, 33, 34, 35],
+        };
+        (first.checks.failed, first.checks.downs) = (41, 42);
+        first.checks.downtime_seconds = 43;
         let mut table = Table::new();
         let now = pool.nodes[0].since + Duration::from_secs(7);
         for (index, node) in pool.nodes.iter().enumerate() {
@@ -367,6 +382,29 @@ mod tests {
         assert_eq!(column("qlimit"), ["", "", "", "", "", "512"]);
         let checks = ["L7OK", "L7OK", "L4CON", "L4CON", "", ""];
         assert_eq!(column("check_status"), checks);
+        for (name, value) in [
+            ("scur", "12"),
+            ("smax", "21"),
+            ("stot", "22"),
+            ("lbtot", "22"),
+            ("bin", "23"),
+            ("bout", "24"),
+            ("econ", "25"),
+            ("eresp", "26"),
+            ("wretr", "27"),
+            ("wredis", "28"),
+            ("hrsp_1xx", "31"),
+            ("hrsp_2xx", "32"),
+            ("hrsp_3xx", "33"),
+            ("hrsp_4xx", "34"),
+            ("hrsp_5xx", "35"),
+            ("chkfail", "41"),
+            ("chkdown", "42"),
+            ("downtime", "43"),
+            ("lastchg", "7"),
+        ] {
+            assert_eq!(column(name)[0], value, "{name}");
+        }
         assert_eq!(column("iid"), ["1"; 6]);
         assert_eq!(column("sid"), ["1", "2", "3", "4", "5", "0"]);
         // Every column that is set exists: a slip of the pen would be lost.

@@ -200,3 +200,21 @@ impl Drop for Waiting<'_> {
         self.leave();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever ends a place sees that somebody is about to wait, before that one has looked for room.
+    #[test]
+    fn the_length_is_raised_before_anybody_waits() {
+        let queue = Queue::default();
+        let line = queue.lock();
+        assert!(queue.is_empty());
+        line.announce();
+        assert!(!queue.is_empty());
+        // There was room after all.
+        drop(line);
+        assert!(queue.is_empty());
+    }
+}

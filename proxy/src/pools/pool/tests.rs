@@ -382,6 +382,69 @@ fn a_weight_of_0_takes_a_node_out() {
     assert_eq!(answer.unwrap_err(), NoPlace::NoNode);
 }
 
+/// One that is down, drained or without weight is nobody who could take over.
+#[test]
+fn the_last_node_that_is_up_is_not_ejected() {
+    let pool = pool_of(&[1, 2, 3], 9, 9);
+    let nodes = pool.members().nodes.clone();
+    let fails = |index: usize| {
+        pool.connect_failed(&nodes[index], &"refused");
+        nodes[index].is_up()
+    };
+    assert!(!fails(0));
+    pool.set_wish(&nodes[1], Wish::Drain);
+    assert!(fails(2), "the other one is drained");
+    pool.set_wish(&nodes[1], Wish::Maintenance);
+    assert!(fails(2), "the other one is in maintenance");
+    pool.set_wish(&nodes[1], Wish::Ready);
+    pool.set_weight(&nodes[1], Some(0));
+    assert!(fails(2), "the other one has no weight");
+    pool.set_weight(&nodes[1], None);
+    assert!(!fails(2));
+    assert!(fails(1), "the others are down");
+}
+
+/// An answer between them makes broken connections no row.
+#[test]
+fn connections_that_break_now_and_then_eject_nobody() {
+    let pool = pool_of(&[1, 2], 9, 9);
+    let nodes = pool.members().nodes.clone();
+    for _ in 0..3 {
+        for _ in 1..MAX_BROKEN {
+            pool.broke(&nodes[0]);
+        }
+        pool.answered(&nodes[0]);
+    }
+    assert!(nodes[0].is_up());
+    for _ in 0..MAX_BROKEN {
+        pool.broke(&nodes[0]);
+    }
+    assert!(!nodes[0].is_up());
+}
+
+/// Who waited gets a place where most is free.
+#[test]
+fn who_waited_gets_the_node_with_the_least_load() {
+    let pool = pool_of(&[1, 2, 3], 5, 9);
+    let nodes = pool.members().nodes.clone();
+    for (node, load) in nodes.iter().zip([3, 1, 4]) {
+        for _ in 0..load {
+            assert!(node.claim());
+        }
+    }
+    let find = |tried: &Tried| match pool.find(&pool.members(), tried) {
+        Outlook::Now(Ok(place)) => place.node().id,
+        _ => panic!("no place"),
+    };
+    assert_eq!(find(&Tried::default()), nodes[1].id);
+    let mut tried = Tried::default();
+    tried.add(&nodes[1]);
+    assert_eq!(find(&tried), nodes[0].id);
+    // By weight: 3 of 100 is more than 4 of 200.
+    pool.set_weight(&nodes[2], Some(200));
+    assert_eq!(find(&tried), nodes[2].id);
+}
+
 #[test]
 fn a_place_counts_as_a_session_of_its_worker() {
     let (runtime, pool) = (runtime(), pool_of(&[1], 1, 9));
