@@ -254,6 +254,21 @@ fn a_websocket_keeps_its_place_until_it_ends() {
 }
 
 #[test]
+fn clients_that_take_nothing_hold_no_place_at_a_node_that_is_done() {
+    let node = Gate::shut();
+    let portico = narrow(&node, "queue_timeout = \"10s\"");
+    // No byte of a body may be sent to it.
+    let mut h2 = portico.http2_with(&[(0x4, 0)]);
+    let slow = h2.request(&Head::get(HOST, "/slow"), true);
+    node.wait_for(1);
+    node.release_all();
+    let answer = portico.tcp().exchange(get(HOST, "/next"));
+    assert_eq!(answer.text(), "/next");
+    h2.send(&Frame::window_update(slow, 100));
+    assert_eq!(h2.answer(slow).status, 200);
+}
+
+#[test]
 fn clients_that_leave_make_room_in_the_queue() {
     let node = Gate::shut();
     let portico = narrow(&node, "max_queue = 3\nqueue_timeout = \"60s\"");

@@ -29,7 +29,6 @@ mod snapshot;
 mod socket;
 mod status;
 mod status_csv;
-pub(crate) mod time;
 
 #[cfg(test)]
 mod tests;

@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use super::State;
 use super::answer::{self, Body, Form, bad_request, text};
 use super::query::Query;
-use super::time::in_words;
 use crate::pools::live::{self, Change, ChangeError, Changed, Setting, Wish};
 use crate::pools::report::{LastCheck, NodeReport, PoolReport, State as NodeState, report};
 use crate::terminal::visible;
+use crate::time_text::in_words;
 
 /// What a page does to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,7 +15,6 @@ use super::State;
 use super::answer::{Body, Form, bad_request, json, text};
 use super::health::unready;
 use super::query::Query;
-use super::time::{in_words, rfc3339};
 use crate::pools::report::{LastCheck, NodeReport, PoolReport, report};
 use crate::process::{Process, Stage};
 use crate::registry::{Mode, Source};
@@ -23,6 +22,7 @@ use crate::start;
 use crate::telemetry::access_log::Dropped;
 use crate::telemetry::metrics::Totals;
 use crate::terminal::visible;
+use crate::time_text::{in_words, rfc3339};
 use crate::tls::CertificateStore;
 
 #[derive(Debug, Serialize)]

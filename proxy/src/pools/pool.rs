@@ -21,12 +21,12 @@ use tracing::{error, info, warn};
 use super::counts::Refusals;
 use super::health::{Health, MAX_BROKEN, News};
 use super::node::{Node, Standing, WEIGHT_STEPS};
-use super::probe::in_words;
 use super::queue::{Outlook, Queue};
 use super::retry::RetryBudget;
 use super::said::Said;
 use super::turns::Number;
 use super::waits::Waits;
+use crate::time_text::exact;
 
 mod enter;
 
@@ -324,7 +324,7 @@ impl Pool {
             News::Up { after } => {
                 node.broken.store(0, Relaxed);
                 self.publish(now);
-                let down_for = in_words(after);
+                let down_for = exact(after);
                 info!(%pool, node = %address, down_for, "node is up: its checks succeed");
             }
             News::Down { held } => {
@@ -353,7 +353,7 @@ impl Pool {
         match held.is_zero() {
             true => checks,
             false => {
-                let held = in_words(held);
+                let held = exact(held);
                 format!("{checks}, and not before {held}: it failed again soon after it came back")
             }
         }

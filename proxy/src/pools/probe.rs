@@ -23,6 +23,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::http1::{HeadLimits, Parsed, RequestKind, ResponseError, ResponseParser};
 use crate::policy::backends::{BackendPolicy, Refusal};
+use crate::time_text::exact;
 use crate::tls::{self, TlsError};
 use crate::upstream::connect::is_exhausted;
 
@@ -55,7 +56,7 @@ pub(super) enum ProbeError {
     Connect(io::Error),
     #[error("the TLS handshake failed: {0}")]
     Handshake(io::Error),
-    #[error("{what} within {}", in_words(*limit))]
+    #[error("{what} within {}", exact(*limit))]
     Timeout { what: Awaited, limit: Duration },
     #[error("it closed the connection without an answer")]
     Closed,
@@ -313,14 +314,5 @@ fn authority(node: &NodeAddress, port: u16) -> String {
     match node {
         NodeAddress::Ip(address) => SocketAddr::new(address.ip(), port).to_string(),
         NodeAddress::Name { host, .. } => format!("{host}:{port}"),
-    }
-}
-
-/// `5 s`, `2.5 s`, `250 ms`
-pub(super) fn in_words(duration: Duration) -> String {
-    match (duration.as_secs(), duration.subsec_millis()) {
-        (0, millis @ 1..) => format!("{millis} ms"),
-        (seconds, 0..100) => format!("{seconds} s"),
-        (seconds, millis) => format!("{seconds}.{} s", millis / 100),
     }
 }

@@ -17,9 +17,9 @@ use super::counts::{Counts, Refused};
 use super::live::Wish;
 use super::node::{Node, WEIGHT_STEPS};
 use super::pool::Pool;
-use crate::admin::time::{in_words, rfc3339};
 use crate::snapshot::Snapshot;
 use crate::terminal::visible;
+use crate::time_text::{in_words, rfc3339};
 
 /// Whether a node is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
