@@ -301,7 +301,11 @@ fn pool_in_words(pool: &PoolReport) -> String {
         Some(percent) => format!(", {percent} % of the ingress"),
     };
     let (waiting, limit) = (pool.waiting, pool.queue_limit);
-    format!("{state}{share}, {waiting} of {limit} waiting")
+    let refused = match pool.refused.sum() {
+        0 => String::new(),
+        refused => format!(", {refused} refused for want of a place"),
+    };
+    format!("{state}{share}, {waiting} of {limit} waiting{refused}")
 }
 
 fn node_in_words(node: &NodeReport) -> String {
@@ -318,8 +322,10 @@ fn node_in_words(node: &NodeReport) -> String {
         _ => String::new(),
     };
     format!(
-        "{} {} for {span}, {taken} of {limit} in flight{by_hand}{why}",
-        node.address, node.state
+        "{} {} for {span}, {taken} of {limit} in flight{by_hand}{why}{}",
+        node.address,
+        node.state,
+        node.why_down()
     )
 }
 

@@ -11,7 +11,7 @@
 //! begun (RFC 9113, section 8.7): then any request may, while all of it is at hand. A pool has a
 //! budget for this and for other attempts after the first (`pools::retry`).
 //!
-//! A request to the ingress holds its place at a node (`visit`) until it ends.
+//! A request to the ingress holds its place at a node (`visit`) until the answer is read.
 
 pub(crate) mod acquire;
 mod body;

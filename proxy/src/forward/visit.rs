@@ -5,7 +5,7 @@
 //! (`pools::place`). Who waits for a place, and which node has one, is decided in `pools`; what a
 //! failure means for the node too.
 //!
-//! Invariant: the place is held until the visit is dropped, tunnels included; bytes are counted when
+//! Invariant: the place is held until the node has answered whole, tunnels included; bytes are counted when
 //! it ends, and so at the last node where the request was sent more than once.
 
 use std::fmt::Display;
@@ -77,6 +77,12 @@ impl Visit {
             counter.inc();
         }
         self.place.answered();
+    }
+
+    /// All of the request and of the answer is here: what is left is up to the client, and a slow one
+    /// must not keep others from the node.
+    pub(super) fn is_done(&self) {
+        self.place.give_back();
     }
 
     /// The connection ended before the first byte of an answer, and that is how the request ends.

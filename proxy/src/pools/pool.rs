@@ -18,6 +18,7 @@ use arc_swap::ArcSwap;
 use portico_config as config;
 use tracing::{error, info, warn};
 
+use super::counts::Refusals;
 use super::health::{Health, MAX_BROKEN, News};
 use super::node::{Node, Standing, WEIGHT_STEPS};
 use super::queue::{Outlook, Queue};
@@ -53,6 +54,8 @@ pub struct Pool {
     pub said: Said,
     /// How long those waited who found no room.
     pub waits: Waits,
+    /// How many got no place.
+    pub refusals: Refusals,
     /// Held while members, standings or what follows from them change.
     changing: Mutex<()>,
     /// A node was in its slow start when weights were published last.
@@ -158,6 +161,7 @@ impl Pool {
             retries: RetryBudget::default(),
             said: Said::default(),
             waits: Waits::default(),
+            refusals: Refusals::default(),
             changing: Mutex::new(()),
             ramping: AtomicBool::new(false),
             lanes,
@@ -328,6 +332,7 @@ impl Pool {
                 // Down nodes are checked at another pace.
                 node.check_anew.notify_one();
                 let (why, back) = (why(), self.way_back(held));
+                node.standing(|standing| standing.health.why_down = Some((*why).into()));
                 warn!(%pool, node = %address, fault = "platform", why, back, "node is down; it gets no requests while another node is up");
                 self.say_if_none_is_up();
             }
@@ -359,7 +364,7 @@ impl Pool {
         let mut in_rotation = members.nodes.iter().filter(|node| node.in_rotation());
         if !in_rotation.any(|node| node.is_up()) {
             let (pool, nodes) = (&self.name, members.nodes.len());
-            error!(%pool, nodes, fault = "platform", "no node of the pool is up: all are tried for each request, and clients get 502 while none answers; look at the nodes, and at the network to them");
+            error!(%pool, nodes, fault = "platform", "no node of the pool is up: those in rotation are tried all the same, and clients get 502 (of [[tcp]]: a reset) while none answers; look at the nodes, and at the network to them");
         }
     }
 
