@@ -258,7 +258,7 @@ fn pool_row(pool: &PoolReport) -> [String; COLUMNS.len()] {
         pool.name.to_string(),
         "(all)".to_owned(),
         pool.state.to_string(),
-        "-".to_owned(),
+        in_words(Duration::from_secs(pool.seconds)),
         format!("{weight}/{}", sum(|node| node.weight.configured)),
         format!("{}/{}", sum(|node| node.in_flight), sum(|node| node.limit)),
         format!("{}/{}", pool.waiting, pool.queue_limit),
@@ -282,7 +282,7 @@ ingress  192.0.2.2:30000   UP (slow start 35 %)  21s      36/100           4/100
 ingress  192.0.2.3:30000   DOWN                  5m 02s   0/100            0/1000     -        4         L4CON in 3 ms, 4s ago: refused\\u{1b}
 ingress  192.0.2.4:30000   DOWN (drain)          5m 02s   0/100            0/1000     -        4         L4CON in 3 ms, 4s ago: refused\\u{1b}
 ingress  192.0.2.5:30000   MAINT                 2h 00m   0/100 (set 7)    0/1000     -        0         not checked
-ingress  (all)             UP                    -        136/500          16/5000    3/512    123541    -
+ingress  (all)             UP                    6m 40s   136/500          16/5000    3/512    123541    -
 ";
         let squeeze = |text: &str| -> Vec<String> {
             let lines = text.lines();

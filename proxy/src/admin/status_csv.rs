@@ -274,8 +274,9 @@ fn backend(row: &mut Row, pool: &PoolReport, now: SystemTime) {
     row.set("act", active.count());
     row.set("bck", 0);
     row.set("algo", pool.balance);
-    let youngest = nodes.iter().map(|node| node.since).max();
-    row.set("lastchg", seconds_since(youngest.unwrap_or(now), now));
+    row.set("lastchg", seconds_since(pool.since, now));
+    row.set("chkdown", pool.downs);
+    row.set("downtime", pool.downtime_seconds);
 }
 
 fn set_counts(row: &mut Row, pool: &PoolReport, counts: &Counts) {

@@ -80,7 +80,7 @@ impl Attempts {
         self.fresh = true;
         if let Some(visit) = visit {
             visit.retried();
-            if visit.pool().has_another(visit.node(), &self.tried) {
+            if visit.pool().has_room_beside(visit.node(), &self.tried) {
                 self.tried.add(visit.node());
             }
         }
@@ -344,8 +344,8 @@ async fn connect_node<S>(
         Taken::Dead => visit.doubt().raise(),
         Taken::None => {}
     }
-    // With all nodes in doubt this is as good as the others.
-    if visit.doubt().is_probed() && visit.pool().has_another(visit.node(), avoided) {
+    // With all others in doubt, or full, this is as good as they are.
+    if visit.doubt().is_probed() && visit.pool().has_room_beside(visit.node(), avoided) {
         return Err(NoVisit::Doubtful);
     }
     let probe = visit.doubt().probe();

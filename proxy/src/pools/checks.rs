@@ -206,6 +206,10 @@ async fn check(process: &Process, pool: &Arc<Pool>, node: &Node) {
     if let Err(error) = &outcome {
         debug!(pool = %pool_name, node = %address, error, ?discarded, ?late, "a check failed");
     }
+    // Whoever puts a node in maintenance may stop it in the same moment.
+    if node.standing(|standing| standing.wish) == Wish::Maintenance {
+        return;
+    }
     if discarded.is_some() {
         node.standing(|standing| standing.health.discarded_checks += 1);
         return;

@@ -18,6 +18,7 @@
 //! down, drained or in maintenance gets nothing while another one may be used; with none up, all that
 //! are not drained are tried.
 
+pub mod availability;
 pub mod balance;
 pub mod check_code;
 pub mod checks;

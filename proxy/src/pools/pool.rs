@@ -12,12 +12,14 @@ use std::fmt::Display;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use portico_config as config;
 use tracing::{error, info, warn};
 
+use super::availability::Availability;
+use super::counts::Counts;
 use super::counts::Refusals;
 use super::health::{Health, MAX_BROKEN, News};
 use super::node::{Node, Standing, WEIGHT_STEPS};
@@ -60,6 +62,10 @@ pub struct Pool {
     changing: Mutex<()>,
     /// A node was in its slow start when weights were published last.
     ramping: AtomicBool,
+    /// Whether a node can be used at all.
+    availability: Mutex<Availability>,
+    /// What was counted of nodes that reloads have removed.
+    gone: Mutex<Counts>,
     /// Counters of a node: one for each worker.
     lanes: usize,
 }
@@ -164,6 +170,8 @@ impl Pool {
             refusals: Refusals::default(),
             changing: Mutex::new(()),
             ramping: AtomicBool::new(false),
+            availability: Mutex::new(Availability::new(SystemTime::now())),
+            gone: Mutex::default(),
             lanes,
         }
     }
@@ -178,6 +186,11 @@ impl Pool {
                 return;
             }
             let members = Members::of(configured, &before.nodes, self.lanes);
+            for node in &before.nodes {
+                if !members.nodes.iter().any(|kept| kept.id == node.id) {
+                    locked(&self.gone).add(&node.counts());
+                }
+            }
             self.members.store(Arc::new(members));
         }
         self.publish(Instant::now());
@@ -234,6 +247,7 @@ impl Pool {
             node.publish(share, in_rotation);
             node.set_limit(members.config.max_connections);
         }
+        locked(&self.availability).note(!none_is_up, SystemTime::now());
         // Locked in any case: see `queue`.
         let mut line = self.queue.lock();
         line.serve(|tried| match self.find(&members, tried) {
@@ -254,19 +268,34 @@ impl Pool {
         lock.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a request that has tried these, and now this one, may try another that is up and in
-    /// rotation.
-    pub fn has_another(&self, node: &Node, tried: &Tried) -> bool {
+    /// Whether a request that has tried these, and now this one, would find room at another.
+    pub fn has_room_beside(&self, node: &Node, tried: &Tried) -> bool {
         let mut tried = *tried;
         tried.add(node);
         let members = self.members.load();
         let mut nodes = members.nodes.iter();
         !tried.is_full()
-            && nodes.any(|other| {
-                let usable =
-                    |standing: &mut Standing| standing.health.is_up() && standing.weight() > 0;
-                !tried.has(other) && other.in_rotation() && other.standing(usable)
-            })
+            && nodes.any(|other| other.effective() > 0 && !tried.has(other) && other.has_room())
+    }
+
+    /// Whether another node than this one is up and in rotation.
+    fn has_another(&self, node: &Node) -> bool {
+        let members = self.members.load();
+        let mut nodes = members.nodes.iter();
+        nodes.any(|other| {
+            let usable = |standing: &mut Standing| standing.health.is_up() && standing.weight() > 0;
+            other.id != node.id && other.in_rotation() && other.standing(usable)
+        })
+    }
+
+    /// Whether a node can be used at all, and since when.
+    pub fn availability(&self) -> Availability {
+        *locked(&self.availability)
+    }
+
+    /// What was counted of nodes that reloads have removed.
+    pub fn gone(&self) -> Counts {
+        locked(&self.gone).clone()
     }
 
     /// Changes what is known of the health of a node; `change` hears whether it is the last one.
@@ -277,7 +306,7 @@ impl Pool {
     ) -> Option<News> {
         // Two workers that each see the node of the other up must not take out both.
         let _alone = self.alone();
-        let last = !self.has_another(node, &Tried::default());
+        let last = !self.has_another(node);
         node.standing(|standing| change(&mut standing.health, last))
     }
 
@@ -409,6 +438,10 @@ impl Members {
             generation: NEXT_GENERATION.fetch_add(1, Relaxed),
         }
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

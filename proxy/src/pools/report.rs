@@ -90,8 +90,20 @@ pub struct PoolReport {
     pub queue_limit: usize,
     /// How many got no place, by why.
     pub refused: Refused,
+    /// Since when it is in its state.
+    #[serde(serialize_with = "as_rfc3339")]
+    pub since: SystemTime,
+    /// The same, as a span.
+    pub seconds: u64,
+    /// How often the last node that was used went down, or was taken out.
+    pub downs: u64,
+    /// How long there was none in all.
+    pub downtime_seconds: u64,
     /// In the order of the configuration.
     pub nodes: Vec<NodeReport>,
+    /// What was counted of nodes that reloads have removed.
+    #[serde(skip)]
+    pub gone: Counts,
 }
 
 /// A node.
@@ -220,6 +232,7 @@ impl PoolReport {
         let check = &members.config.check;
         let nodes: Vec<_> = nodes.map(|node| NodeReport::of(node, check, now)).collect();
         let (state, trouble) = state_of(&nodes);
+        let availability = pool.availability();
         let shares = snapshot.ingress.shares();
         let share = shares.iter().find(|(one, _)| one.name == pool.name);
         Self {
@@ -236,13 +249,21 @@ impl PoolReport {
             most_waiting: pool.most_waiting(),
             queue_limit: members.queue_limit(),
             refused: pool.refusals.get(),
+            since: availability.since,
+            seconds: now
+                .duration_since(availability.since)
+                .unwrap_or_default()
+                .as_secs(),
+            downs: availability.downs,
+            downtime_seconds: availability.downtime(now).as_secs(),
             nodes,
+            gone: pool.gone(),
         }
     }
 
-    /// What was counted of all nodes.
+    /// What was counted of all nodes, those that reloads have removed too.
     pub fn totals(&self) -> Counts {
-        let mut sum = Counts::default();
+        let mut sum = self.gone.clone();
         for node in &self.nodes {
             sum.add(&node.counts);
         }
@@ -455,6 +476,11 @@ pub(crate) mod tests {
                 queue_full: 40,
                 queue_timeout: 2,
             },
+            since: SystemTime::UNIX_EPOCH + Duration::from_secs(600),
+            seconds: 400,
+            downs: 6,
+            downtime_seconds: 44,
+            gone: Counts::default(),
             nodes,
         }
     }

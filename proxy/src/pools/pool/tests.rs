@@ -481,6 +481,33 @@ fn what_was_there_at_most_is_kept() {
 }
 
 #[test]
+fn what_removed_nodes_counted_stays_counted() {
+    let pool = pool_of(&[1, 2], 5, 0);
+    for _ in 0..4 {
+        // A new worker each time: the first node.
+        at_once(&runtime(), &pool, Tried::default()).unwrap();
+    }
+    assert_eq!(pool.gone().sessions, 0);
+    let counted = pool.members().nodes[0].counts().sessions;
+    pool.configure(&configured(&[2], 5, 0));
+    pool.configure(&configured(&[2, 3], 5, 0));
+    assert_eq!((counted, pool.gone().sessions), (4, 4));
+}
+
+#[test]
+fn a_pool_without_a_node_is_down_until_one_comes_back() {
+    let pool = pool_of(&[1, 2], 5, 0);
+    let nodes = &pool.members().nodes;
+    pool.set_wish(&nodes[0], Wish::Drain);
+    assert!(pool.availability().up);
+    pool.fail_checks(&nodes[1]);
+    assert!(!pool.availability().up, "one drained, one down");
+    pool.set_wish(&nodes[0], Wish::Ready);
+    let availability = pool.availability();
+    assert_eq!((availability.up, availability.downs), (true, 1));
+}
+
+#[test]
 fn pools_leave_nothing_behind() {
     let pools = [("p".into(), configured(&[1, 2], 1, 9))].into();
     let first = Pools::new(&pools, None, 1);
