@@ -43,9 +43,6 @@ pub fn check(path: &Path) -> Result<Report, StartError> {
         config.tcp.len(),
         config.rules.routes.len()
     );
-    if !config.tcp.is_empty() {
-        summary.push_str(&format!(", TCP listeners: {}", config.tcp.len()));
-    }
     let soon = SystemTime::now() + SOON;
     let expiries = (snapshot.tls.iter()).flat_map(|tls| tls.certificates.expiries());
     for expiry in expiries.filter(|expiry| expiry.not_after < soon) {
@@ -85,4 +82,33 @@ pub fn check(path: &Path) -> Result<Report, StartError> {
         }
     }
     Ok(Report { warnings, summary })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_names_everything_once() {
+        let config = "
+            [listen]
+            http = [\"127.0.0.1:1\"]
+            redirect = false
+            https = []
+            [domains]
+            canonical = \"toolforge.org\"
+            [pools.p]
+            nodes = [\"127.0.0.1:2\"]
+            [[tcp]]
+            name = \"t\"
+            listen = [\"127.0.0.1:3\"]
+            pool = \"p\"
+        ";
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), config).unwrap();
+        let summary = check(file.path()).unwrap().summary;
+        let (_, said) = summary.split_once(": ok; ").unwrap();
+        let expected = "certificates: 0, pools: 1, TCP listeners: 1, static routes: 0";
+        assert_eq!(said, expected);
+    }
 }

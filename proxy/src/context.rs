@@ -68,8 +68,8 @@ pub struct Request {
     /// The place at a node of the ingress; given back when the request has its answer, or will not
     /// get one from there.
     pub visit: Option<Visit>,
-    /// Leave for the attempt under way, if it is not the first; given back when that is answered: a
-    /// tunnel is no second attempt any more.
+    /// Leave for the attempt under way, if it is not the first; given back when that is answered (a
+    /// tunnel is no second attempt any more) or has failed.
     pub retry: RefCell<Option<Retry>>,
 }
 
@@ -114,8 +114,10 @@ impl Request {
         }
     }
 
-    /// Gives the place at a node back, if there is one, and counts there.
+    /// Gives the place at a node back, if there is one, and counts there; and what leave there was
+    /// for a second attempt.
     pub fn leave_node(&mut self) {
+        self.retry.take();
         if let Some(visit) = self.visit.take() {
             visit.end(&self.facts);
         }

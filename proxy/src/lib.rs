@@ -50,6 +50,7 @@ pub mod start;
 pub mod tcp;
 pub mod telemetry;
 pub mod terminal;
+mod time_text;
 pub mod tls;
 pub mod upstream;
 pub mod worker;

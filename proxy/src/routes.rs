@@ -22,11 +22,11 @@ use portico_routing::decide::Rules;
 use portico_routing::table::Entry;
 use serde::{Deserialize, Serialize};
 
-use crate::admin::time::rfc3339;
 use crate::ask::AskError;
 use crate::registry::{HeldTool, RegistryError, RegistryStatus, Source};
 use crate::start::StartError;
 use crate::terminal::visible_json;
+use crate::time_text::rfc3339;
 
 /// Why there is nothing to show.
 #[derive(Debug, thiserror::Error)]

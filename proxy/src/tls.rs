@@ -1,7 +1,8 @@
 //! TLS: which certificate a client sees, how sessions resume, and how files on disk become both.
 //!
 //! [`server_config`] is what every worker's acceptor uses, [`client_config`] what connections to
-//! `https://` backends use, [`check_config`] what checks of nodes use, and [`CertificateStore`] the certificates with their reload.
+//! `https://` backends use, [`check_config`] what checks of nodes use, and [`CertificateStore`] the
+//! certificates with their reload.
 //!
 //! Not here: sockets, handshake timeouts and everything HTTP. Nothing waits: files are only
 //! read in [`CertificateStore::load`] and [`CertificateStore::reload_changed`], which the

@@ -188,8 +188,8 @@ impl Worker {
         self.phase.get() >= Phase::CloseIdle
     }
 
-    /// Closes connections to backends that carry no request, and pipes: somebody needs their descriptors. Says
-    /// whether there were any.
+    /// Closes connections to backends that carry no request, and pipes: somebody needs their
+    /// descriptors. Says whether there were any.
     pub fn close_spare(&self) -> bool {
         let idle = self.idle.clear();
         let pipes = self.pipes.clear();

@@ -446,6 +446,28 @@ fn a_node_that_breaks_some_connections_stays() {
     assert!(!portico.stderr().contains("connections in a row"));
 }
 
+#[test]
+fn who_waits_for_the_rest_of_a_request_in_vain_is_not_taken_out() {
+    let nodes = ["a", "b", "c"].map(|name| {
+        Origin::scripted(name, |connection| {
+            // Its patience has ended.
+            connection.read_head();
+        })
+    });
+    let addresses = nodes.each_ref().map(Origin::address);
+    let portico = before(&addresses, "kind = \"tcp\"", "");
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: test\r\nContent-Length: 100\r\n\r\nthe beginning"
+    );
+    for _ in 0..30 {
+        assert_eq!(portico.tcp().exchange(&request).status, 502);
+    }
+    for node in addresses {
+        assert!(is_up(&portico, node), "{}", portico.stderr());
+    }
+    nodes.iter().for_each(Origin::forgive);
+}
+
 /// Where requests of so many tools go.
 fn homes(portico: &Portico) -> Vec<String> {
     let mut client = portico.tcp();
@@ -482,5 +504,32 @@ fn tools_stay_where_they_are_and_few_move_when_the_split_does() {
     for (tool, (before, after)) in first.iter().zip(&second).enumerate() {
         let moved_back = before == "gateway" && after != "gateway";
         assert!(!moved_back, "tool{tool} moved for nothing");
+    }
+}
+
+/// Every idle connection is found dead in the same moment, as after the keep-alive time of the
+/// nodes: that is no sign that nobody listens any more.
+#[test]
+fn nodes_that_close_idle_connections_get_the_next_burst() {
+    let nodes = ["a", "b", "c"].map(|name| {
+        Origin::scripted(name, |connection| {
+            // Closed without a word once it has answered.
+            if connection.read_request().is_some() {
+                connection.send_text("ok");
+            }
+        })
+    });
+    let portico = Builder::new()
+        .ingress(&nodes.each_ref().map(Origin::address))
+        .with("[server]\nworkers = 1\n[pools.ingress.check]\ninterval = '1h'")
+        .start();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| portico.tcp()).collect();
+    for _ in 0..20 {
+        for client in &mut clients {
+            client.wire.send(get(HOST, "/")).unwrap();
+        }
+        for client in &mut clients {
+            assert_eq!(client.response().status, 200);
+        }
     }
 }

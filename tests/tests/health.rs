@@ -568,6 +568,11 @@ fn a_node_that_fails_again_soon_is_held_down() {
     let lines = downs(2);
     let ejected = Instant::now();
     assert!(lines[1].contains("and not before 10 s"), "{lines:?}");
+    let told = portico.admin_get("/pools?format=text").text();
+    assert!(
+        told.contains("; held down for ") || ejected.elapsed() > Duration::from_secs(9),
+        "{told}"
+    );
     let checks = liar.checks.connections();
     eventually("good checks", SOON, || {
         (liar.checks.connections() > checks + 10).then_some(())
@@ -599,6 +604,13 @@ fn a_node_that_breaks_every_connection() {
     let lines = said(&portico, DOWN, &node);
     let why = "it broke 5 connections in a row before it answered";
     assert!(lines[0].contains(why), "{lines:?}");
+    // Its checks do not say it.
+    for page in ["/pools?format=text", "/status?format=text"] {
+        let text = portico.admin_get(page).text();
+        let mut told = text.lines().filter(|line| line.contains(&node));
+        let why = format!("; down: {why}");
+        assert!(told.any(|line| line.ends_with(&why)), "{text}");
+    }
     for _ in 0..10 {
         assert_eq!(
             client.exchange(post("x.toolforge.org", "/", "a")).status,

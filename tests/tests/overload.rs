@@ -190,6 +190,12 @@ fn a_full_queue_is_said_at_once_and_a_slow_one_in_time() {
     assert_eq!(refused.exchange(get(HOST, "/")).status, 200);
     let busy = "portico_failures_total{side=\"platform\",code=\"platform_busy\"}";
     assert_eq!(portico.metric(busy), Some(4.0));
+    let refused = ["queue_full", "queue_timeout"].map(|reason| {
+        let series = format!("portico_pool_refused_total{{pool=\"ingress\",reason=\"{reason}\"}}");
+        portico.metric(&series).unwrap()
+    });
+    assert_eq!(refused[0] + refused[1], 4.0, "{refused:?}");
+    assert!(refused[1] >= 2.0, "{refused:?}");
     assert_eq!(portico.stderr().matches("the pool is busy").count(), 1);
     // The log knows who waited, and how long.
     let lines = eventually("six lines", SOON, || {
@@ -245,6 +251,21 @@ fn a_websocket_keeps_its_place_until_it_ends() {
     drop(socket);
     assert_eq!(waiter.response().text(), "/after");
     assert_eq!(node.targets(), ["/chat", "/after"]);
+}
+
+#[test]
+fn clients_that_take_nothing_hold_no_place_at_a_node_that_is_done() {
+    let node = Gate::shut();
+    let portico = narrow(&node, "queue_timeout = \"10s\"");
+    // No byte of a body may be sent to it.
+    let mut h2 = portico.http2_with(&[(0x4, 0)]);
+    let slow = h2.request(&Head::get(HOST, "/slow"), true);
+    node.wait_for(1);
+    node.release_all();
+    let answer = portico.tcp().exchange(get(HOST, "/next"));
+    assert_eq!(answer.text(), "/next");
+    h2.send(&Frame::window_update(slow, 100));
+    assert_eq!(h2.answer(slow).status, 200);
 }
 
 #[test]

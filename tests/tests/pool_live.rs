@@ -236,6 +236,12 @@ fn the_last_node_may_go_with_a_warning() {
     let pools = json(&site.portico.admin_get("/pools"));
     assert_eq!(pools["pools"][0]["state"], "DOWN");
     assert!(pools["pools"][0]["trouble"].is_string(), "{pools}");
+    assert_eq!(pools["pools"][0]["refused"]["no_node"], 1, "{pools}");
+    let status = site.portico.admin_get("/status?format=text").text();
+    assert!(
+        status.contains(", 1 refused for want of a place\n"),
+        "{status}"
+    );
     let ready = command(
         &site.portico,
         &["ready", "ingress", &second.address().to_string()],

@@ -299,6 +299,21 @@ fn failures_are_counted_where_they_belong() {
 }
 
 #[test]
+fn a_body_that_a_node_took_before_it_broke_is_counted() {
+    let breaks = Origin::scripted("breaks", |exchange| {
+        exchange.read_request();
+    });
+    let address = breaks.address();
+    let portico = builder(&[address]).start();
+    let body = "x".repeat(1000);
+    let answer = portico.tcp().exchange(post(HOST, "/", &body));
+    assert_eq!(answer.status, 502);
+    let found = node(&portico, address);
+    assert_eq!(found["response_errors"], 1, "{found}");
+    assert_eq!(found["bytes_in"], 1000, "{found}");
+}
+
+#[test]
 fn checks_are_told() {
     let origin = Origin::scripted("ingress", |connection| {
         while let Some(request) = connection.read_request() {

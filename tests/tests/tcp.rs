@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use portico_tests::client::get;
+use portico_tests::client::{Client, get};
 use portico_tests::portico::{Builder, Portico};
 use portico_tests::redis::Redis;
 use portico_tests::tcp_node::{Checks, Node, prepare};
@@ -140,6 +140,17 @@ fn of_node(portico: &Portico, node: SocketAddr, metric: &str, kind: &str) -> f64
 fn wait_for(portico: &Portico, metric: &str, labels: &str, value: f64) {
     eventually(&format!("{metric} {labels} is {value}"), SOON, || {
         (count(portico, metric, labels) == value).then_some(())
+    });
+}
+
+/// A warning with all of these parts stands in the log.
+#[track_caller]
+fn says_why(portico: &Portico, parts: &[&str]) {
+    eventually(&format!("a warning with {parts:?}"), SOON, || {
+        let log = portico.stderr();
+        let mut warnings = log.lines().filter(|line| line.contains(" WARN "));
+        let found = warnings.any(|line| parts.iter().all(|part| line.contains(part)));
+        found.then_some(())
     });
 }
 
@@ -603,11 +614,9 @@ fn another_node_is_taken_when_one_cannot_be_connected_to() {
         "reason=\"unreachable\"",
         1.0,
     );
-    assert!(
-        setup
-            .portico
-            .stderr()
-            .contains("since no node could be connected to")
+    says_why(
+        &setup.portico,
+        &["since no node could be connected to", "listener=t pool=p "],
     );
 }
 
@@ -719,11 +728,27 @@ fn a_wait_for_a_place_has_an_end() {
         "reason=\"queue_timeout\"",
         1.0,
     );
-    assert!(
-        setup
-            .portico
-            .stderr()
-            .contains("for want of a place at a node")
+    let reason = "listener=t pool=p reason=\"queue_timeout\"";
+    says_why(&setup.portico, &["for want of a place at a node", reason]);
+}
+
+#[test]
+fn a_pool_without_a_node_in_rotation_resets() {
+    let node = Node::echo("go");
+    let setup = setup(&[node.address()], "", "", "");
+    let (admin, address) = (setup.portico.admin, node.address());
+    let request = format!(
+        "POST /pools/drain?pool=p&node={address} HTTP/1.1\r\nHost: {admin}\r\nContent-Length: 0\r\n\r\n"
+    );
+    assert_eq!(Client::tcp(admin).exchange(request).status, 200);
+    refused(setup.listen, LOOPBACK);
+    wait_for(&setup.portico, "unserved_total", "reason=\"no_node\"", 1.0);
+    says_why(
+        &setup.portico,
+        &[
+            "since no node of its pool is in rotation",
+            "listener=t pool=p ",
+        ],
     );
 }
 

@@ -12,11 +12,11 @@ use serde::Serialize;
 use super::State;
 use super::answer::{Body, Form, bad_request, json_bytes, text};
 use super::query::Query;
-use super::time::rfc3339;
 use crate::registry::Change;
 use crate::routes::delta::{Side, deltas};
 use crate::routes::{Bad, Route, bad_routes, good_routes, write_json};
 use crate::terminal::visible;
+use crate::time_text::rfc3339;
 use portico_routing::table::Entry;
 
 /// What does not fit is the oldest, and is left out.

@@ -1,4 +1,5 @@
-//! The administration server: metrics, health, routes, pools, status, reload, on an address of its own.
+//! The administration server: metrics, health, routes, pools, status, reload, on an address of its
+//! own.
 //!
 //! Runs on the control thread with hyper; a page that takes long is made on the blocking pool, two at
 //! a time, so that neither the upkeep of routes and nodes nor a scrape waits for it. Not here: what
@@ -28,7 +29,6 @@ mod snapshot;
 mod socket;
 mod status;
 mod status_csv;
-pub(crate) mod time;
 
 #[cfg(test)]
 mod tests;

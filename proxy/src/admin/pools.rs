@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use super::State;
 use super::answer::{self, Body, Form, bad_request, text};
 use super::query::Query;
-use super::time::in_words;
 use crate::pools::live::{self, Change, ChangeError, Changed, Setting, Wish};
 use crate::pools::report::{LastCheck, NodeReport, PoolReport, State as NodeState, report};
 use crate::terminal::visible;
+use crate::time_text::in_words;
 
 /// What a page does to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,8 +226,8 @@ fn node_row(pool: &str, node: &NodeReport) -> [String; COLUMNS.len()] {
         node.counts.sessions.to_string(),
         match &node.checks.last {
             _ if node.state == NodeState::Maintenance => "not checked".to_owned(),
-            Some(check) => check_in_words(check),
-            None => "none yet".to_owned(),
+            Some(check) => check_in_words(check) + &node.why_down(),
+            None => "none yet".to_owned() + &node.why_down(),
         },
     ]
 }
@@ -300,6 +300,21 @@ ingress  (all)             UP                    -        136/500          16/50
         }
     }
 
+    /// A node whose checks succeed, and whose connections break.
+    #[test]
+    fn why_a_node_is_down() {
+        let mut pool = sample();
+        let node = &mut pool.nodes[2];
+        node.down_because = Some("it broke\u{1b} 5 connections".into());
+        node.held_seconds = Some(70);
+        if let Some(last) = &mut node.checks.last {
+            last.error = None;
+        }
+        let shown = table(&[pool]);
+        let said = "4s ago; down: it broke\\u{1b} 5 connections; held down for 1m 10s more\n";
+        assert!(shown.contains(said), "{shown}");
+    }
+
     #[track_caller]
     fn check_told(before: Wish, now: Wish, left: Option<Left>, expected: &str) {
         let setting = |wish| Setting {
@@ -336,8 +351,8 @@ ingress  (all)             UP                    -        136/500          16/50
             Wish::Maintenance,
             Some(Left::Nothing),
             "ingress 192.0.2.1:80: maintenance, weight 100 as configured (as before); 3 in flight may end\n\
-             WARNING: no node of the pool is in rotation any more: clients get 503 until portico pool ready, \
-             or a weight above 0, brings one back\n",
+             WARNING: no node of the pool is in rotation any more: clients get 503 (of [[tcp]]: a reset) \
+             until portico pool ready, or a weight above 0, brings one back\n",
         );
     }
 

@@ -15,7 +15,6 @@ use super::State;
 use super::answer::{Body, Form, bad_request, json, text};
 use super::health::unready;
 use super::query::Query;
-use super::time::{in_words, rfc3339};
 use crate::pools::report::{LastCheck, NodeReport, PoolReport, report};
 use crate::process::{Process, Stage};
 use crate::registry::{Mode, Source};
@@ -23,6 +22,7 @@ use crate::start;
 use crate::telemetry::access_log::Dropped;
 use crate::telemetry::metrics::Totals;
 use crate::terminal::visible;
+use crate::time_text::{in_words, rfc3339};
 use crate::tls::CertificateStore;
 
 #[derive(Debug, Serialize)]
@@ -301,7 +301,11 @@ fn pool_in_words(pool: &PoolReport) -> String {
         Some(percent) => format!(", {percent} % of the ingress"),
     };
     let (waiting, limit) = (pool.waiting, pool.queue_limit);
-    format!("{state}{share}, {waiting} of {limit} waiting")
+    let refused = match pool.refused.sum() {
+        0 => String::new(),
+        refused => format!(", {refused} refused for want of a place"),
+    };
+    format!("{state}{share}, {waiting} of {limit} waiting{refused}")
 }
 
 fn node_in_words(node: &NodeReport) -> String {
@@ -318,8 +322,10 @@ fn node_in_words(node: &NodeReport) -> String {
         _ => String::new(),
     };
     format!(
-        "{} {} for {span}, {taken} of {limit} in flight{by_hand}{why}",
-        node.address, node.state
+        "{} {} for {span}, {taken} of {limit} in flight{by_hand}{why}{}",
+        node.address,
+        node.state,
+        node.why_down()
     )
 }
 

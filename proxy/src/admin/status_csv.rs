@@ -260,7 +260,10 @@ fn backend(row: &mut Row, pool: &PoolReport, now: SystemTime) {
     // Of all nodes together nobody counts: it was at most so many.
     row.set("smax", sum(|node| node.most_in_flight));
     row.set("slim", sum(|node| node.limit));
-    set_counts(row, pool, &pool.totals());
+    let mut counts = pool.totals();
+    // As HAProxy has it: those that no server can be blamed for, too.
+    counts.connect_errors += pool.refused.sum();
+    set_counts(row, pool, &counts);
     row.set("status", pool.state.as_str());
     row.set(
         "weight",
@@ -374,6 +377,8 @@ mod tests {
         assert_eq!(column("uweight"), ["100", "100", "100", "100", "7", "407"]);
         assert_eq!(column("act"), ["1", "1", "1", "1", "1", "2"]);
         assert_eq!(column("qcur"), ["0", "0", "0", "0", "0", "3"]);
+        let econ: Vec<u64> = column("econ").iter().map(|n| n.parse().unwrap()).collect();
+        assert_eq!(econ[5], econ[..5].iter().sum::<u64>() + 42);
         assert_eq!(column("qlimit"), ["", "", "", "", "", "512"]);
         let checks = ["L7OK", "L7OK", "L4CON", "L4CON", "", ""];
         assert_eq!(column("check_status"), checks);

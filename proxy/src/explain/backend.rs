@@ -230,10 +230,9 @@ fn of_pool(
     if let Some(share) = split.iter().find(|share| share.chosen) {
         text.push(split_text(case, share));
     }
-    let used = || members.nodes.iter().filter(|node| node.effective() > 0);
     let queue = QueueView {
         waiting: (case.seen == Seen::Running).then(|| pool.waiting()),
-        limit: members.config.max_queue as usize * used().count(),
+        limit: members.queue_limit(),
         timeout: members.config.queue_timeout.as_secs_f64(),
     };
     let failure = if addresses.iter().all(|n| n.state == State::Unresolved) {
@@ -297,11 +296,10 @@ fn of_node(case: &Case<'_>, node: &Node, text: &mut Vec<String>) -> Address {
 
 /// Whether there is a place for the request, and what it has to do for it.
 fn place(members: &Members, queue: &QueueView, text: &mut Vec<String>) -> Option<Failure> {
-    let used: Vec<_> = members.nodes.iter().filter(|n| n.effective() > 0).collect();
     let waiting = queue.waiting.unwrap_or_default();
-    if used.is_empty() {
+    if members.used().next().is_none() {
         Some(Failure::PlatformDrained)
-    } else if waiting == 0 && used.iter().any(|node| node.has_room()) {
+    } else if waiting == 0 && members.used().any(|node| node.has_room()) {
         None
     } else if waiting >= queue.limit {
         Some(Failure::PlatformBusy)

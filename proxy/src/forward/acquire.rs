@@ -3,9 +3,9 @@
 //!
 //! A tool, or the fallback, has one address (or the addresses of one name); the ingress has nodes,
 //! of which another is tried when one cannot be connected to: nothing of the request was sent, so
-//! any method may go on. Each attempt after the first needs leave of a budget. A request of the
-//! ingress takes a place at the node first, for which it may have to wait; a client that leaves
-//! meanwhile leaves the queue.
+//! any method may go on. Each attempt after the first needs leave of the pool's budget. A request
+//! of the ingress takes a place at the node first, for which it may have to wait; a client that
+//! leaves meanwhile leaves the queue.
 
 use std::borrow::Cow;
 use std::io::ErrorKind;
@@ -16,7 +16,6 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use portico_routing::backend::{Backend, BackendHost, Scheme};
-use rustix::io::Errno;
 use tracing::debug;
 
 use super::destination::{BackendFault, Destination};
@@ -73,14 +72,15 @@ pub(super) struct Attempts {
 impl Attempts {
     /// A pooled connection was dead before an answer came. Whether the request may be sent once more,
     /// on a fresh one: to another node if one is up, since this one may have been killed.
-    pub(super) fn may_repeat(&mut self, request: &Request, visit: Option<&Visit>) -> bool {
+    pub(super) fn may_repeat(&mut self, request: &Request) -> bool {
+        let visit = request.visit.as_ref();
         if self.fresh || !may_go_on(request, visit.map(Visit::pool)) {
             return false;
         }
         self.fresh = true;
         if let Some(visit) = visit {
             visit.retried();
-            if visit.pool().has_another(visit.node()) {
+            if visit.pool().has_another(visit.node(), &self.tried) {
                 self.tried.add(visit.node());
             }
         }
@@ -206,7 +206,7 @@ async fn fresh_to_any<S>(
         }
         match fresh(connection, request, address, how).await {
             Ok(acquired) => return Ok(acquired),
-            Err(error) if is_exhausted(&error) => {
+            Err(error) if error.is_exhausted() => {
                 fault = exhausted(connection, address, &error);
             }
             Err(error) => {
@@ -231,8 +231,10 @@ async fn to_node<S: ClientStream>(
     uploaded: bool,
 ) -> Result<Acquired, NoConnection> {
     let mut fault = BackendFault::Unreachable;
+    // Those that were tried, and those that others are trying.
+    let mut avoided = attempts.tried;
     loop {
-        let entered = enter(connection, request, pool, &attempts.tried, uploaded).await;
+        let entered = enter(connection, request, pool, &avoided, uploaded).await;
         let place = match entered? {
             Ok(place) => place,
             Err(NoPlace::AllTried) => return Err(NoConnection::Fault(fault)),
@@ -247,18 +249,19 @@ async fn to_node<S: ClientStream>(
             }
         };
         let visit = Visit::begin(place);
-        match connect_node(connection, request, &visit, max_idle).await {
+        match connect_node(connection, request, &visit, &avoided, max_idle).await {
             Ok(mut acquired) => {
                 acquired.visit = Some(visit);
                 return Ok(acquired);
             }
             Err(NoVisit::Doubtful) => {
-                attempts.tried.add(visit.node());
+                avoided.add(visit.node());
                 continue;
             }
             Err(NoVisit::Fault(failed)) => fault = failed,
         }
         attempts.tried.add(visit.node());
+        avoided = attempts.tried;
         if !pool.has_untried(&attempts.tried) || !may_go_on(request, Some(pool)) {
             return Err(NoConnection::Fault(fault));
         }
@@ -313,6 +316,7 @@ async fn connect_node<S>(
     connection: &mut Connection<S>,
     request: &Request,
     visit: &Visit,
+    avoided: &Tried,
     max_idle: Option<Duration>,
 ) -> Result<Acquired, NoVisit> {
     let Some(address) = visit.node().resolve(&connection.worker.process.resolver) else {
@@ -322,7 +326,7 @@ async fn connect_node<S>(
     // A name that leads to portico itself, since somebody changed it: the administration must not
     // be reached this way. Other odd addresses the administrator may want.
     let policy = &request.snapshot.backends;
-    if let Err(refusal @ Refusal::OwnListener) = policy.check_always(address) {
+    if let Err(refusal) = policy.check_node(address) {
         visit.connect_failed(&refusal);
         return Err(NoVisit::Fault(BackendFault::Unreachable));
     }
@@ -340,7 +344,8 @@ async fn connect_node<S>(
         Taken::Dead => visit.doubt().raise(),
         Taken::None => {}
     }
-    if visit.doubt().is_probed() && visit.pool().has_another(visit.node()) {
+    // With all nodes in doubt this is as good as the others.
+    if visit.doubt().is_probed() && visit.pool().has_another(visit.node(), avoided) {
         return Err(NoVisit::Doubtful);
     }
     let probe = visit.doubt().probe();
@@ -353,7 +358,7 @@ async fn connect_node<S>(
         }
         // Not the node's fault: it stays up. Ports run out for one address at a time, so another
         // node may do.
-        Err(error) if is_exhausted(&error) => {
+        Err(error) if error.is_exhausted() => {
             visit.exhausted();
             Err(NoVisit::Fault(exhausted(connection, address, &error)))
         }
@@ -384,7 +389,7 @@ async fn fresh<S>(
     how: How<'_>,
 ) -> Result<Acquired, ConnectError> {
     match attempt(connection, request, address, how).await {
-        Err(error) if is_full(&error) && connection.worker.close_spare() => {
+        Err(error) if error.is_full() && connection.worker.close_spare() => {
             attempt(connection, request, address, how).await
         }
         result => result,
@@ -445,7 +450,7 @@ async fn attempt<S>(
 /// The word of metrics.
 fn result_of(error: &ConnectError) -> Connect {
     match error {
-        error if is_exhausted(error) => Connect::Exhausted,
+        error if error.is_exhausted() => Connect::Exhausted,
         ConnectError::Connect(error) if error.kind() == ErrorKind::TimedOut => Connect::Timeout,
         ConnectError::Connect(_) => Connect::Failed,
         ConnectError::Handshake(_) => Connect::Tls,
@@ -463,28 +468,6 @@ fn fault_of(error: &ConnectError) -> BackendFault {
     }
 }
 
-/// Whether this machine is out of descriptors, ports or memory: nobody else's fault.
-pub(crate) fn is_exhausted(error: &ConnectError) -> bool {
-    is_full(error) || is_any_of(error, &[Errno::ADDRNOTAVAIL])
-}
-
-/// Whether it is out of what a closed connection gives back at once.
-pub(crate) fn is_full(error: &ConnectError) -> bool {
-    is_any_of(
-        error,
-        &[Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM],
-    )
-}
-
-fn is_any_of(error: &ConnectError, errnos: &[Errno]) -> bool {
-    match error {
-        ConnectError::Connect(error) => errnos
-            .iter()
-            .any(|errno| error.raw_os_error() == Some(errno.raw_os_error())),
-        ConnectError::Handshake(_) => false,
-    }
-}
-
 fn exhausted<S>(
     connection: &Connection<S>,
     address: SocketAddr,
@@ -498,6 +481,8 @@ fn exhausted<S>(
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
 
     #[track_caller]
@@ -526,9 +511,5 @@ mod tests {
         ] {
             check(system(errno), Connect::Exhausted, Unreachable);
         }
-        assert!(
-            !is_full(&system(Errno::ADDRNOTAVAIL)),
-            "closing idle ones gives no port back"
-        );
     }
 }

@@ -338,6 +338,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
             answer.consume(piece.consumed);
         }
         self.link.answer_begun.set(true);
+        self.leave_if_done(body);
         let decoder = &body.decoder;
         let end = decoder.is_done().then(|| decoder.trailers());
         let sent = self.send(&mut Outgoing::head(out, head_len, end)).await;
@@ -376,6 +377,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
             let mut encoded = self.worker.head();
             let data = body.encode(data, piece.done, &mut encoded)?;
             self.request.facts.send(data.len());
+            self.leave_if_done(body);
             let mut digits = [0; 18];
             let end = piece.done.then(|| body.decoder.trailers());
             let mut message = Outgoing::data(&mut digits, data, end, body.sending.coding());
@@ -385,6 +387,16 @@ impl<S: ClientStream> Download<'_, '_, S> {
             answer.consume(piece.consumed);
         }
         Ok(())
+    }
+
+    /// Gives the place at the node to the next when there is nothing left to do for it.
+    fn leave_if_done(&self, body: &Body) {
+        if body.decoder.is_done()
+            && self.link.uploaded.get()
+            && let Some(visit) = &self.request.visit
+        {
+            visit.is_done();
+        }
     }
 
     /// Whether the body may end with the backend's stream.

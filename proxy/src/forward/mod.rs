@@ -8,10 +8,10 @@
 //! sent once more, on a fresh connection, if no byte of an answer came and either nothing was sent
 //! or the method is idempotent and everything that was sent is still at hand (RFC 9110 section
 //! 9.2.2). A POST that may have run is never repeated. Over HTTP/2 a backend can say that it has not
-//! begun (RFC 9113, section 8.7): then any request may, while all of it is at hand. There is a budget
-//! for this and for other attempts after the first (`pools::retry`).
+//! begun (RFC 9113, section 8.7): then any request may, while all of it is at hand. A pool has a
+//! budget for this and for other attempts after the first (`pools::retry`).
 //!
-//! A request to the ingress holds its place at a node (`visit`) until it ends.
+//! A request to the ingress holds its place at a node (`visit`) until the answer is read.
 
 pub(crate) mod acquire;
 mod body;
@@ -108,9 +108,8 @@ async fn send<S: ClientStream>(
     let complete = upload.is_done();
     let mut attempts = Attempts::default();
     loop {
-        let uploaded = upload.is_done();
         let acquired =
-            acquire::acquire(connection, request, destination, &mut attempts, uploaded).await;
+            acquire::acquire(connection, request, destination, &mut attempts, complete).await;
         let Acquired {
             mut stream,
             address,
@@ -135,25 +134,22 @@ async fn send<S: ClientStream>(
         };
         match exchanged {
             Exchanged::Dead => {
-                let repeatable = match stream.fault() {
-                    Some(Fault::Unprocessed) => complete || !upload.has_begun(),
-                    Some(Fault::Malformed | Fault::Closed) | None => {
-                        let idempotent = request.method.idempotent() && complete;
-                        reused && (sent == Sent::Nothing || idempotent)
-                    }
+                let dead = Dead {
+                    fault: stream.fault(),
+                    reused,
+                    sent,
+                    idempotent: request.method.idempotent(),
+                    complete,
+                    begun: upload.has_begun(),
                 };
-                let visit = request.visit.take();
-                if repeatable && attempts.may_repeat(request, visit.as_ref()) {
+                if dead.is_repeatable() && attempts.may_repeat(request) {
+                    request.visit = None;
                     continue;
                 }
-                if let Some(visit) = visit {
-                    visit.died(reused);
+                if let Some(visit) = &request.visit {
+                    visit.died(reused || !upload.is_done());
                 }
-                let fault = match stream.fault() {
-                    Some(Fault::Malformed) => BackendFault::Malformed,
-                    Some(Fault::Unprocessed | Fault::Closed) | None => BackendFault::Closed,
-                };
-                return failed(destination.blame(fault), &upload);
+                return failed(destination.blame(dead.blame()), &upload);
             }
             Exchanged::Fault(fault) => {
                 if let Some(visit) = &request.visit {
@@ -168,6 +164,39 @@ async fn send<S: ClientStream>(
                 }
                 return Outcome::Answered(after);
             }
+        }
+    }
+}
+
+/// A connection that ended before the first byte of an answer, and the request that was on it.
+#[derive(Debug, Clone, Copy)]
+struct Dead {
+    fault: Option<Fault>,
+    reused: bool,
+    sent: Sent,
+    idempotent: bool,
+    /// All of the request was at hand before it was sent, and still is.
+    complete: bool,
+    /// More was read of the body than was at hand.
+    begun: bool,
+}
+
+impl Dead {
+    /// Whether the request may be sent once more: see above.
+    fn is_repeatable(self) -> bool {
+        match self.fault {
+            Some(Fault::Unprocessed) => self.complete || !self.begun,
+            Some(Fault::Malformed | Fault::Closed) | None => {
+                let idempotent = self.idempotent && self.complete;
+                self.reused && (self.sent == Sent::Nothing || idempotent)
+            }
+        }
+    }
+
+    fn blame(self) -> BackendFault {
+        match self.fault {
+            Some(Fault::Malformed) => BackendFault::Malformed,
+            Some(Fault::Unprocessed | Fault::Closed) | None => BackendFault::Closed,
         }
     }
 }
@@ -333,4 +362,122 @@ async fn say_continue<S: ClientStream>(connection: &mut Connection<S>, request: 
     let limit = request.snapshot.config.timeouts.write;
     let mut message = Outgoing::head(text, text.len(), None);
     connection.send(limit, &mut message).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A POST of which half was at hand, on a new connection.
+    const POST: Dead = Dead {
+        fault: None,
+        reused: false,
+        sent: Sent::All,
+        idempotent: false,
+        complete: false,
+        begun: true,
+    };
+
+    #[track_caller]
+    fn check(dead: Dead, repeatable: bool) {
+        assert_eq!(dead.is_repeatable(), repeatable, "{dead:?}");
+    }
+
+    #[test]
+    fn what_may_have_run_is_not_repeated() {
+        let reused = Dead {
+            reused: true,
+            ..POST
+        };
+        let get = Dead {
+            idempotent: true,
+            complete: true,
+            begun: false,
+            ..reused
+        };
+        check(get, true);
+        check(
+            Dead {
+                sent: Sent::Some,
+                ..get
+            },
+            true,
+        );
+        check(
+            Dead {
+                reused: false,
+                ..get
+            },
+            false,
+        );
+        // A PUT of which a part is gone.
+        check(
+            Dead {
+                complete: false,
+                ..get
+            },
+            false,
+        );
+        check(POST, false);
+        check(
+            Dead {
+                complete: true,
+                ..reused
+            },
+            false,
+        );
+        check(
+            Dead {
+                sent: Sent::Some,
+                ..reused
+            },
+            false,
+        );
+        check(
+            Dead {
+                sent: Sent::Nothing,
+                ..reused
+            },
+            true,
+        );
+        check(
+            Dead {
+                sent: Sent::Nothing,
+                ..POST
+            },
+            false,
+        );
+    }
+
+    #[test]
+    fn what_an_http2_backend_has_not_begun_is_repeated_while_it_is_at_hand() {
+        let unprocessed = Dead {
+            fault: Some(Fault::Unprocessed),
+            ..POST
+        };
+        check(unprocessed, false);
+        check(
+            Dead {
+                complete: true,
+                ..unprocessed
+            },
+            true,
+        );
+        check(
+            Dead {
+                begun: false,
+                ..unprocessed
+            },
+            true,
+        );
+        let malformed = Some(Fault::Malformed);
+        check(
+            Dead {
+                fault: malformed,
+                complete: true,
+                ..unprocessed
+            },
+            false,
+        );
+    }
 }

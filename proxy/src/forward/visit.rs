@@ -2,11 +2,11 @@
 //! node, in HAProxy's terms.
 //!
 //! This is the one place where requests of HTTP are counted at nodes, but that they got a place
-//! (`pools::place`). Who waits for a place, and
-//! which node has one, is decided in `pools`; what a failure means for the node too.
+//! (`pools::place`). Who waits for a place, and which node has one, is decided in `pools`; what a
+//! failure means for the node too.
 //!
-//! Invariant: the place is held until the visit is dropped, tunnels included; bytes are counted when
-//! it ends.
+//! Invariant: the place is held until the node has answered whole, tunnels included; bytes are counted when
+//! it ends, and so at the last node where the request was sent more than once.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -79,12 +79,19 @@ impl Visit {
         self.place.answered();
     }
 
+    /// All of the request and of the answer is here: what is left is up to the client, and a slow one
+    /// must not keep others from the node.
+    pub(super) fn is_done(&self) {
+        self.place.give_back();
+    }
+
     /// The connection ended before the first byte of an answer, and that is how the request ends.
-    /// `reused`: it had carried others, so that the node may just have had enough of it.
-    pub(super) fn died(&self, reused: bool) {
+    /// `excused`: it had carried others, so that the node may just have had enough of it; or the
+    /// client has not sent all of its request, and the node may have had enough of waiting.
+    pub(super) fn died(&self, excused: bool) {
         self.lane().response_errors.inc();
         self.doubt().raise();
-        if !reused {
+        if !excused {
             self.place.broke();
         }
     }

@@ -7,8 +7,7 @@
 //! table (so that a bad one is skipped and shown) and again for each request (so that a name cannot
 //! change its mind between check and use).
 //!
-//! Not checked here: nodes of `[pools]`, which the administrator wrote, beyond the addresses
-//! that can never be meant.
+//! Nodes of `[pools]`, which the administrator wrote, may be anywhere but at portico itself.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -167,6 +166,24 @@ impl BackendPolicy {
         Ok(())
     }
 
+    /// Checks where a node is: other odd addresses the administrator may want, but never portico
+    /// itself, whose administration must not be reached through it. An unspecified address, to which
+    /// somebody may have changed a name, leads to this machine.
+    ///
+    /// # Errors
+    /// Why portico may not connect there.
+    pub fn check_node(&self, address: SocketAddr) -> Result<(), Refusal> {
+        let ip = address.ip().to_canonical();
+        let address = SocketAddr::new(ip, address.port());
+        if ip.is_unspecified() {
+            return Err(Refusal::Unspecified);
+        }
+        match self.own.iter().any(|own| same_endpoint(*own, address)) {
+            true => Err(Refusal::OwnListener),
+            false => Ok(()),
+        }
+    }
+
     /// Checks the backend of a registry route, as far as it can be known without DNS: a name is
     /// checked when it is connected to.
     ///
@@ -256,6 +273,39 @@ mod tests {
         check("127.0.0.2:6379", Err(Refusal::Registry));
         check("[::1]:6379", Err(Refusal::Registry));
         check("10.0.0.1:6379", Ok(()));
+    }
+
+    #[track_caller]
+    fn check_node(address: &str, expected: Result<(), Refusal>) {
+        let policy = BackendPolicy {
+            own: vec![
+                "127.0.0.1:9113".parse().unwrap(),
+                "169.254.1.1:80".parse().unwrap(),
+                "[::]:443".parse().unwrap(),
+            ],
+            ..policy()
+        };
+        let result = policy.check_node(address.parse().unwrap());
+        assert_eq!(result, expected, "{address}");
+    }
+
+    #[test]
+    fn nodes_are_anywhere_but_here() {
+        check_node("192.0.2.1:8000", Ok(()));
+        check_node("169.254.1.2:80", Ok(()));
+        check_node("127.0.0.1:6379", Ok(()));
+        for own in [
+            "127.0.0.1:9113",
+            "[::ffff:127.0.0.1]:9113",
+            "169.254.1.1:80",
+            "[::1]:443",
+        ] {
+            check_node(own, Err(Refusal::OwnListener));
+        }
+        // The system takes them for loopback.
+        for here in ["0.0.0.0:9113", "[::]:9113", "[::ffff:0.0.0.0]:9113"] {
+            check_node(here, Err(Refusal::Unspecified));
+        }
     }
 
     #[test]

@@ -141,7 +141,7 @@ impl Checks {
 }
 
 /// Waits until a node is to be checked again whose last check began at `begun`.
-async fn wait_until_due(pool: &Arc<Pool>, node: &Node, mut begun: Option<Instant>) {
+async fn wait_until_due(pool: &Pool, node: &Node, mut begun: Option<Instant>) {
     let luck = RandomState::new().hash_one(node.id);
     loop {
         let members = pool.members();
@@ -163,10 +163,8 @@ async fn wait_until_due(pool: &Arc<Pool>, node: &Node, mut begun: Option<Instant
                 () = node.check_anew.notified() => {}
             },
             None => {
+                // What follows from its end for the node follows at once (`live`).
                 wait_for_the_end_of_maintenance(node).await;
-                let now = Instant::now().into_std();
-                node.standing(|standing| standing.health.resumed(now));
-                pool.publish(now);
                 // Not checked for long.
                 begun = None;
             }

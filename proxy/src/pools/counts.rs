@@ -3,9 +3,13 @@
 //! Only its worker writes a lane, so that counting shares no cache line between workers. Not here:
 //! requests in flight and those who wait, which must be exact over all workers (`node`, `queue`).
 
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
 use serde::{Serialize, Serializer};
 
 use super::doubt::Doubt;
+use super::pool::NoPlace;
 use crate::telemetry::metrics::cells::Counter;
 
 /// The keys of answers.
@@ -88,6 +92,64 @@ impl Counts {
         for (sum, more) in self.answers.iter_mut().zip(other.answers) {
             *sum += more;
         }
+    }
+}
+
+/// Who got no place at any node of a pool. Rare, so all workers count together.
+#[derive(Debug, Default)]
+pub struct Refusals {
+    no_node: AtomicU64,
+    queue_full: AtomicU64,
+    queue_timeout: AtomicU64,
+}
+
+/// How many got no place, by why.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// No node was in rotation.
+    pub no_node: u64,
+    /// As many waited as may.
+    pub queue_full: u64,
+    /// They waited in vain.
+    pub queue_timeout: u64,
+}
+
+impl Refusals {
+    /// One more.
+    pub fn count(&self, why: NoPlace) {
+        let counter = match why {
+            NoPlace::NoNode => &self.no_node,
+            NoPlace::QueueFull => &self.queue_full,
+            NoPlace::QueueTimeout => &self.queue_timeout,
+            // It had a place, and counts at the nodes that failed.
+            NoPlace::AllTried => return,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// All so far.
+    pub fn get(&self) -> Refused {
+        Refused {
+            no_node: self.no_node.load(Relaxed),
+            queue_full: self.queue_full.load(Relaxed),
+            queue_timeout: self.queue_timeout.load(Relaxed),
+        }
+    }
+}
+
+impl Refused {
+    /// With the words of `reason`.
+    pub fn by_reason(&self) -> [(&'static str, u64); 3] {
+        [
+            ("no_node", self.no_node),
+            ("queue_full", self.queue_full),
+            ("queue_timeout", self.queue_timeout),
+        ]
+    }
+
+    /// Whatever the reason.
+    pub fn sum(&self) -> u64 {
+        self.no_node + self.queue_full + self.queue_timeout
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Health {
     held_until: Option<Instant>,
     /// When its slow start began.
     ramps_from: Option<Instant>,
+    /// Why it is down, in words.
+    pub(super) why_down: Option<Box<str>>,
     /// That it was spared was said since its last good check.
     spared: bool,
     /// How often it went down.
@@ -123,6 +125,7 @@ impl Health {
             ejections: 0,
             held_until: None,
             ramps_from: None,
+            why_down: None,
             spared: false,
             downs: 0,
             downtime: Duration::ZERO,
@@ -140,6 +143,17 @@ impl Health {
     /// Since when; `None`: since the start, or since a reload brought it.
     pub fn since(&self) -> Option<SystemTime> {
         self.changed.map(|(_, clock)| clock)
+    }
+
+    /// Why it is down.
+    pub fn why_down(&self) -> Option<&str> {
+        self.why_down.as_deref()
+    }
+
+    /// How long it is held down still, whatever its checks say.
+    pub fn held_for(&self, now: Instant) -> Option<Duration> {
+        let left = self.held_until?.saturating_duration_since(now);
+        (!self.up && !left.is_zero()).then_some(left)
     }
 
     /// How long it was down in all.
@@ -291,6 +305,7 @@ impl Health {
         self.changed = Some((now, SystemTime::now()));
         self.streak = 0;
         self.spared = false;
+        self.why_down = None;
     }
 }
 

@@ -97,10 +97,10 @@ impl Left {
     pub fn in_words(self) -> &'static str {
         match self {
             Self::Nothing => {
-                "no node of the pool is in rotation any more: clients get 503 until portico pool ready, or a weight above 0, brings one back"
+                "no node of the pool is in rotation any more: clients get 503 (of [[tcp]]: a reset) until portico pool ready, or a weight above 0, brings one back"
             }
             Self::Down => {
-                "the nodes of the pool that are in rotation are all down: they are tried for each request, and clients get 502 while none answers"
+                "the nodes of the pool that are in rotation are all down: they are tried all the same, and clients get 502 (of [[tcp]]: a reset) while none answers"
             }
         }
     }
@@ -210,23 +210,12 @@ impl Pool {
         }
     }
 
-    #[cfg(test)]
-    pub(crate) fn set_wish(self: &Arc<Self>, node: &Node, wish: Wish) {
-        self.change(node, Change::Wish(wish));
-    }
-
-    #[cfg(test)]
-    pub(crate) fn set_weight(self: &Arc<Self>, node: &Node, weight: Option<u32>) {
-        self.change(node, Change::Weight(weight));
-    }
-
     fn left(&self) -> Option<Left> {
         let members = self.members();
-        let mut used = members.nodes.iter().filter(|node| node.effective() > 0);
-        if used.clone().count() == 0 {
+        if members.used().next().is_none() {
             return Some(Left::Nothing);
         }
-        (!used.any(|node| node.is_up())).then_some(Left::Down)
+        (!members.used().any(|node| node.is_up())).then_some(Left::Down)
     }
 
     fn say_what_is_left(&self, left: Option<Left>) {
@@ -234,10 +223,10 @@ impl Pool {
         match left {
             None => {}
             Some(Left::Nothing) => {
-                warn!(%pool, fault = "platform", "no node of the pool is in rotation any more: clients get 503 until portico pool ready, or a weight above 0, brings one back");
+                warn!(%pool, fault = "platform", "no node of the pool is in rotation any more: clients get 503 (of [[tcp]]: a reset) until portico pool ready, or a weight above 0, brings one back");
             }
             Some(Left::Down) => {
-                warn!(%pool, fault = "platform", "the nodes of the pool that are in rotation are all down: they are tried for each request, and clients get 502 while none answers");
+                warn!(%pool, fault = "platform", "the nodes of the pool that are in rotation are all down: they are tried all the same, and clients get 502 (of [[tcp]]: a reset) while none answers");
             }
         }
     }

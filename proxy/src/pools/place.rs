@@ -3,6 +3,7 @@
 //! What comes of it is told here, and decides about the node's health; who holds it counts in
 //! [`NodePlace::lane`]. That it was got is counted already (`sessions`).
 
+use std::cell::Cell;
 use std::fmt::Display;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ pub struct NodePlace {
     pool: Arc<Pool>,
     node: Arc<Node>,
     worker: usize,
+    given_back: Cell<bool>,
 }
 
 impl NodePlace {
@@ -26,6 +28,7 @@ impl NodePlace {
             pool: Arc::clone(pool),
             node: Arc::clone(node),
             worker: 0,
+            given_back: Cell::new(false),
         }
     }
 
@@ -34,6 +37,14 @@ impl NodePlace {
         self.worker = worker;
         self.lane().sessions.inc();
         self
+    }
+
+    /// Gives it back before it is dropped: the node has done its part.
+    pub fn give_back(&self) {
+        if !self.given_back.replace(true) {
+            self.node.release();
+            self.pool.place_is_free();
+        }
     }
 
     /// The node.
@@ -69,7 +80,6 @@ impl NodePlace {
 
 impl Drop for NodePlace {
     fn drop(&mut self) {
-        self.node.release();
-        self.pool.place_is_free();
+        self.give_back();
     }
 }

@@ -1,7 +1,8 @@
 //! A pool: its nodes, kept over reloads, and what each weighs now. `enter` finds a place at one.
 //!
-//! The choice is a worker's own ([`Turns`]): no lock, no line of memory that another worker writes
-//! but the counts of requests in flight, which must be exact. Who finds no room waits in `queue`.
+//! The choice is a worker's own ([`Turns`]): no lock, no memory that another worker writes but the
+//! counts of requests in flight, which must be exact, and of references. Who finds no room waits in
+//! `queue`.
 //!
 //! Locks, in the order in which they may be held together: `changing`, the standing of one node,
 //! then, not with a standing, the queue.
@@ -17,14 +18,15 @@ use arc_swap::ArcSwap;
 use portico_config as config;
 use tracing::{error, info, warn};
 
+use super::counts::Refusals;
 use super::health::{Health, MAX_BROKEN, News};
 use super::node::{Node, Standing, WEIGHT_STEPS};
-use super::probe::in_words;
 use super::queue::{Outlook, Queue};
 use super::retry::RetryBudget;
 use super::said::Said;
 use super::turns::Number;
 use super::waits::Waits;
+use crate::time_text::exact;
 
 mod enter;
 
@@ -52,6 +54,8 @@ pub struct Pool {
     pub said: Said,
     /// How long those waited who found no room.
     pub waits: Waits,
+    /// How many got no place.
+    pub refusals: Refusals,
     /// Held while members, standings or what follows from them change.
     changing: Mutex<()>,
     /// A node was in its slow start when weights were published last.
@@ -157,6 +161,7 @@ impl Pool {
             retries: RetryBudget::default(),
             said: Said::default(),
             waits: Waits::default(),
+            refusals: Refusals::default(),
             changing: Mutex::new(()),
             ramping: AtomicBool::new(false),
             lanes,
@@ -249,14 +254,19 @@ impl Pool {
         lock.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether another node than this one is up and in rotation.
-    pub fn has_another(&self, node: &Node) -> bool {
+    /// Whether a request that has tried these, and now this one, may try another that is up and in
+    /// rotation.
+    pub fn has_another(&self, node: &Node, tried: &Tried) -> bool {
+        let mut tried = *tried;
+        tried.add(node);
         let members = self.members.load();
         let mut nodes = members.nodes.iter();
-        nodes.any(|other| {
-            let usable = |standing: &mut Standing| standing.health.is_up() && standing.weight() > 0;
-            other.id != node.id && other.in_rotation() && other.standing(usable)
-        })
+        !tried.is_full()
+            && nodes.any(|other| {
+                let usable =
+                    |standing: &mut Standing| standing.health.is_up() && standing.weight() > 0;
+                !tried.has(other) && other.in_rotation() && other.standing(usable)
+            })
     }
 
     /// Changes what is known of the health of a node; `change` hears whether it is the last one.
@@ -267,22 +277,8 @@ impl Pool {
     ) -> Option<News> {
         // Two workers that each see the node of the other up must not take out both.
         let _alone = self.alone();
-        let last = !self.has_another(node);
+        let last = !self.has_another(node, &Tried::default());
         node.standing(|standing| change(&mut standing.health, last))
-    }
-
-    /// Takes a node down, the last one too.
-    #[cfg(test)]
-    pub(crate) fn fail_checks(self: &Arc<Self>, node: &Arc<Node>) {
-        let now = Instant::now();
-        let check = super::health::Checked {
-            good: false,
-            begun: now,
-            rise: 1,
-            fall: 1,
-        };
-        let news = self.judge(node, |health, last| health.checked(check, last, now));
-        self.tell(node, news, now, || "its checks fail".to_owned());
     }
 
     /// Notes that a worker could not connect to a node.
@@ -328,7 +324,7 @@ impl Pool {
             News::Up { after } => {
                 node.broken.store(0, Relaxed);
                 self.publish(now);
-                let down_for = in_words(after);
+                let down_for = exact(after);
                 info!(%pool, node = %address, down_for, "node is up: its checks succeed");
             }
             News::Down { held } => {
@@ -336,6 +332,7 @@ impl Pool {
                 // Down nodes are checked at another pace.
                 node.check_anew.notify_one();
                 let (why, back) = (why(), self.way_back(held));
+                node.standing(|standing| standing.health.why_down = Some((*why).into()));
                 warn!(%pool, node = %address, fault = "platform", why, back, "node is down; it gets no requests while another node is up");
                 self.say_if_none_is_up();
             }
@@ -356,7 +353,7 @@ impl Pool {
         match held.is_zero() {
             true => checks,
             false => {
-                let held = in_words(held);
+                let held = exact(held);
                 format!("{checks}, and not before {held}: it failed again soon after it came back")
             }
         }
@@ -367,7 +364,7 @@ impl Pool {
         let mut in_rotation = members.nodes.iter().filter(|node| node.in_rotation());
         if !in_rotation.any(|node| node.is_up()) {
             let (pool, nodes) = (&self.name, members.nodes.len());
-            error!(%pool, nodes, fault = "platform", "no node of the pool is up: all are tried for each request, and clients get 502 while none answers; look at the nodes, and at the network to them");
+            error!(%pool, nodes, fault = "platform", "no node of the pool is up: those in rotation are tried all the same, and clients get 502 (of [[tcp]]: a reset) while none answers; look at the nodes, and at the network to them");
         }
     }
 
@@ -382,6 +379,16 @@ impl Pool {
 }
 
 impl Members {
+    /// The nodes that requests may go to now.
+    pub fn used(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.nodes.iter().filter(|node| node.effective() > 0)
+    }
+
+    /// How many may wait: so many for each node that is used.
+    pub fn queue_limit(&self) -> usize {
+        self.used().count() * self.config.max_queue as usize
+    }
+
     fn of(configured: &config::Pool, before: &[Arc<Node>], lanes: usize) -> Self {
         let nodes = configured.nodes.iter().map(|node| {
             let kept = before.iter().find(|kept| kept.address == node.address);

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portico_config::{Check, CheckKind, HttpCheck, NodeAddress};
-use rustix::io::Errno;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -24,7 +23,9 @@ use tokio_rustls::TlsConnector;
 
 use crate::http1::{HeadLimits, Parsed, RequestKind, ResponseError, ResponseParser};
 use crate::policy::backends::{BackendPolicy, Refusal};
+use crate::time_text::exact;
 use crate::tls::{self, TlsError};
+use crate::upstream::connect::is_exhausted;
 
 /// Bytes of an answer that are read for its status, heads of interim answers included.
 const MAX_ANSWER_BYTES: usize = 32 * 1024;
@@ -55,7 +56,7 @@ pub(super) enum ProbeError {
     Connect(io::Error),
     #[error("the TLS handshake failed: {0}")]
     Handshake(io::Error),
-    #[error("{what} within {}", in_words(*limit))]
+    #[error("{what} within {}", exact(*limit))]
     Timeout { what: Awaited, limit: Duration },
     #[error("it closed the connection without an answer")]
     Closed,
@@ -103,8 +104,8 @@ pub(super) async fn probe(
     };
     let checked = SocketAddr::new(serves.ip(), check.port.unwrap_or(serves.port()));
     for address in [serves, checked] {
-        // As for requests: other odd addresses the administrator may want.
-        if let Err(refusal @ Refusal::OwnListener) = policy.check_always(address) {
+        // As for requests.
+        if let Err(refusal) = policy.check_node(address) {
             return failed(ProbeError::Refused(refusal));
         }
     }
@@ -189,19 +190,6 @@ async fn connect(address: SocketAddr, deadline: Deadline) -> Result<TcpStream, P
             })
     };
     deadline.keep(Awaited::Connection, connecting).await
-}
-
-/// Whether this machine is out of descriptors, ports or memory: nobody else's fault.
-fn is_exhausted(error: &io::Error) -> bool {
-    let ours = [
-        Errno::MFILE,
-        Errno::NFILE,
-        Errno::NOBUFS,
-        Errno::NOMEM,
-        Errno::ADDRNOTAVAIL,
-    ];
-    ours.iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 async fn handshake(
@@ -326,14 +314,5 @@ fn authority(node: &NodeAddress, port: u16) -> String {
     match node {
         NodeAddress::Ip(address) => SocketAddr::new(address.ip(), port).to_string(),
         NodeAddress::Name { host, .. } => format!("{host}:{port}"),
-    }
-}
-
-/// `5 s`, `2.5 s`, `250 ms`
-pub(super) fn in_words(duration: Duration) -> String {
-    match (duration.as_secs(), duration.subsec_millis()) {
-        (0, millis @ 1..) => format!("{millis} ms"),
-        (seconds, 0..100) => format!("{seconds} s"),
-        (seconds, millis) => format!("{seconds}.{} s", millis / 100),
     }
 }

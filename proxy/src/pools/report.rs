@@ -3,22 +3,23 @@
 //! One look for all of them, so that they never differ in what they call a state. The words are
 //! HAProxy's. Its JSON is what `/pools` and `/status` answer.
 //!
-//! Takes no lock that a worker takes for a request; that of a node's standing is shared with rare
-//! events only.
+//! Takes no lock that a worker takes for a request, but in an overload that of the queue, for no
+//! longer than it takes to read its length; that of a node's standing is shared with rare events.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use portico_config::Balance;
 use serde::{Serialize, Serializer};
 
 use super::check_code::CheckCode;
-use super::counts::Counts;
+use super::counts::{Counts, Refused};
 use super::live::Wish;
 use super::node::{Node, WEIGHT_STEPS};
 use super::pool::Pool;
-use crate::admin::time::rfc3339;
 use crate::snapshot::Snapshot;
+use crate::terminal::visible;
+use crate::time_text::{in_words, rfc3339};
 
 /// Whether a node is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +88,8 @@ pub struct PoolReport {
     pub most_waiting: usize,
     /// How many may wait.
     pub queue_limit: usize,
+    /// How many got no place, by why.
+    pub refused: Refused,
     /// In the order of the configuration.
     pub nodes: Vec<NodeReport>,
 }
@@ -102,6 +105,10 @@ pub struct NodeReport {
     pub slow_start_percent: Option<u8>,
     /// Whether checks and failures leave it up, whatever administrators say.
     pub up: bool,
+    /// Why it is not up; `null`: it is.
+    pub down_because: Option<Box<str>>,
+    /// How long it stays down whatever its checks say: it failed again soon after it came back.
+    pub held_seconds: Option<u64>,
     /// `ready`, `drain` or `maintenance`: what administrators say.
     #[serde(serialize_with = "as_word")]
     pub wish: Wish,
@@ -212,7 +219,6 @@ impl PoolReport {
         let nodes = members.nodes.iter();
         let check = &members.config.check;
         let nodes: Vec<_> = nodes.map(|node| NodeReport::of(node, check, now)).collect();
-        let usable = members.nodes.iter().filter(|node| node.effective() > 0);
         let (state, trouble) = state_of(&nodes);
         let shares = snapshot.ingress.shares();
         let share = shares.iter().find(|(one, _)| one.name == pool.name);
@@ -228,7 +234,8 @@ impl PoolReport {
             tcp: listeners_to(snapshot, &pool.name),
             waiting: pool.waiting(),
             most_waiting: pool.most_waiting(),
-            queue_limit: usable.count() * members.config.max_queue as usize,
+            queue_limit: members.queue_limit(),
+            refused: pool.refusals.get(),
             nodes,
         }
     }
@@ -258,13 +265,29 @@ fn state_of(nodes: &[NodeReport]) -> (State, Option<&'static str>) {
         return (State::Up, None);
     }
     let trouble = match nodes.iter().any(|node| in_use(&node)) {
-        true => "no node that is in rotation is up: all of them are tried",
-        false => "no node is in rotation: clients get 503",
+        true => "no node that is in rotation is up: they are tried all the same",
+        false => "no node is in rotation: clients get 503 (of [[tcp]]: a reset)",
     };
     (State::Down, Some(trouble))
 }
 
 impl NodeReport {
+    /// Why it is down where its last check does not say it, and for how long at least. For people.
+    pub fn why_down(&self) -> String {
+        let mut said = String::new();
+        let last = self.checks.last.as_ref();
+        if let Some(why) = &self.down_because
+            && last.is_none_or(|last| last.error.is_none())
+        {
+            said.push_str(&format!("; down: {}", visible(why)));
+        }
+        if let Some(seconds) = self.held_seconds {
+            let span = in_words(Duration::from_secs(seconds));
+            said.push_str(&format!("; held down for {span} more"));
+        }
+        said
+    }
+
     /// Whether an administrator wants it to be used: it is ready, and weighs something.
     pub fn is_in_rotation(&self) -> bool {
         self.wish == Wish::Ready && self.weight.whole() > 0
@@ -296,6 +319,8 @@ impl NodeReport {
                     _ => None,
                 },
                 up: health.is_up(),
+                down_because: health.why_down().map(Box::from),
+                held_seconds: health.held_for(Instant::now()).map(|held| held.as_secs()),
                 wish,
                 since: turned,
                 seconds: since(turned),
@@ -359,6 +384,8 @@ pub(crate) mod tests {
             state,
             slow_start_percent: None,
             up,
+            down_because: None,
+            held_seconds: None,
             wish: Wish::Ready,
             since: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             seconds,
@@ -409,6 +436,7 @@ pub(crate) mod tests {
         (nodes[0].in_flight, nodes[0].counts.sessions) = (12, 123_456);
         (nodes[1].in_flight, nodes[1].counts.sessions) = (4, 77);
         nodes[3].wish = Wish::Drain;
+        nodes[3].down_because = Some("its checks fail".into());
         nodes[4].wish = Wish::Maintenance;
         nodes[4].counts.sessions = 0;
         nodes[4].weight.set = Some(7);
@@ -422,6 +450,11 @@ pub(crate) mod tests {
             waiting: 3,
             most_waiting: 5,
             queue_limit: 512,
+            refused: Refused {
+                no_node: 0,
+                queue_full: 40,
+                queue_timeout: 2,
+            },
             nodes,
         }
     }

@@ -282,3 +282,18 @@ fn what_nothing_answers_goes_to_the_fallback_while_it_has_room() {
     drop(request);
     assert_eq!(to(true, "example.com", "/").0, fallback);
 }
+
+#[test]
+fn leave_for_a_second_attempt_ends_with_the_attempt() {
+    let process = process(true);
+    let raw = "GET / HTTP/1.1\r\nHost: other.toolforge.org\r\nUser-Agent: t\r\n\r\n";
+    let (_, mut request) = planned(&process, true, raw);
+    let budget = crate::pools::retry::RetryBudget::default();
+    request
+        .retry
+        .replace(budget.try_take(0, std::time::Instant::now()));
+    assert_eq!(budget.under_way(), 1);
+    // The page that says what failed may take long to write.
+    request.leave_node();
+    assert_eq!(budget.under_way(), 0);
+}

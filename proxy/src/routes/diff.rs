@@ -15,10 +15,10 @@ use serde::Serialize;
 
 use super::delta::{Side, deltas};
 use super::{Route, RoutesError, admin_address, runtime};
-use crate::admin::time::rfc3339;
 use crate::ask::{Page, ask};
 use crate::registry::{SavedTable, SavedTool, decode_snapshot, read_snapshot_file};
 use crate::terminal::visible;
+use crate::time_text::rfc3339;
 
 /// Bytes of a snapshot that is asked for, as of one on disk.
 const MAX_BYTES: usize = 1 << 30;

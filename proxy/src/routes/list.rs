@@ -16,12 +16,12 @@ use serde::de::IgnoredAny;
 
 use super::near::nearest;
 use super::{BadKey, Head, Routes, RoutesError, Tool, bad_keys, runtime, tool, write_json};
-use crate::admin::time::in_words;
 use crate::ask::{Page, ask};
 use crate::percent::encode;
 use crate::registry::{self, RegistryStatus, Source};
 use crate::start::{self, Prepared};
 use crate::terminal::visible;
+use crate::time_text::in_words;
 
 /// Tools that are asked for at once.
 const PAGE_SIZE: usize = 10_000;

@@ -16,10 +16,8 @@ use tokio::time::timeout;
 
 use super::counts::{ListenerCounts, Unserved};
 use crate::failure_text::with_sources;
-use crate::forward::acquire::{is_exhausted, is_full};
 use crate::listen::KEEPALIVE;
 use crate::places::Place;
-use crate::policy::backends::Refusal;
 use crate::pools::retry::Retry;
 use crate::pools::{NoPlace, NodePlace, Pool, Tried};
 use crate::snapshot::Snapshot;
@@ -36,7 +34,7 @@ pub(super) async fn connect(
 ) -> Result<(TcpStream, NodePlace, Place), Unserved> {
     let mut tried = Tried::default();
     let mut why = Unserved::Unreachable;
-    let mut leave: Option<Retry>;
+    let mut leave: Option<Retry> = None;
     loop {
         let place = tokio::select! {
             biased;
@@ -59,6 +57,8 @@ pub(super) async fn connect(
         if !pool.has_untried(&tried) {
             return Err(why);
         }
+        // That of the attempt before is given back first.
+        drop(leave.take());
         leave = pool.retries.try_take(pool.in_flight(), Instant::now());
         if leave.is_none() {
             pool.say_no_retry();
@@ -88,7 +88,7 @@ async fn attempt(
         return Err(Unserved::Unreachable);
     };
     // A name that leads to portico itself, since somebody changed it.
-    if let Err(refusal @ Refusal::OwnListener) = snapshot.backends.check_always(address) {
+    if let Err(refusal) = snapshot.backends.check_node(address) {
         place.connect_failed(&refusal);
         return Err(Unserved::Unreachable);
     }
@@ -96,7 +96,7 @@ async fn attempt(
         Ok(connected) => Ok(connected),
         Err(error) => {
             let text = with_sources(&error);
-            if is_exhausted(&error) {
+            if error.is_exhausted() {
                 // Not the node's fault: it stays up.
                 worker.say_exhausted(address, &text);
                 return Err(Unserved::Exhausted);
@@ -118,7 +118,7 @@ async fn connect_to(
         connected.unwrap_or_else(|_| Err(ConnectError::Connect(ErrorKind::TimedOut.into())))
     };
     let stream = match once().await {
-        Err(error) if is_full(&error) && worker.close_spare() => once().await,
+        Err(error) if error.is_full() && worker.close_spare() => once().await,
         connected => connected,
     }?;
     // As accepted sockets: a node that vanished must not be waited for.

@@ -38,7 +38,7 @@ use tracing::{debug, warn};
 use crate::buffer::{Buffer, SMALL};
 use crate::failure_text::with_sources;
 use crate::places::Place;
-use crate::pools::NodePlace;
+use crate::pools::{NodePlace, Pool};
 use crate::proxy_protocol::write::header_v2;
 use crate::proxy_protocol::{self, ReceiveError};
 use crate::repeats::Repeats;
@@ -62,6 +62,7 @@ pub struct Entrance {
 struct EntranceRepeats {
     not_allowed: Repeats,
     no_header: Repeats,
+    no_node: Repeats,
     no_place: Repeats,
     unreachable: Repeats,
 }
@@ -74,6 +75,15 @@ struct Client {
     destination: Option<SocketAddr>,
 }
 
+/// A connection that did not reach a node.
+struct Refused {
+    /// As far as it is known.
+    client: IpAddr,
+    why: Unserved,
+    /// Where it would have gone, if it came so far.
+    pool: Option<Arc<Pool>>,
+}
+
 /// A connection to a node, and all that it needs from now on.
 struct Connected {
     node: End,
@@ -82,6 +92,14 @@ struct Connected {
     /// For the node, before all else.
     first: Buffer,
     idle: Duration,
+}
+
+impl Refused {
+    /// Before its pool was known.
+    fn at(client: IpAddr, why: Unserved) -> Self {
+        let pool = None;
+        Self { client, why, pool }
+    }
 }
 
 impl Entrance {
@@ -113,7 +131,7 @@ pub fn start(
     };
     // Who is refused at once costs no task.
     if !names(&listener.proxy_protocol_from, peer.ip()) && !may(listener, peer.ip()) {
-        entrance.refuse(worker, peer.ip(), Unserved::NotAllowed);
+        entrance.refuse(worker, &Refused::at(peer.ip(), Unserved::NotAllowed));
         return;
     }
     let open = Open::new(worker);
@@ -153,7 +171,7 @@ async fn serve(worker: &Worker, entrance: &Entrance, mut stream: End, peer: Sock
         idle,
     } = match connected {
         Ok(connected) => connected,
-        Err((client, why)) => return entrance.refuse(worker, client, why),
+        Err(refused) => return entrance.refuse(worker, &refused),
     };
     let mut session = Session {
         entrance,
@@ -196,24 +214,23 @@ impl Drop for Session<'_> {
     }
 }
 
-/// Everything before the first byte to a node. An error says who the client is, as far as it is
-/// known.
+/// Everything before the first byte to a node.
 async fn find_node(
     worker: &Worker,
     entrance: &Entrance,
     stream: &mut TcpStream,
     peer: SocketAddr,
-) -> Result<Connected, (IpAddr, Unserved)> {
+) -> Result<Connected, Refused> {
     let snapshot = worker.snapshot.load();
     let Some(listener) = settings(&snapshot, &entrance.name) else {
-        return Err((peer.ip(), Unserved::NoPool));
+        return Err(Refused::at(peer.ip(), Unserved::NoPool));
     };
     let limit = snapshot.config.timeouts.handshake;
     let client = identify(worker, entrance, listener, limit, stream, peer)
         .await
-        .map_err(|why| (peer.ip(), why))?;
+        .map_err(|why| Refused::at(peer.ip(), why))?;
     let address = client.source.ip();
-    let fail = |why| (address, why);
+    let fail = |why| Refused::at(address, why);
     if !may(listener, address) {
         return Err(fail(Unserved::NotAllowed));
     }
@@ -231,10 +248,13 @@ async fn find_node(
         }
     };
     let pool = pool.and_then(|name| snapshot.pools.get(name));
-    let pool = Arc::clone(pool.ok_or(fail(Unserved::NoPool))?);
+    let pool = Arc::clone(pool.ok_or_else(|| fail(Unserved::NoPool))?);
     let (node, place, descriptor) = connect(worker, &entrance.counts, &snapshot, &pool, stream)
         .await
-        .map_err(fail)?;
+        .map_err(|why| Refused {
+            pool: Some(pool),
+            ..fail(why)
+        })?;
     Ok(Connected {
         node: End::new(node),
         place,
@@ -327,28 +347,34 @@ fn pool_for<'a>(listener: &'a TcpListener, name: Option<&str>) -> Option<&'a str
 
 impl Entrance {
     /// Counts, and says, that a connection was closed before it reached a node.
-    fn refuse(&self, worker: &Worker, client: IpAddr, why: Unserved) {
+    fn refuse(&self, worker: &Worker, refused: &Refused) {
+        let (why, listener) = (refused.why, &self.name);
         self.counts.unserved.inc(why);
-        let listener = &self.name;
+        let client = worker.shown(refused.client);
+        let pool = refused.pool.as_ref().map_or("", |pool| &*pool.name);
         let reason = counts::word(why);
-        debug!(%listener, client = %worker.shown(client), reason, "a TCP connection was closed before it reached a node");
+        debug!(%listener, %client, %pool, reason, "a TCP connection was closed before it reached a node");
         let now = Instant::now();
         let mut repeats = self.repeats.borrow_mut();
         match why {
             Unserved::NotAllowed => {
                 if let Some(unsaid) = repeats.not_allowed.occur(now) {
-                    let client = worker.shown(client);
                     warn!(%listener, %client, unsaid, "closed connections of clients that allow of the TCP listener does not name; add them, or find out who they are");
                 }
             }
-            Unserved::NoNode | Unserved::QueueFull | Unserved::QueueTimeout => {
+            Unserved::NoNode => {
+                if let Some(unsaid) = repeats.no_node.occur(now) {
+                    warn!(%listener, %pool, fault = "platform", unsaid, "closed connections to a TCP listener since no node of its pool is in rotation: all are drained or in maintenance, or weigh nothing; make one ready (portico pool)");
+                }
+            }
+            Unserved::QueueFull | Unserved::QueueTimeout => {
                 if let Some(unsaid) = repeats.no_place.occur(now) {
-                    warn!(%listener, reason, fault = "platform", unsaid, "closed connections to a TCP listener for want of a place at a node; see the pool's max_connections and max_queue, and who holds the places");
+                    warn!(%listener, %pool, reason, fault = "platform", unsaid, "closed connections to a TCP listener for want of a place at a node; see the pool's max_connections and max_queue, and who holds the places");
                 }
             }
             Unserved::Unreachable => {
                 if let Some(unsaid) = repeats.unreachable.occur(now) {
-                    warn!(%listener, fault = "platform", unsaid, "closed connections to a TCP listener since no node could be connected to; look at the nodes of its pool, and at the network to them");
+                    warn!(%listener, %pool, fault = "platform", unsaid, "closed connections to a TCP listener since no node could be connected to; look at the nodes of its pool, and at the network to them");
                 }
             }
             // Said elsewhere, or the client's own doing.

@@ -23,6 +23,34 @@ pub enum ConnectError {
     Handshake(#[source] io::Error),
 }
 
+/// What a closed connection gives back at once.
+const FULL: &[Errno] = &[Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+
+/// Whether this machine is out of descriptors, ports or memory: nobody else's fault.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    is_any_of(error, FULL) || is_any_of(error, &[Errno::ADDRNOTAVAIL])
+}
+
+fn is_any_of(error: &io::Error, errnos: &[Errno]) -> bool {
+    let number = error.raw_os_error();
+    errnos
+        .iter()
+        .any(|errno| number == Some(errno.raw_os_error()))
+}
+
+impl ConnectError {
+    /// Whether this machine is out of descriptors, ports or memory: nobody else's fault.
+    pub fn is_exhausted(&self) -> bool {
+        matches!(self, Self::Connect(error) if is_exhausted(error))
+    }
+
+    /// Whether it is out of what a closed connection gives back at once. A port that is closed rests a
+    /// while before it is free.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Connect(error) if is_any_of(error, FULL))
+    }
+}
+
 /// How to speak TLS to a backend.
 #[derive(Debug, Clone)]
 pub struct TlsTarget {
@@ -80,4 +108,30 @@ pub async fn connect(
         Arc::clone(&tls.server_name),
         place,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(errno: Errno, exhausted: bool, full: bool) {
+        let error = ConnectError::Connect(errno.into());
+        assert_eq!((error.is_exhausted(), error.is_full()), (exhausted, full));
+        assert_eq!(is_exhausted(&errno.into()), exhausted);
+        // What the system says within a handshake is about an open connection.
+        let error = ConnectError::Handshake(errno.into());
+        assert_eq!((error.is_exhausted(), error.is_full()), (false, false));
+    }
+
+    #[test]
+    fn whose_fault_it_is() {
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
+            check(errno, true, true);
+        }
+        // Closing idle connections gives no port back.
+        check(Errno::ADDRNOTAVAIL, true, false);
+        check(Errno::CONNREFUSED, false, false);
+        check(Errno::TIMEDOUT, false, false);
+    }
 }

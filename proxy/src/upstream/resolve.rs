@@ -83,8 +83,8 @@ impl Default for Resolver {
 }
 
 impl Resolver {
-    /// The addresses of `name`, in the system's order but for those that could not be reached; empty while it is not resolved. A name that
-    /// is not known yet becomes wanted. Never waits.
+    /// The addresses of `name`, in the system's order but for those that could not be reached; empty
+    /// while it is not resolved. A name that is not known yet becomes wanted. Never waits.
     pub fn lookup(&self, name: &str) -> Arc<Vec<IpAddr>> {
         let names = self.names.pin();
         if let Some(known) = names.get(name) {

@@ -134,7 +134,7 @@ fn changes_wake_those_who_wait() {
         let after = start.elapsed();
         assert!(S * 90 <= after && after <= S * 110, "{after:?}");
 
-        let set = |wish| node.standing(|standing| standing.wish = wish);
+        let set = |wish| pool.set_wish(&node, wish);
         set(Wish::Maintenance);
         let start = Instant::now();
         let change = async {

@@ -29,12 +29,18 @@ impl Pool {
             (self.choose(&mut turns, tried), turns.worker)
         };
         let place = match outlook {
-            Outlook::Now(answer) => answer?,
+            Outlook::Now(answer) => answer,
             // Boxed: rare, and its room would be part of every request.
-            Outlook::Wait | Outlook::NoRoom => Box::pin(self.wait(tried)).await?,
+            Outlook::Wait | Outlook::NoRoom => Box::pin(self.wait(tried)).await,
         };
-        // Another worker may have claimed it.
-        Ok(place.taken_by(worker))
+        match place {
+            // Another worker may have claimed it.
+            Ok(place) => Ok(place.taken_by(worker)),
+            Err(why) => {
+                self.refusals.count(why);
+                Err(why)
+            }
+        }
     }
 
     /// The fast path: takes no lock, allocates nothing.
@@ -101,9 +107,7 @@ impl Pool {
             if let Outlook::Now(answer) = self.find(&members, tried) {
                 return answer;
             }
-            let usable = members.nodes.iter().filter(|node| node.effective() > 0);
-            let limit = usable.count() * members.config.max_queue as usize;
-            if line.len() >= limit {
+            if line.len() >= members.queue_limit() {
                 return Err(NoPlace::QueueFull);
             }
             (line.join(*tried), members.config.queue_timeout)

@@ -12,8 +12,32 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::*;
 use crate::pools::balance::Random;
-use crate::pools::live::Wish;
+use crate::pools::health::Checked;
+use crate::pools::live::{Change, Wish};
 use crate::pools::{NodePlace, Turns};
+
+impl Pool {
+    /// Takes a node down, the last one too.
+    pub(crate) fn fail_checks(self: &Arc<Self>, node: &Arc<Node>) {
+        let now = Instant::now();
+        let check = Checked {
+            good: false,
+            begun: now,
+            rise: 1,
+            fall: 1,
+        };
+        let news = self.judge(node, |health, last| health.checked(check, last, now));
+        self.tell(node, news, now, || "its checks fail".to_owned());
+    }
+
+    pub(crate) fn set_wish(self: &Arc<Self>, node: &Node, wish: Wish) {
+        self.change(node, Change::Wish(wish));
+    }
+
+    pub(crate) fn set_weight(self: &Arc<Self>, node: &Node, weight: Option<u32>) {
+        self.change(node, Change::Weight(weight));
+    }
+}
 
 /// A pool as it is configured; nodes have the numbers of their ports.
 fn configured(nodes: &[u16], places: u32, max_queue: u32) -> config::Pool {

@@ -488,6 +488,12 @@ const POOLS: Section = Section {
             "",
         ),
         counter(
+            "portico_pool_refused_total",
+            &["pool", "reason"],
+            "Requests and TCP connections that got no place at a node of the pool. no_node: all are drained or in maintenance, or weigh nothing; queue_full: max_queue waited for each node already; queue_timeout: none had room in time.",
+            "Any rate: clients get 503, of [[tcp]] a reset. See portico_pool_waiting and portico_node_in_flight.",
+        ),
+        counter(
             "portico_pool_retries_refused_total",
             &["pool"],
             "Requests, or TCP connections, that failed without another attempt, since the retry budget was used up: at most 20 % of those in flight plus 3 a second.",

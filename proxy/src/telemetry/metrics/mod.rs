@@ -48,7 +48,7 @@ pub struct Metrics {
     snapshot: Arc<ArcSwap<Snapshot>>,
     /// The tools that are labels.
     tool_names: ToolNames,
-    /// Locked when a worker starts, when somebody scrapes, and for second attempts.
+    /// Locked when a worker starts and when somebody scrapes.
     shards: Mutex<Vec<Arc<Shard>>>,
 }
 
@@ -76,13 +76,6 @@ impl Metrics {
     fn shards(&self) -> Vec<Arc<Shard>> {
         let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         shards.clone()
-    }
-
-    /// Requests that have begun and not ended, of all workers.
-    pub fn in_flight(&self) -> usize {
-        let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_flight = shards.iter().map(|shard| shard.in_flight.get() as usize);
-        in_flight.sum()
     }
 
     /// The sums that `/status` shows.

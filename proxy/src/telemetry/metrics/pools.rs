@@ -73,6 +73,11 @@ pub(super) fn pools(out: &mut Families, process: &Process) {
     of_pools("portico_pool_waiting", |pool| pool.waiting);
     of_pools("portico_pool_waiting_most", |pool| pool.most_waiting);
     of_pools("portico_pool_queue_limit", |pool| pool.queue_limit);
+    let refused = pools.iter().flat_map(|pool| {
+        let by_reason = pool.refused.by_reason().into_iter();
+        by_reason.map(|(reason, count)| ([pool.name.to_string(), reason.to_owned()], count))
+    });
+    out.counters("portico_pool_refused_total", refused.collect());
     let refused = snapshot.pools.iter();
     let refused = refused.map(|pool| ([&*pool.name], pool.retries.refused()));
     out.counters("portico_pool_retries_refused_total", refused.collect());

@@ -27,7 +27,7 @@ pub const REQUEST_BOUNDS: &Bounds = &[
 pub const CONNECT_BOUNDS: &Bounds = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
 ];
-/// Waits in the queue of a pool, up to what `queue_timeout` may be.
+/// Waits in the queue of a pool, up to the longest `queue_timeout` that makes sense.
 pub const QUEUE_BOUNDS: &Bounds = &[
     0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];

@@ -1,4 +1,4 @@
-//! Points in time as JSON has them (RFC 3339, UTC).
+//! Points in time as JSON has them (RFC 3339, UTC), and spans as people read them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -30,6 +30,16 @@ pub(crate) fn in_words(span: Duration) -> String {
     }
 }
 
+/// `250 ms`, `2.5 s`, `45 s`; from two minutes on as [`in_words`].
+pub(crate) fn exact(span: Duration) -> String {
+    match (span.as_secs(), span.subsec_millis()) {
+        (0, millis @ 1..) => format!("{millis} ms"),
+        (120.., _) => in_words(span),
+        (seconds, 0..100) => format!("{seconds} s"),
+        (seconds, millis) => format!("{seconds}.{} s", millis / 100),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +66,17 @@ mod tests {
         assert_eq!(words(428), "7m 08s");
         assert_eq!(words(18_365), "5h 06m");
         assert_eq!(words(3 * 86_400 + 4 * 3600), "3d 04h");
+    }
+
+    #[test]
+    fn exact_spans() {
+        let words = |millis| exact(Duration::from_millis(millis));
+        assert_eq!(words(0), "0 s");
+        assert_eq!(words(250), "250 ms");
+        assert_eq!(words(2_550), "2.5 s");
+        assert_eq!(words(45_099), "45 s");
+        assert_eq!(words(119_000), "119 s");
+        assert_eq!(words(160_000), "2m 40s");
+        assert_eq!(words(10_923_400), "3h 02m");
     }
 }
