@@ -209,7 +209,7 @@ impl Failure {
         let start = match self {
             Self::Check(start)
             | Self::Run(run::RunError::Start(start))
-            | Self::Routes(RoutesError::Start(start))
+            | Self::Routes(RoutesError::Start(start) | RoutesError::NoAddress(start))
             | Self::Explain(ExplainError::Start(start)) => start,
             Self::Explain(ExplainError::Question(_)) => return true,
             Self::Run(_) | Self::Routes(_) | Self::Explain(_) | Self::Demo(_) => return false,

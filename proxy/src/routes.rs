@@ -34,6 +34,11 @@ pub enum RoutesError {
     /// The configuration cannot be used.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The same, but only who is to be asked had to be known.
+    #[error(
+        "{0}\nlisten.admin cannot be told from such a file: say --admin 127.0.0.1:9113, or whatever it was"
+    )]
+    NoAddress(StartError),
     /// Neither redis nor a snapshot.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -258,7 +263,8 @@ pub(crate) fn admin_address(admin: Option<&str>, config: &Path) -> Result<String
     if let Some(address) = admin {
         return Ok(address.to_owned());
     }
-    let loaded = portico_config::load(config).map_err(StartError::from)?;
+    let loaded = portico_config::load(config);
+    let loaded = loaded.map_err(|error| RoutesError::NoAddress(error.into()))?;
     match &loaded.config.listen.admin {
         Some(address) => Ok(address.to_string()),
         None => Err(RoutesError::NoAdmin(config.display().to_string())),

@@ -417,6 +417,28 @@ fn a_node_that_breaks_new_connections_is_taken_out() {
     assert_eq!(portico.metric(retries), Some(0.0));
 }
 
+#[test]
+fn who_waits_for_the_rest_of_a_request_in_vain_is_not_taken_out() {
+    let nodes = ["a", "b", "c"].map(|name| {
+        Origin::scripted(name, |connection| {
+            // Its patience has ended.
+            connection.read_head();
+        })
+    });
+    let addresses = nodes.each_ref().map(Origin::address);
+    let portico = before(&addresses, "kind = \"tcp\"", "");
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: test\r\nContent-Length: 100\r\n\r\nthe beginning"
+    );
+    for _ in 0..30 {
+        assert_eq!(portico.tcp().exchange(&request).status, 502);
+    }
+    for node in addresses {
+        assert!(is_up(&portico, node), "{}", portico.stderr());
+    }
+    nodes.iter().for_each(Origin::forgive);
+}
+
 /// Some requests make a server break the connection: that is no reason to take it from the others.
 #[test]
 fn a_node_that_breaks_some_connections_stays() {
@@ -444,28 +466,6 @@ fn a_node_that_breaks_some_connections_stays() {
     }
     assert!(is_up(&portico, moody.address()));
     assert!(!portico.stderr().contains("connections in a row"));
-}
-
-#[test]
-fn who_waits_for_the_rest_of_a_request_in_vain_is_not_taken_out() {
-    let nodes = ["a", "b", "c"].map(|name| {
-        Origin::scripted(name, |connection| {
-            // Its patience has ended.
-            connection.read_head();
-        })
-    });
-    let addresses = nodes.each_ref().map(Origin::address);
-    let portico = before(&addresses, "kind = \"tcp\"", "");
-    let request = format!(
-        "POST / HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: test\r\nContent-Length: 100\r\n\r\nthe beginning"
-    );
-    for _ in 0..30 {
-        assert_eq!(portico.tcp().exchange(&request).status, 502);
-    }
-    for node in addresses {
-        assert!(is_up(&portico, node), "{}", portico.stderr());
-    }
-    nodes.iter().for_each(Origin::forgive);
 }
 
 /// Where requests of so many tools go.

@@ -481,6 +481,9 @@ fn the_command_says_what_the_page_says() {
     command(&site.portico, &["drain", "other", &address]).expect(1, &["pools: ingress"]);
     command(&site.portico, &["weight", "ingress", &address, "x"]).expect(1, &["0 to 1000"]);
     command(&site.portico, &["drain", "ingress"]).expect(2, &["<NODE>"]);
+    // Who is in a hurry need not mend the file first.
+    let lost = run(&["pool", "--config", "/nonexistent/portico.toml"]);
+    lost.expect(2, &["cannot be read", "say --admin 127.0.0.1:9113"]);
     // By the address of the administration, as JSON.
     let admin = site.portico.admin.to_string();
     let listed = run(&["pool", "--admin", &admin, "--json"]);
