@@ -133,6 +133,10 @@ impl<'a> Line<'a> {
 
     /// Joins at the end.
     pub(super) fn join(&mut self, tried: Tried) -> Waiting<'a> {
+        debug_assert!(
+            self.queue.length.load(SeqCst) > self.len(),
+            "whoever is about to join announces it before he looks for room"
+        );
         let number = self.list.next;
         self.list.next += 1;
         let (sender, answer) = oneshot::channel();
