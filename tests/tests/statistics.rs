@@ -113,10 +113,18 @@ fn numbers_agree_with_what_clients_did() {
     );
     assert_eq!(client.exchange(get(HOST, "/bytes/5000")).status, 200);
     assert_eq!(origin.take().len(), 12);
-    let found = eventually("all is counted", SOON, || {
-        let node = node(&portico, address);
-        (node["in_flight"] == 0 && node["sessions"] == 12).then_some(node)
+    // A request is told when it has ended, which is after its place was given back and its bytes were
+    // counted for the node.
+    let rows = eventually("all is counted", SOON, || {
+        let rows = csv(&portico);
+        let asked = ["http", "https"].map(|name| &*row(&rows, name, "FRONTEND")["req_tot"]);
+        (asked == ["7", "5"]).then_some(rows)
     });
+    let found = node(&portico, address);
+    assert_eq!(
+        (&found["in_flight"], &found["sessions"]),
+        (&0.into(), &12.into())
+    );
     let expected: Value = serde_json::json!({ "1xx": 0, "2xx": 6, "3xx": 2, "4xx": 2, "5xx": 2 });
     assert_eq!(found["answers"], expected);
     assert_eq!(found["bytes_in"], 1000);
@@ -141,7 +149,6 @@ fn numbers_agree_with_what_clients_did() {
     assert_eq!(metric("in_flight", ""), Some(0.0));
 
     // And in HAProxy's columns.
-    let rows = csv(&portico);
     let out = out.to_string();
     let counts = [
         ("stot", "12"),
