@@ -278,6 +278,19 @@ impl Portico {
         Client::tls(self.https, &self.tls_client, HOST)
     }
 
+    /// A node of the first pool, as `/pools` tells of it.
+    #[track_caller]
+    pub fn node(&self, address: SocketAddr) -> serde_json::Value {
+        let answer = self.admin_get("/pools").text();
+        let pools: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
+        let nodes = pools["pools"][0]["nodes"].as_array().expect("nodes");
+        let address = address.to_string();
+        let found = nodes.iter().find(|node| node["address"] == address);
+        found
+            .unwrap_or_else(|| panic!("no {address}: {pools}"))
+            .clone()
+    }
+
     /// A GET of the administration.
     #[track_caller]
     pub fn admin_get(&self, target: &str) -> Response {

@@ -206,19 +206,22 @@ fn a_node_is_killed_under_load_and_comes_back() {
     });
 }
 
+/// One worker, whose requests go to the first node, and hardly any to the second.
+fn nearly_all_at(first: SocketAddr, second: SocketAddr) -> Portico {
+    let nodes = format!(
+        "nodes = [{{ address = \"{first}\", weight = 1000 }}, {{ address = \"{second}\", weight = 1 }}]\n\
+         check = {{ kind = \"tcp\", interval = \"1h\" }}"
+    );
+    Builder::new()
+        .with(&format!("[server]\nworkers = 1\n[pools.ingress]\n{nodes}"))
+        .start()
+}
+
 #[test]
 fn requests_in_flight_at_a_node_that_is_killed() {
     let mut dies = Node::start("dies", free_address());
     let lives = Origin::echo("lives");
-    let nodes = format!(
-        "nodes = [{{ address = \"{}\", weight = 1000 }}, {{ address = \"{}\", weight = 1 }}]\n\
-         check = {{ kind = \"tcp\", interval = \"1h\" }}",
-        dies.address,
-        lives.address()
-    );
-    let portico = Builder::new()
-        .with(&format!("[server]\nworkers = 1\n[pools.ingress]\n{nodes}"))
-        .start();
+    let portico = nearly_all_at(dies.address, lives.address());
     let ask = |request: String| {
         let mut client = portico.tcp();
         client.send(request);
@@ -358,15 +361,7 @@ fn few_of_many_requests_in_flight_are_repeated() {
     const MANY: usize = 24;
     let mut dies = Node::start("dies", free_address());
     let lives = Origin::echo("lives");
-    let nodes = format!(
-        "nodes = [{{ address = \"{}\", weight = 1000 }}, {{ address = \"{}\", weight = 1 }}]\n\
-         check = {{ kind = \"tcp\", interval = \"1h\" }}",
-        dies.address,
-        lives.address()
-    );
-    let portico = Builder::new()
-        .with(&format!("[server]\nworkers = 1\n[pools.ingress]\n{nodes}"))
-        .start();
+    let portico = nearly_all_at(dies.address, lives.address());
     let ask = |request: String| {
         let mut client = portico.tcp();
         client.send(request);

@@ -34,18 +34,6 @@ fn json(answer: &Response) -> Value {
     serde_json::from_str(&answer.text()).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
 }
 
-/// A node of the ingress, as `/pools` tells of it.
-fn node(portico: &Portico, address: SocketAddr) -> Value {
-    let pools = json(&portico.admin_get("/pools"));
-    let nodes = pools["pools"][0]["nodes"].as_array().expect("nodes");
-    let found = nodes
-        .iter()
-        .find(|node| node["address"] == address.to_string());
-    found
-        .unwrap_or_else(|| panic!("no {address}: {pools}"))
-        .clone()
-}
-
 fn post(portico: &Portico, target: &str) -> Response {
     let host = portico.admin;
     let request = format!("POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n");
@@ -109,14 +97,14 @@ fn a_node_is_taken_out_under_load_and_brought_back() {
         );
         assert!(!text.contains("WARNING"), "{text}");
         eventually("what was in flight has ended", SOON, || {
-            (node(&site.portico, address)["in_flight"] == 0).then_some(())
+            (site.portico.node(address)["in_flight"] == 0).then_some(())
         });
         let drained = first.heads();
-        let sessions = node(&site.portico, address)["sessions"].clone();
+        let sessions = site.portico.node(address)["sessions"].clone();
         gets_more(second);
         load.go_on();
         assert_eq!(first.heads(), drained, "a drained node gets no new request");
-        assert_eq!(node(&site.portico, address)["sessions"], sessions);
+        assert_eq!(site.portico.node(address)["sessions"], sessions);
         let text = change(&site.portico, "ready", address, "");
         assert!(text.contains(": ready, ") && text.contains(what), "{text}");
     }
@@ -136,7 +124,7 @@ fn requests_in_flight_end_on_a_drained_node() {
     change(&portico, "ready", other.address(), "");
     let text = change(&portico, "drain", slow.address(), "");
     assert!(text.ends_with("; 1 in flight may end\n"), "{text}");
-    assert_eq!(node(&portico, slow.address())["state"], "DRAIN");
+    assert_eq!(portico.node(slow.address())["state"], "DRAIN");
     for _ in 0..6 {
         let answer = portico.tcp().exchange(get(HOST, "/"));
         assert!(answer.text().contains("other"), "{answer:?}");
@@ -144,7 +132,7 @@ fn requests_in_flight_end_on_a_drained_node() {
     slow.release_all();
     assert_eq!(waiting.response().status, 200);
     eventually("it has ended", SOON, || {
-        (node(&portico, slow.address())["in_flight"] == 0).then_some(())
+        (portico.node(slow.address())["in_flight"] == 0).then_some(())
     });
 }
 
@@ -182,7 +170,7 @@ fn weights_change_shares() {
     check_shares(&site, [60, 20]);
     change(&site.portico, "weight", address, "&weight=0");
     assert_eq!(shares(&site), [0, 80]);
-    assert_eq!(node(&site.portico, address)["state"], "UP");
+    assert_eq!(site.portico.node(address)["state"], "UP");
     change(&site.portico, "weight", address, "&weight=default");
     check_shares(&site, [40, 40]);
 }
@@ -257,7 +245,7 @@ fn only_nodes_that_are_down_are_left() {
     let dead = free_address();
     let portico = checked_often(&[alive.address(), dead]).start();
     eventually("the dead one is down", SOON, || {
-        (node(&portico, dead)["state"] == "DOWN").then_some(())
+        (portico.node(dead)["state"] == "DOWN").then_some(())
     });
     let text = change(&portico, "drain", alive.address(), "");
     assert!(
@@ -279,7 +267,7 @@ fn it_is_kept_over_a_reload_and_not_over_a_restart() {
     change(&site.portico, "drain", first, "");
     change(&site.portico, "weight", second, "&weight=7");
     let settings = |portico: &Portico| {
-        let (first, second) = (node(portico, first), node(portico, second));
+        let (first, second) = (portico.node(first), portico.node(second));
         (
             first["state"].as_str().map(str::to_owned),
             second["weight"]["set"].clone(),
@@ -288,7 +276,7 @@ fn it_is_kept_over_a_reload_and_not_over_a_restart() {
     };
     let by_hand = (Some("DRAIN".to_owned()), Value::from(7), Value::from(100));
     assert_eq!(settings(&site.portico), by_hand);
-    let since = node(&site.portico, first)["since"].clone();
+    let since = site.portico.node(first)["since"].clone();
     // The configured weight changes; the one by hand holds.
     site.portico.change(&format!(
         "[pools.ingress]\nmax_connections = 9\nnodes = [\"{first}\", {{ address = \"{second}\", weight = 50 }}]"
@@ -296,8 +284,8 @@ fn it_is_kept_over_a_reload_and_not_over_a_restart() {
     assert!(site.portico.reload());
     let by_hand = (Some("DRAIN".to_owned()), Value::from(7), Value::from(50));
     assert_eq!(settings(&site.portico), by_hand);
-    assert_eq!(node(&site.portico, first)["since"], since);
-    assert_eq!(node(&site.portico, first)["limit"], 9);
+    assert_eq!(site.portico.node(first)["since"], since);
+    assert_eq!(site.portico.node(first)["limit"], 9);
     assert_eq!(shares(&site), [0, 80]);
     site.portico.restart();
     let fresh = (Some("UP".to_owned()), Value::Null, Value::from(50));
@@ -326,7 +314,7 @@ fn a_node_that_was_removed_begins_afresh() {
         "[pools.ingress]\nnodes = [\"{first}\", \"{second}\"]"
     ));
     assert!(site.portico.reload());
-    let fresh = node(&site.portico, first);
+    let fresh = site.portico.node(first);
     assert_eq!(
         (&fresh["state"], &fresh["weight"]["set"]),
         (&Value::from("UP"), &Value::Null)
@@ -512,13 +500,13 @@ fn slow_start_is_told() {
         .with("[pools.ingress]\nslow_start = '1h'")
         .start();
     eventually("it is down", SOON, || {
-        (node(&portico, late)["state"] == "DOWN").then_some(())
+        (portico.node(late)["state"] == "DOWN").then_some(())
     });
     let text = portico.admin_get("/pools?format=text").text();
     assert!(text.contains("L4CON"), "{text}");
     let _late = Origin::echo_on("late", late);
     let risen = eventually("it is up", SOON, || {
-        let node = node(&portico, late);
+        let node = portico.node(late);
         (node["state"] == "UP").then_some(node)
     });
     assert!(risen["slow_start_percent"].as_u64() <= Some(2), "{risen}");

@@ -25,17 +25,6 @@ fn builder(nodes: &[SocketAddr]) -> Builder {
     )
 }
 
-fn node(portico: &Portico, address: SocketAddr) -> Value {
-    let pools = json(&portico.admin_get("/pools"));
-    let nodes = pools["pools"][0]["nodes"].as_array().expect("nodes");
-    let found = nodes
-        .iter()
-        .find(|node| node["address"] == address.to_string());
-    found
-        .unwrap_or_else(|| panic!("no {address}: {pools}"))
-        .clone()
-}
-
 /// As programs read HAProxy's CSV: the first line begins with `# `, columns go by name.
 const READER: &str = r##"
 import csv, json, sys
@@ -120,7 +109,7 @@ fn numbers_agree_with_what_clients_did() {
         let asked = ["http", "https"].map(|name| &*row(&rows, name, "FRONTEND")["req_tot"]);
         (asked == ["7", "5"]).then_some(rows)
     });
-    let found = node(&portico, address);
+    let found = portico.node(address);
     assert_eq!(
         (&found["in_flight"], &found["sessions"]),
         (&0.into(), &12.into())
@@ -231,7 +220,7 @@ fn answers_that_fail_and_repeats_are_counted() {
         .start();
     let check = |retries: u64, errors: u64| {
         let counted = || {
-            let found = node(&portico, address);
+            let found = portico.node(address);
             let same = found["retries"] == retries && found["response_errors"] == errors;
             same.then_some(())
         };
@@ -277,13 +266,13 @@ fn failures_are_counted_where_they_belong() {
     for _ in 0..6 {
         assert_eq!(client.exchange(get(HOST, "/")).status, 200);
     }
-    let found = node(&portico, dead);
+    let found = portico.node(dead);
     assert_eq!(found["state"], "DOWN");
     assert!(found["connect_errors"].as_u64() >= Some(1), "{found}");
     assert_eq!(found["connect_errors"], found["redispatches"], "{found}");
     assert_eq!(found["answers"]["2xx"], 0);
     assert_eq!(found["checks"]["downs"], 1);
-    assert_eq!(node(&portico, alive.address())["answers"]["2xx"], 6);
+    assert_eq!(portico.node(alive.address())["answers"]["2xx"], 6);
     let rows = csv(&portico);
     let server = row(&rows, "ingress", &dead.to_string());
     let errors = found["connect_errors"].to_string();
@@ -315,7 +304,7 @@ fn a_body_that_a_node_took_before_it_broke_is_counted() {
     let body = "x".repeat(1000);
     let answer = portico.tcp().exchange(post(HOST, "/", &body));
     assert_eq!(answer.status, 502);
-    let found = node(&portico, address);
+    let found = portico.node(address);
     assert_eq!(found["response_errors"], 1, "{found}");
     assert_eq!(found["bytes_in"], 1000, "{found}");
 }
@@ -340,7 +329,7 @@ fn checks_are_told() {
         .with("[pools.ingress.check]\nkind = 'http'\npath = '/healthz'")
         .start();
     let found = eventually("both are down", SOON, || {
-        let nodes = [origin.address(), dead].map(|address| node(&portico, address));
+        let nodes = [origin.address(), dead].map(|address| portico.node(address));
         nodes
             .iter()
             .all(|node| node["up"] == false)

@@ -5,8 +5,8 @@
 //! (`pools::place`). Who waits for a place, and which node has one, is decided in `pools`; what a
 //! failure means for the node too.
 //!
-//! Invariant: the place is held until the node has answered whole, tunnels included; bytes are counted when
-//! it ends, and so at the last node where the request was sent more than once.
+//! Invariant: the place is held until the node has answered whole, tunnels included; bytes are
+//! counted when it ends, and so at the last node where the request was sent more than once.
 
 use std::fmt::Display;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! A place at a node, held by a request until the node is done with it, by a TCP connection until it ends.
+//! A place at a node, held by a request until the node is done with it, by a TCP connection until it
+//! ends.
 //!
 //! What comes of it is told here, and decides about the node's health; who holds it counts in
 //! [`NodePlace::lane`]. That it was got is counted already (`sessions`).
