@@ -57,6 +57,25 @@ fn what_fails_while_the_control_thread_is_late_says_nothing() {
 }
 
 #[test]
+fn a_check_under_way_says_nothing_of_a_node_in_maintenance() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let process = process(address, "kind = 'http', timeout = '2s', fall = 1");
+    let pool = pool(&process);
+    let node = Arc::clone(&pool.members().nodes[0]);
+    run(false, async {
+        let stops = async { pool.set_wish(&node, Wish::Maintenance) };
+        // In this order: the check has begun.
+        tokio::join!(check(&process, &pool, &node), stops);
+    });
+    node.standing(|standing| {
+        let health = &standing.health;
+        assert!(health.is_up() && health.last_check.is_none());
+        assert_eq!((health.discarded_checks, health.failed_checks), (0, 0));
+    });
+}
+
+#[test]
 fn what_succeeds_counts_however_late() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let process = process(listener.local_addr().unwrap(), "timeout = '400ms'");
