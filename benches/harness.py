@@ -1,4 +1,4 @@
-"""What `compare` and `memory` share: programs started and stopped, proxies configured alike, CPU and memory read from /proc.
+"""What the scripts share: programs started and stopped, the stage of every run, checks, CPU and memory read from /proc.
 
 Only the standard library. Nothing here decides what is measured (that is in the scripts) or how a figure is judged
 (that is the reader's part). Everything listens on 127.0.0.1 on free ports, writes into one temporary directory, and ends with
@@ -28,6 +28,8 @@ TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 
 DOMAIN = "tools.example"
 HOST = f"app7.{DOMAIN}"
+# A tool without a route: on Kubernetes.
+INGRESS_HOST = f"k8s7.{DOMAIN}"
 UNKNOWN_HOST = f"nobody.{DOMAIN}"
 USER_AGENT = "portico-benches"
 # Longer than any run, so that no connection is closed for being idle; the same in every proxy.
@@ -159,6 +161,8 @@ class Stage:
     workers: int
     connections: int
     origin_port: int = 0
+    ingress_port: int = 0
+    grpc_port: int = 0
     bytes_port: int = 0
     redis_port: int = 0
     portico: pathlib.Path | None = None
@@ -180,9 +184,6 @@ def stage(proxies, *, routes, workers, connections, profile, core=None):
     """Builds what is needed, starts origin, `bytes` (and redis for portico) on `core`, and cleans up behind the run."""
     tools = build("portico-benches", "release")
     need("openssl", "openssl")
-    for name in proxies:
-        if name != "portico":
-            need(KINDS[name].command[0], KINDS[name].command[0])
     # Each connection of a client is one descriptor here and up to two in the proxy.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -190,11 +191,14 @@ def stage(proxies, *, routes, workers, connections, profile, core=None):
     with tempfile.TemporaryDirectory(prefix="portico-benches-") as name, contextlib.ExitStack() as running:
         setting = Stage(pathlib.Path(name), tools, routes, workers, connections)
         make_certificate(setting)
-        setting.origin_port, setting.bytes_port, setting.redis_port = free_ports(3)
-        for name, words, port in (("origin", [], setting.origin_port), ("bytes", ["serve"], setting.bytes_port)):
-            server = Process(name, [tools / name, *words, "--listen", f"127.0.0.1:{port}"], setting.directory, core)
-            running.callback(server.stop)
-            server.wait_for(port)
+        setting.origin_port, setting.ingress_port, setting.grpc_port, setting.bytes_port, setting.redis_port = free_ports(5)
+        listen = ["--listen", f"127.0.0.1:{setting.origin_port}", "--ingress", f"127.0.0.1:{setting.ingress_port}"]
+        origin = Process("origin", [tools / "origin", *listen], setting.directory, core)
+        running.callback(origin.stop)
+        origin.wait_for(setting.origin_port, setting.ingress_port)
+        end = Process("bytes", [tools / "bytes", "serve", "--listen", f"127.0.0.1:{setting.bytes_port}"], setting.directory, core)
+        running.callback(end.stop)
+        end.wait_for(setting.bytes_port)
         if "portico" in proxies:
             setting.portico = portico_binary(profile)
             need("redis-server", "redis-server")
@@ -236,238 +240,6 @@ def free_ports(count):
     for listener in sockets:
         listener.close()
     return ports
-
-
-# --- the proxies --------------------------------------------------------------------------------------------------------
-
-PORTICO = """
-[server]
-workers = {workers}
-
-[listen]
-http = ["127.0.0.1:{http}"]
-redirect = false
-https = ["127.0.0.1:{https}"]
-admin = "unix:{directory}/admin.sock"
-
-[tls]
-certificates = [{{ chain = "{directory}/certificate.pem", key = "{directory}/key.pem" }}]
-
-[domains]
-canonical = "{domain}"
-legacy = []
-
-[registry]
-url = "redis://127.0.0.1:{redis}/0"
-snapshot = "{directory}/routes.snapshot"
-
-[timeouts]
-keep_alive = "{idle}s"
-
-# All load goes to a single tool; the peers have no such cap.
-[limits]
-in_flight_per_tool = 20000
-
-[pools.bytes]
-nodes = ["127.0.0.1:{bytes}"]
-
-[[tcp]]
-name = "bytes"
-listen = ["127.0.0.1:{tcp}"]
-pool = "bytes"
-
-[log]
-access = "{directory}/portico.access"
-"""
-
-NGINX = """
-user root;
-worker_processes {workers};
-worker_rlimit_nofile 20000;
-daemon off;
-pid {directory}/nginx.pid;
-error_log {directory}/nginx.err error;
-events {{ worker_connections 19000; multi_accept off; }}
-http {{
-  log_format vhosts '$host $remote_addr - $remote_user [$time_local] "$request" $status '
-                    '$body_bytes_sent "$http_referer" "$http_user_agent" (backend $upstream_addr)';
-  access_log {directory}/nginx.access vhosts buffer=32k flush=1s;
-  sendfile on; tcp_nopush on; tcp_nodelay on; server_tokens off;
-  keepalive_timeout {idle}s; keepalive_requests 100000000;
-  gzip on; gzip_comp_level 5; gzip_min_length 1024; gzip_proxied any; gzip_vary on; gzip_types application/json;
-  client_max_body_size 128m; proxy_request_buffering off;
-  client_body_temp_path {directory}/nginx-body; proxy_temp_path {directory}/nginx-proxy;
-  ssl_certificate {directory}/certificate.pem; ssl_certificate_key {directory}/key.pem;
-  ssl_protocols TLSv1.2 TLSv1.3;
-
-  proxy_http_version 1.1;
-  proxy_set_header Connection "";
-  proxy_set_header Host $http_host;
-  proxy_set_header Proxy "";
-  proxy_set_header Forwarded "";
-  proxy_set_header X-Forwarded-For "";
-  proxy_set_header X-Real-IP "";
-  proxy_set_header X-Forwarded-Proto $scheme;
-  proxy_set_header X-Forwarded-Host $host;
-  proxy_set_header X-Forwarded-Port $server_port;
-  proxy_set_header X-Original-URI $request_uri;
-  proxy_set_header Via "1.1 nginx";
-  map_hash_max_size 16384; map_hash_bucket_size 128;
-  map $https $transport_security {{ on "max-age=31622400"; default ""; }}
-  proxy_hide_header Strict-Transport-Security;
-  proxy_hide_header X-Clacks-Overhead;
-  proxy_hide_header Permissions-Policy;
-  add_header Strict-Transport-Security $transport_security always;
-  add_header X-Clacks-Overhead "GNU Terry Pratchett" always;
-  add_header Permissions-Policy "browsing-topics=()" always;
-
-  upstream origin {{ server 127.0.0.1:{origin}; keepalive 1024; keepalive_requests 100000000; }}
-  map $host $backend {{ default ""; include {directory}/nginx.map; }}
-  server {{
-    listen 127.0.0.1:{http} backlog=4096 default_server;
-    listen 127.0.0.1:{https} ssl http2 backlog=4096 default_server;
-    if ($http_user_agent = "") {{ return 403; }}
-    if ($backend = "") {{ return 404; }}
-    location / {{ proxy_pass http://$backend; }}
-  }}
-}}
-"""
-
-HAPROXY = """
-global
-  nbthread {workers}
-  maxconn {connections}
-  no strict-limits
-  ssl-default-bind-options ssl-min-ver TLSv1.2
-  tune.ssl.default-dh-param 2048
-  log stdout format raw local0
-defaults
-  mode http
-  log global
-  # What it has of the same line; it captures no field unless told to.
-  log-format '%[var(txn.host)] %ci - - [%trl] %{{+Q}}r %ST %B %{{+Q}}[var(txn.referer)] %{{+Q}}[var(txn.agent)] (backend %si:%sp)'
-  option http-keep-alive
-  http-reuse always
-  timeout connect 5s
-  timeout client {idle}s
-  timeout server {idle}s
-  timeout http-request 10s
-  timeout http-keep-alive {idle}s
-frontend front
-  bind 127.0.0.1:{http} backlog 4096
-  bind 127.0.0.1:{https} backlog 4096 ssl crt {directory}/both.pem alpn h2,http/1.1
-  http-request set-var(txn.host) req.hdr(host)
-  http-request set-var(txn.referer) req.hdr(referer)
-  http-request set-var(txn.agent) req.hdr(user-agent)
-  http-request deny deny_status 403 unless {{ req.hdr(user-agent) -m found }}
-  http-request set-var(txn.backend) req.hdr(host),field(1,:),lower,map_str({directory}/haproxy.map)
-  http-request deny deny_status 404 unless {{ var(txn.backend) -m found }}
-  http-request del-header Proxy
-  http-request del-header Forwarded
-  http-request del-header X-Forwarded-For
-  http-request del-header X-Real-IP
-  http-request set-header X-Forwarded-Proto https if {{ ssl_fc }}
-  http-request set-header X-Forwarded-Proto http unless {{ ssl_fc }}
-  http-request set-header X-Forwarded-Host %[req.hdr(host)]
-  http-request set-header X-Forwarded-Port %[dst_port]
-  http-request set-header X-Original-URI %[pathq]
-  http-request set-header Via "1.1 haproxy"
-  http-response set-header Strict-Transport-Security "max-age=31622400" if {{ ssl_fc }}
-  http-response set-header X-Clacks-Overhead "GNU Terry Pratchett"
-  http-response set-header Permissions-Policy "browsing-topics=()"
-  use_backend %[var(txn.backend)]
-backend origin
-  server origin 127.0.0.1:{origin} pool-max-conn -1
-
-# As in production: reference/legacy-system.md, section 6.
-defaults
-  mode tcp
-  timeout connect 5s
-  timeout client 1h
-  timeout server 1h
-listen bytes
-  bind 127.0.0.1:{tcp} backlog 4096
-  balance roundrobin
-  server bytes 127.0.0.1:{bytes} check inter 10s downinter 5s rise 2 fall 2 slowstart 60s maxconn 1000 maxqueue 256 weight 100
-"""
-
-# The same with splice(2), which is off unless asked for; with `option splice-auto` it was never used here.
-HAPROXY_SPLICE = HAPROXY.replace("listen bytes\n", "listen bytes\n  option splice-request\n  option splice-response\n")
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """How one proxy is configured and started. A new peer is a new row of `KINDS`."""
-
-    configuration: str
-    file: str
-    command: list[str]
-    version: list[str]
-    # A line of its route table; portico has its routes from redis.
-    route: str | None = None
-
-
-KINDS = {
-    "portico": Kind(PORTICO, "portico.toml", ["{portico}", "run", "--config"], ["{portico}", "--version"]),
-    "nginx": Kind(NGINX, "nginx.conf", ["nginx", "-c"], ["nginx", "-v"], "{host} origin;\n"),
-    "haproxy": Kind(HAPROXY, "haproxy.cfg", ["haproxy", "-db", "-f"], ["haproxy", "-v"], "{host} origin\n"),
-    "haproxy-splice": Kind(
-        HAPROXY_SPLICE, "haproxy-splice.cfg", ["haproxy", "-db", "-f"], ["haproxy", "-v"], "{host} origin\n"
-    ),
-}
-
-
-class Proxy(Process):
-    """A running proxy with a plain and a TLS listener."""
-
-    def __init__(self, name, setting, core=None):
-        kind = KINDS[name]
-        self.http_port, self.https_port, self.tcp_port = free_ports(3)
-        if kind.route:
-            routes = "".join(kind.route.format(host=host) for host in setting.hosts())
-            (setting.directory / f"{kind.command[0]}.map").write_text(routes)
-        file = setting.directory / kind.file
-        file.write_text(
-            kind.configuration.format(
-                http=self.http_port,
-                https=self.https_port,
-                tcp=self.tcp_port,
-                origin=setting.origin_port,
-                bytes=setting.bytes_port,
-                redis=setting.redis_port,
-                directory=setting.directory,
-                workers=setting.workers,
-                connections=setting.connections + 200,
-                domain=DOMAIN,
-                idle=IDLE_SECONDS,
-            )
-        )
-        argv = [word.format(portico=setting.portico) for word in kind.command]
-        super().__init__(name, [*argv, file], setting.directory, core)
-
-    def listening(self):
-        """Waits until both listeners take connections, without a request."""
-        self.wait_for(self.http_port, self.https_port)
-        if self.passes_bytes:
-            self.wait_for(self.tcp_port)
-        return self
-
-    @property
-    def passes_bytes(self):
-        """Whether it has a TCP listener; nginx would need a module for that."""
-        return "{tcp}" in KINDS[self.name].configuration
-
-    def port(self, scheme):
-        return self.https_port if scheme == "https" else self.http_port
-
-    def url(self, scheme, path):
-        return f"{scheme}://127.0.0.1:{self.port(scheme)}{path}"
-
-
-def version(name, setting):
-    argv = [word.format(portico=setting.portico) for word in KINDS[name].version]
-    done = subprocess.run(argv, capture_output=True, text=True)
-    return (done.stdout + done.stderr).strip().split("\n")[0]
 
 
 # --- checks before a figure is believed ---------------------------------------------------------------------------------
@@ -521,7 +293,8 @@ def check(proxy, setting):
         if not proxy.name.startswith("haproxy"):
             encoding = fetch(port, "/json", tls=tls, more=["Accept-Encoding: gzip"])[1].get("content-encoding")
             want(encoding == "gzip", "JSON was not compressed")
-        want(fetch(port, "/1k", host=UNKNOWN_HOST, tls=tls)[0] != 200, "a host without a route was answered with 200")
+        want(fetch(port, "/1k", host=INGRESS_HOST, tls=tls)[0] == 200, "a tool of the ingress was not answered with 200")
+        want(fetch(port, "/1k", host=UNKNOWN_HOST, tls=tls)[0] == 404, "a host that nobody knows was not answered with 404")
     if proxy.passes_bytes:
         check_bytes(proxy)
     status, _, body = fetch(setting.origin_port, "/1k")

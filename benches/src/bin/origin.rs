@@ -8,6 +8,9 @@
 //! | `/head` | the head of the request as it arrived, to check what a proxy did to it |
 //! | `/count` | `{"connections":N,"requests":N}` since the start, to check that a proxy reuses connections and caches nothing |
 //!
+//! A second listener stands for the ingress of Kubernetes: it answers 404 for hosts that do not begin
+//! with `k8s`, as its last resort does.
+//!
 //! It trusts its caller: not a server to learn HTTP from. A body is expected only where the
 //! method is not GET or HEAD.
 
@@ -30,6 +33,9 @@ struct Arguments {
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1:9000")]
     listen: SocketAddr,
+    /// Address of the listener that knows the hosts `k8s*` only
+    #[arg(long)]
+    ingress: Option<SocketAddr>,
 }
 
 struct Origin {
@@ -45,10 +51,10 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
-    tokio::task::LocalSet::new().block_on(&runtime, serve(arguments.listen))
+    tokio::task::LocalSet::new().block_on(&runtime, serve(arguments))
 }
 
-async fn serve(address: SocketAddr) -> anyhow::Result<()> {
+async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let origin = Rc::new(Origin {
         answer_1k: answer(&[b'x'; 1 << 10], "text/plain"),
         answer_1m: answer(&vec![b'x'; 1 << 20], "text/plain"),
@@ -56,8 +62,16 @@ async fn serve(address: SocketAddr) -> anyhow::Result<()> {
         connections: Cell::new(0),
         requests: Cell::new(0),
     });
-    let listener = TcpListener::bind(address).await?;
+    if let Some(address) = arguments.ingress {
+        let listener = TcpListener::bind(address).await?;
+        tokio::task::spawn_local(accept(listener, Rc::clone(&origin), Hosts::Kubernetes));
+    }
+    let listener = TcpListener::bind(arguments.listen).await?;
     writeln!(io::stdout(), "listening on {}", listener.local_addr()?)?;
+    Ok(accept(listener, origin, Hosts::All).await?)
+}
+
+async fn accept(listener: TcpListener, origin: Rc<Origin>, hosts: Hosts) -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
@@ -72,8 +86,22 @@ async fn serve(address: SocketAddr) -> anyhow::Result<()> {
             };
             // A peer that goes away ends its connection and nothing else: whoever measures counts
             // errors at the client.
-            let _ = connection.run(&origin).await;
+            let _ = connection.run(&origin, hosts).await;
         });
+    }
+}
+
+/// Which hosts a listener answers for; 404 for the others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hosts {
+    All,
+    /// `k8s*`
+    Kubernetes,
+}
+
+impl Hosts {
+    fn know(self, head: &[u8]) -> bool {
+        self == Hosts::All || memmem::find(head, b"ost: k8s").is_some()
     }
 }
 
@@ -86,7 +114,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(&mut self, origin: &Origin) -> io::Result<()> {
+    async fn run(&mut self, origin: &Origin, hosts: Hosts) -> io::Result<()> {
         loop {
             let head = self.take_through(b"\r\n\r\n").await?.to_vec();
             let request = Request::parse(&head);
@@ -97,6 +125,7 @@ impl Connection {
             }
             origin.requests.set(origin.requests.get() + 1);
             match request.path {
+                _ if !hosts.know(&head) => self.stream.write_all(NOT_FOUND).await?,
                 b"/1k" | b"/up" => self.stream.write_all(&origin.answer_1k).await?,
                 b"/json" => self.stream.write_all(&origin.answer_json).await?,
                 b"/1m" => self.stream.write_all(&origin.answer_1m).await?,
