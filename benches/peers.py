@@ -22,6 +22,7 @@ CAPABILITIES = {
     "gzip": "compression, level 5",
     "ingress": "tools without a route go to a pool",
     "refuse": "403 without a User-Agent",
+    "fields": "all header fields, with values of the request",
     "log": "an access log line with host, request, status, User-Agent and backend",
     "websocket": "WebSocket by HTTP/1.1 Upgrade",
     "grpc": "gRPC: HTTP/2 from the client to the backend, trailers both ways",
@@ -38,8 +39,10 @@ class Kind:
     version: list[str]
     # Rendered into the directory of the run as `<name>-<file>`.
     files: tuple[str, ...] = ()
-    # A line of its route table; portico and the old chain have their routes from redis.
+    # A line of its route table, which is `<name>.map`; portico and the old chain have their routes from redis.
     route: str | None = None
+    # Its routes are part of its configuration (`@routes@`): it cannot read them from another file.
+    routes_inside: bool = False
     # Further values for its files.
     values: dict[str, str] = dataclasses.field(default_factory=dict)
     # Processes without which it does not work; started before it, on its core, and counted with it.
@@ -61,6 +64,38 @@ HAPROXY = Kind(
     values={"splice": ""},
     cannot={"gzip": "its compression has no level to set"},
 )
+
+# Sozu knows header fields of a route only, with fixed values.
+SOZU_FIELDS = {
+    "X-Forwarded-For": "",
+    "Forwarded": "",
+    "Proxy": "",
+    "X-Forwarded-Host": "{host}",
+    "Via": "1.1 sozu",
+}
+SOZU_EDITS = [f'{{ position = "request", key = "{key}", value = "{value}" }}' for key, value in SOZU_FIELDS.items()]
+SOZU_EDITS += [
+    f'{{ position = "response", key = "{key}", value = "{value}" }}'
+    for key, value in (("X-Clacks-Overhead", "GNU Terry Pratchett"), ("Permissions-Policy", "browsing-topics=()"))
+]
+
+
+def sozu_route(scheme):
+    edits = SOZU_EDITS + [
+        f'{{ position = "request", key = "X-Forwarded-{key}", value = "{value}" }}'
+        for key, value in (("Proto", scheme), ("Port", f"@{scheme}@"))
+    ]
+    return f'  {{ address = "127.0.0.1:@{scheme}@", hostname = "{{host}}", position = "TREE", headers = [{", ".join(edits)}] }},\n'
+
+
+def built_from_source(program):
+    """The hyper and the pingora proxy, which share their arguments."""
+    options = "http=127.0.0.1:@http@ https=127.0.0.1:@https@ certificate=@directory@/certificate.pem key=@directory@/key.pem"
+    options += " routes=@directory@/@name@.map ingress=127.0.0.1:@ingress@ grpc-host=grpc.@domain@ grpc=127.0.0.1:@grpc@"
+    options += " workers=@workers@ idle=@idle@ log=@directory@/@name@.access"
+    words = [word for option in options.split() for word in ("--" + option).split("=")]
+    return ["@built@/" + program, *words]
+
 
 KINDS = {
     "portico": Kind(
@@ -117,6 +152,36 @@ KINDS = {
         },
         access_log="caddy.access",
     ),
+    "sozu": Kind(
+        ["@built@/sozu", "--config", "@file:sozu.toml@", "start"],
+        ["@built@/sozu", "--version"],
+        ("sozu.toml",),
+        sozu_route("http") + sozu_route("https"),
+        routes_inside=True,
+        cannot={
+            "gzip": "it does not compress",
+            "refuse": "it cannot answer 403 by a header field",
+            "fields": "its header values are fixed: no X-Original-URI, and one X-Forwarded-Host for all tools of the ingress",
+            "million-routes": "each route repeats its header fields, in a configuration of more than 1 GB",
+        },
+        access_log="sozu.access",
+    ),
+    "pingora": Kind(
+        built_from_source("pingora-peer"),
+        [],
+        (),
+        "{host} 127.0.0.1:@origin@\n",
+        cannot={"tcp": "its crate here is an HTTP proxy"},
+        access_log="pingora.access",
+    ),
+    "hyper": Kind(
+        built_from_source("hyper-peer"),
+        [],
+        (),
+        "{host} 127.0.0.1:@origin@\n",
+        cannot={"tcp": "its crate here is an HTTP proxy"},
+        access_log="hyper.access",
+    ),
 }
 
 
@@ -151,8 +216,13 @@ class Proxy(harness.Process):
         }
         if self.kind.route:
             line = fill(self.kind.route, self.values)
-            routes = "".join(line.format(host=host) for host in setting.hosts())
-            (setting.directory / f"{name}.map").write_text(routes)
+            routes = "".join(line.replace("{host}", host) for host in setting.hosts())
+            if self.kind.routes_inside:
+                self.values["routes"] = routes
+                for host, key in (("*", "ingress_routes"), ("grpc", "grpc_routes")):
+                    self.values[key] = line.replace("{host}", f"{host}.{harness.DOMAIN}")
+            else:
+                (setting.directory / f"{name}.map").write_text(routes)
         for file in self.kind.files:
             self.values[f"file:{file}"] = setting.directory / f"{name}-{file}"
         for file in self.kind.files:
@@ -210,11 +280,19 @@ def fill(text, values):
 
 
 def version(name, setting):
+    if not KINDS[name].version:
+        return locked_version(name)
     argv = [fill(word, {"portico": setting.portico, "built": BUILT}) for word in KINDS[name].version]
     done = subprocess.run(argv, capture_output=True, text=True)
     said = (done.stdout + done.stderr).strip().split("\n")[0]
     # Caddy says its number and no more; the old chain begins with nginx.
     return said if name in said.lower() else f"{name}: {said}"
+
+
+def locked_version(crate):
+    """That of the library that a proxy of ours is made of."""
+    lock = (CONFIGURATIONS / crate / "Cargo.lock").read_text()
+    return f"{crate} " + re.search(rf'name = "{crate}"\nversion = "(.*)"', lock)[1]
 
 
 def require(names):
