@@ -5,6 +5,8 @@
 //! here is part of the proxy, and nothing of the proxy is linked here, but for `lookups`: what
 //! is measured is a process of its own.
 
+pub mod http1;
+
 use std::io;
 use std::sync::Arc;
 
