@@ -6,14 +6,18 @@
 //! | `/json` | 100 kB of JSON, as a web service might list its pages |
 //! | `/fields?N` | 1 KiB, with N header fields, 6 to 100 |
 //! | `/up` | 1 KiB, after the whole request body was read |
+//! | `/503` | 503, as a tool that is overloaded |
+//! | `/ws` | an upgrade to WebSocket, then each message as it came |
 //! | `/head` | the head of the request as it arrived, to check what a proxy did to it |
 //! | `/count` | `{"connections":N,"requests":N}` since the start, to check that a proxy reuses connections and caches nothing |
 //!
 //! A second listener stands for the ingress of Kubernetes: it answers 404 for hosts that do not begin
-//! with `k8s`, as its last resort does.
+//! with `k8s`, as its last resort does. A third one speaks gRPC (`grpc.rs`).
 //!
 //! It trusts its caller: not a server to learn HTTP from. A body is expected only where the
 //! method is not GET or HEAD.
+
+mod grpc;
 
 use std::cell::Cell;
 use std::io::{self, Write};
@@ -22,6 +26,7 @@ use std::rc::Rc;
 
 use clap::Parser;
 use memchr::memmem;
+use portico_benches::websocket;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -37,6 +42,9 @@ struct Arguments {
     /// Address of the listener that knows the hosts `k8s*` only
     #[arg(long)]
     ingress: Option<SocketAddr>,
+    /// Address of the listener for gRPC: HTTP/2 without TLS
+    #[arg(long)]
+    grpc: Option<SocketAddr>,
 }
 
 struct Origin {
@@ -69,6 +77,10 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(address) = arguments.ingress {
         let listener = TcpListener::bind(address).await?;
         tokio::task::spawn_local(accept(listener, Rc::clone(&origin), Hosts::Kubernetes));
+    }
+    if let Some(address) = arguments.grpc {
+        let listener = TcpListener::bind(address).await?;
+        tokio::task::spawn_local(grpc::accept(listener, Rc::clone(&origin)));
     }
     let listener = TcpListener::bind(arguments.listen).await?;
     writeln!(io::stdout(), "listening on {}", listener.local_addr()?)?;
@@ -136,6 +148,8 @@ impl Connection {
                     self.stream.write_all(origin.with_fields(path)).await?
                 }
                 b"/1m" => self.stream.write_all(&origin.answer_1m).await?,
+                b"/503" => self.stream.write_all(UNAVAILABLE).await?,
+                b"/ws" => return self.echo().await,
                 b"/head" => self.stream.write_all(&answer(&head, "text/plain")).await?,
                 b"/count" => {
                     self.stream
@@ -147,6 +161,23 @@ impl Connection {
             if request.close {
                 return self.stream.shutdown().await;
             }
+        }
+    }
+
+    /// Every message back, until something else comes than one of those that are measured.
+    async fn echo(&mut self) -> io::Result<()> {
+        self.stream.write_all(websocket::UPGRADED).await?;
+        loop {
+            let waiting = &self.buffer[self.start..self.end];
+            let Some(frame) = waiting.first_chunk::<{ websocket::CLIENT_FRAME_BYTES }>() else {
+                self.fill().await?;
+                continue;
+            };
+            let Some(answer) = websocket::echo(frame) else {
+                return Ok(());
+            };
+            self.start += websocket::CLIENT_FRAME_BYTES;
+            self.stream.write_all(&answer).await?;
         }
     }
 
@@ -315,6 +346,7 @@ fn answer_with_fields(fields: usize) -> Vec<u8> {
     more
 }
 
+const UNAVAILABLE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\noverloaded.\n";
 const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 
 fn counts(origin: &Origin) -> Vec<u8> {
