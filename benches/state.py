@@ -70,6 +70,6 @@ def fingerprint(programs):
             found[str(program)] = [status.st_size, int(status.st_mtime)]
     scripts = hashlib.sha256()
     for file in sorted(harness.BENCHES.rglob("*")):
-        if file.is_file() and "target" not in file.parts and "__pycache__" not in file.parts and file.suffix not in (".md", ".svg"):
+        if file.is_file() and "target" not in file.parts and "__pycache__" not in file.parts and file.suffix not in (".md", ".svg", ".json"):
             scripts.update(file.read_bytes())
     return {"machine": machine, "programs": found, "scripts": scripts.hexdigest()}

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `/1k`, `/1m` | 1 KiB, 1 MiB |
 //! | `/json` | 100 kB of JSON, as a web service might list its pages |
+//! | `/fields?N` | 1 KiB, with N header fields, 6 to 100 |
 //! | `/up` | 1 KiB, after the whole request body was read |
 //! | `/503` | 503, as a tool that is overloaded |
 //! | `/ws` | an upgrade to WebSocket, then each message as it came |
@@ -50,6 +51,8 @@ struct Origin {
     answer_1k: Vec<u8>,
     answer_1m: Vec<u8>,
     answer_json: Vec<u8>,
+    /// By the number of their fields.
+    answers_with_fields: Vec<Vec<u8>>,
     connections: Cell<u64>,
     requests: Cell<u64>,
 }
@@ -67,6 +70,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         answer_1k: answer(&[b'x'; 1 << 10], "text/plain"),
         answer_1m: answer(&vec![b'x'; 1 << 20], "text/plain"),
         answer_json: answer(&json(100_000), "application/json"),
+        answers_with_fields: (0..=MAX_FIELDS).map(answer_with_fields).collect(),
         connections: Cell::new(0),
         requests: Cell::new(0),
     });
@@ -140,6 +144,9 @@ impl Connection {
                 _ if !hosts.know(&head) => self.stream.write_all(NOT_FOUND).await?,
                 b"/1k" | b"/up" => self.stream.write_all(&origin.answer_1k).await?,
                 b"/json" => self.stream.write_all(&origin.answer_json).await?,
+                path if path.starts_with(FIELDS) => {
+                    self.stream.write_all(origin.with_fields(path)).await?
+                }
                 b"/1m" => self.stream.write_all(&origin.answer_1m).await?,
                 b"/503" => self.stream.write_all(UNAVAILABLE).await?,
                 b"/ws" => return self.echo().await,
@@ -313,6 +320,32 @@ fn json(size: usize) -> Vec<u8> {
     json
 }
 
+/// What stands before the number of fields in a path.
+const FIELDS: &[u8] = b"/fields?";
+const MAX_FIELDS: usize = 100;
+
+impl Origin {
+    fn with_fields(&self, path: &[u8]) -> &[u8] {
+        let number = std::str::from_utf8(path.strip_prefix(FIELDS).unwrap_or_default()).ok();
+        let number = number.and_then(|number| number.parse::<usize>().ok());
+        number
+            .and_then(|number| self.answers_with_fields.get(number))
+            .map_or(NOT_FOUND, Vec::as_slice)
+    }
+}
+
+/// The usual answer, which has six, with more of some 31 bytes each.
+fn answer_with_fields(fields: usize) -> Vec<u8> {
+    let answer = answer(&[b'x'; 1 << 10], "text/plain");
+    let body = answer.len() - (1 << 10) - 2;
+    let mut more = answer[..body].to_vec();
+    for number in 6..fields {
+        more.extend_from_slice(format!("x-field-{number:03}: abcdefghijklmnop\r\n").as_bytes());
+    }
+    more.extend_from_slice(&answer[body..]);
+    more
+}
+
 const UNAVAILABLE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\noverloaded.\n";
 const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 
@@ -362,6 +395,16 @@ mod tests {
             Body::Chunked,
             false,
         );
+    }
+
+    #[test]
+    fn answers_have_so_many_fields() {
+        for (fields, expected) in [(0, 6), (6, 6), (7, 7), (100, 100)] {
+            let answer = answer_with_fields(fields);
+            let end = memmem::find(&answer, b"\r\n\r\n").unwrap();
+            assert_eq!(memmem::find_iter(&answer[..end], b"\r\n").count(), expected);
+            assert_eq!(answer.len() - end - 4, 1 << 10);
+        }
     }
 
     #[test]
