@@ -195,10 +195,11 @@ def stage(proxies, *, routes, workers, connections, profile, core=None):
         setting = Stage(pathlib.Path(name), tools, routes, workers, connections)
         make_certificate(setting)
         setting.origin_port, setting.ingress_port, setting.grpc_port, setting.bytes_port, setting.redis_port = free_ports(5)
-        listen = ["--listen", f"127.0.0.1:{setting.origin_port}", "--ingress", f"127.0.0.1:{setting.ingress_port}"]
-        origin = Process("origin", [tools / "origin", *listen], setting.directory, core)
+        listen = {"--listen": setting.origin_port, "--ingress": setting.ingress_port, "--grpc": setting.grpc_port}
+        argv = [word for option, port in listen.items() for word in (option, f"127.0.0.1:{port}")]
+        origin = Process("origin", [tools / "origin", *argv], setting.directory, core)
         running.callback(origin.stop)
-        origin.wait_for(setting.origin_port, setting.ingress_port)
+        origin.wait_for(*listen.values())
         end = Process("bytes", [tools / "bytes", "serve", "--listen", f"127.0.0.1:{setting.bytes_port}"], setting.directory, core)
         running.callback(end.stop)
         end.wait_for(setting.bytes_port)
