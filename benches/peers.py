@@ -22,6 +22,7 @@ CAPABILITIES = {
     "gzip": "compression, level 5",
     "ingress": "tools without a route go to a pool",
     "refuse": "403 without a User-Agent",
+    "fields": "all header fields, with values of the request",
     "log": "an access log line with host, request, status, User-Agent and backend",
     "websocket": "WebSocket by HTTP/1.1 Upgrade",
     "grpc": "gRPC: HTTP/2 from the client to the backend, trailers both ways",
@@ -38,8 +39,10 @@ class Kind:
     version: list[str]
     # Rendered into the directory of the run as `<name>-<file>`.
     files: tuple[str, ...] = ()
-    # A line of its route table; portico and the old chain have their routes from redis.
+    # A line of its route table, which is `<name>.map`; portico and the old chain have their routes from redis.
     route: str | None = None
+    # Its routes are part of its configuration (`@routes@`): it cannot read them from another file.
+    routes_inside: bool = False
     # Further values for its files.
     values: dict[str, str] = dataclasses.field(default_factory=dict)
     # Processes without which it does not work; started before it, on its core, and counted with it.
@@ -61,6 +64,38 @@ HAPROXY = Kind(
     values={"splice": ""},
     cannot={"gzip": "its compression has no level to set"},
 )
+
+# Sozu knows header fields of a route only, with fixed values.
+SOZU_FIELDS = {
+    "X-Forwarded-For": "",
+    "Forwarded": "",
+    "Proxy": "",
+    "X-Forwarded-Host": "{host}",
+    "Via": "1.1 sozu",
+}
+SOZU_EDITS = [f'{{ position = "request", key = "{key}", value = "{value}" }}' for key, value in SOZU_FIELDS.items()]
+SOZU_EDITS += [
+    f'{{ position = "response", key = "{key}", value = "{value}" }}'
+    for key, value in (("X-Clacks-Overhead", "GNU Terry Pratchett"), ("Permissions-Policy", "browsing-topics=()"))
+]
+
+
+def sozu_route(scheme):
+    edits = SOZU_EDITS + [
+        f'{{ position = "request", key = "X-Forwarded-{key}", value = "{value}" }}'
+        for key, value in (("Proto", scheme), ("Port", f"@{scheme}@"))
+    ]
+    return f'  {{ address = "127.0.0.1:@{scheme}@", hostname = "{{host}}", position = "TREE", headers = [{", ".join(edits)}] }},\n'
+
+
+def built_from_source(program):
+    """The hyper and the pingora proxy, which share their arguments."""
+    options = "http=127.0.0.1:@http@ https=127.0.0.1:@https@ certificate=@directory@/certificate.pem key=@directory@/key.pem"
+    options += " routes=@directory@/@name@.map ingress=127.0.0.1:@ingress@ grpc-host=grpc.@domain@ grpc=127.0.0.1:@grpc@"
+    options += " workers=@workers@ idle=@idle@ log=@directory@/@name@.access"
+    words = [word for option in options.split() for word in ("--" + option).split("=")]
+    return ["@built@/" + program, *words]
+
 
 KINDS = {
     "portico": Kind(
@@ -89,6 +124,64 @@ KINDS = {
             "million-routes": "as haproxy: only its TCP listener is another",
         },
     ),
+    # The old chain.
+    "legacy": Kind(
+        ["nginx", "-c", "@file:legacy.conf@"],
+        ["nginx", "-v"],
+        ("legacy.conf", "nginx-http.conf", "legacy-haproxy.cfg"),
+        companions={
+            # portico's own redis is on the core of the load and not counted: it is not asked while a run lasts.
+            "redis": "redis-server --port @own_redis@ --bind 127.0.0.1 --appendonly no --save  --dir @directory@".split(" "),
+            "haproxy": ["haproxy", "-db", "-f", "@file:legacy-haproxy.cfg@"],
+        },
+        cannot={
+            "tcp": "its HAProxy did that alone: as haproxy",
+            "grpc": "it spoke HTTP/1.1 to all backends",
+        },
+        access_log="legacy.access",
+    ),
+    "caddy": Kind(
+        # The Go runtime has a thread a core unless told; its state stays out of the home directory.
+        ["env", "GOMAXPROCS=@workers@", "HOME=@directory@", "caddy", "run", "--adapter", "caddyfile", "--config", "@file:Caddyfile@"],
+        ["caddy", "version"],
+        ("Caddyfile",),
+        "{host} 127.0.0.1:@origin@\n",
+        cannot={
+            "tcp": "HTTP only without a module that Debian does not have",
+            "log": "its access log is JSON, without the backend",
+        },
+        access_log="caddy.access",
+    ),
+    "sozu": Kind(
+        ["@built@/sozu", "--config", "@file:sozu.toml@", "start"],
+        ["@built@/sozu", "--version"],
+        ("sozu.toml",),
+        sozu_route("http") + sozu_route("https"),
+        routes_inside=True,
+        cannot={
+            "gzip": "it does not compress",
+            "refuse": "it cannot answer 403 by a header field",
+            "fields": "its header values are fixed: no X-Original-URI, and one X-Forwarded-Host for all tools of the ingress",
+            "million-routes": "each route repeats its header fields, in a configuration of more than 1 GB",
+        },
+        access_log="sozu.access",
+    ),
+    "pingora": Kind(
+        built_from_source("pingora-peer"),
+        [],
+        (),
+        "{host} 127.0.0.1:@origin@\n",
+        cannot={"tcp": "its crate here is an HTTP proxy"},
+        access_log="pingora.access",
+    ),
+    "hyper": Kind(
+        built_from_source("hyper-peer"),
+        [],
+        (),
+        "{host} 127.0.0.1:@origin@\n",
+        cannot={"tcp": "its crate here is an HTTP proxy"},
+        access_log="hyper.access",
+    ),
 }
 
 
@@ -98,9 +191,6 @@ class Proxy(harness.Process):
     def __init__(self, name, setting, core=None):
         self.kind = KINDS[name]
         self.http_port, self.https_port, self.tcp_port, own_redis_port, own_haproxy_port = harness.free_ports(5)
-        if self.kind.route:
-            routes = "".join(self.kind.route.format(host=host) for host in setting.hosts())
-            (setting.directory / f"{name}.map").write_text(routes)
         self.values = {
             "name": name,
             "http": self.http_port,
@@ -124,6 +214,15 @@ class Proxy(harness.Process):
             "built": BUILT,
             **self.kind.values,
         }
+        if self.kind.route:
+            line = fill(self.kind.route, self.values)
+            routes = "".join(line.replace("{host}", host) for host in setting.hosts())
+            if self.kind.routes_inside:
+                self.values["routes"] = routes
+                for host, key in (("*", "ingress_routes"), ("grpc", "grpc_routes")):
+                    self.values[key] = line.replace("{host}", f"{host}.{harness.DOMAIN}")
+            else:
+                (setting.directory / f"{name}.map").write_text(routes)
         for file in self.kind.files:
             self.values[f"file:{file}"] = setting.directory / f"{name}-{file}"
         for file in self.kind.files:
@@ -134,6 +233,9 @@ class Proxy(harness.Process):
             for companion, command in self.kind.companions.items():
                 argv = [fill(word, self.values) for word in command]
                 self.companions.append(harness.Process(f"{name}-{companion}", argv, setting.directory, core))
+                if companion == "redis":
+                    self.companions[-1].wait_for(own_redis_port)
+                    harness.seed_redis(setting, own_redis_port)
             super().__init__(name, [fill(word, self.values) for word in self.kind.command], setting.directory, core)
         except BaseException:
             self.stop_companions()
@@ -169,18 +271,29 @@ class Proxy(harness.Process):
         return self.https_port if scheme == "https" else self.http_port
 
     def url(self, scheme, path):
-        return f"{scheme}://127.0.0.1:{self.port(scheme)}{path}"
+        # A name: Sozu answers no client that names no server in its TLS hello, and nobody names an address there.
+        return f"{scheme}://localhost:{self.port(scheme)}{path}"
 
 
 def fill(text, values):
     """`text` with every `@name@` replaced; an unknown name is a mistake in the text."""
-    return re.sub(r"@([a-z_]+(?::[a-z.-]+)?)@", lambda found: str(values[found[1]]), text)
+    return re.sub(r"@([a-z_]+(?::[A-Za-z.-]+)?)@", lambda found: str(values[found[1]]), text)
 
 
 def version(name, setting):
+    if not KINDS[name].version:
+        return locked_version(name)
     argv = [fill(word, {"portico": setting.portico, "built": BUILT}) for word in KINDS[name].version]
     done = subprocess.run(argv, capture_output=True, text=True)
-    return (done.stdout + done.stderr).strip().split("\n")[0]
+    said = (done.stdout + done.stderr).strip().split("\n")[0]
+    # Caddy says its number and no more; the old chain begins with nginx.
+    return said if name in said.lower() else f"{name}: {said}"
+
+
+def locked_version(crate):
+    """That of the library that a proxy of ours is made of."""
+    lock = (CONFIGURATIONS / crate / "Cargo.lock").read_text()
+    return f"{crate} " + re.search(rf'name = "{crate}"\nversion = "(.*)"', lock)[1]
 
 
 def require(names):
