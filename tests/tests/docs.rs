@@ -210,6 +210,11 @@ const COMMANDS: &[(&str, How)] = &[
         "benches/routes --patterns --sizes 1000000",
         How::Elsewhere("benches/smoke, smaller"),
     ),
+    ("benches/growth", How::Elsewhere("benches/smoke, smaller")),
+    (
+        "benches/growth --axes routes,tools --repetitions 3 --seconds 1",
+        How::Elsewhere("benches/smoke, smaller"),
+    ),
     ("benches/smoke", How::Elsewhere("scripts/test")),
     (
         "UPDATE_DOCS=1 cargo test -p portico-config --test docs",
