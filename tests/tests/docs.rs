@@ -179,8 +179,10 @@ const COMMANDS: &[(&str, How)] = &[
         How::Configured,
     ),
     (
-        "apt-get install python3 openssl redis-server wrk nghttp2-client nginx haproxy",
-        How::Elsewhere("scripts/test installs what CI needs of these"),
+        "benches/install",
+        How::Elsewhere(
+            "by hand: it compiles for minutes; scripts/test installs what CI needs of it",
+        ),
     ),
     (
         "benches/memory --peers",

@@ -366,7 +366,7 @@ async fn serve_request(
     worker.put_head(text);
     drop(parts);
     // A client that opens streams and resets them at once costs nobody else anything.
-    if std::future::poll_fn(|cx| Poll::Ready(connection.io.is_open(cx))).await {
+    if connection.io.is_open() {
         let mut parser = worker.request_parser();
         let after = match parser.parse(connection.input.filled()) {
             Ok(Parsed::Complete) => request::handle(&mut connection, &parser).await,

@@ -10,7 +10,7 @@
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -57,9 +57,10 @@ impl RequestStream {
         }
     }
 
-    /// Whether the client has not given the stream up.
-    pub fn is_open(&mut self, cx: &mut Context<'_>) -> bool {
-        self.poll_reset(cx).is_pending()
+    /// Whether the client has not given the stream up, so far.
+    pub fn is_open(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.poll_reset(&mut cx).is_pending()
     }
 
     /// Waits until the body has ended. Data is thrown away; the first `most` bytes make room for more,
