@@ -1,6 +1,8 @@
 """The load programs of `compare`: each function sends a case's traffic to a proxy for some time and says what came back.
 
-Nothing here reads the proxy's own figures; an answer that is not the one asked for is an error, whoever's fault it is.
+What is measured begins with the function, or with its last call of `begin`.
+
+Nothing here reads the proxy's own figures; an answer that is not the one asked for is an error, whosever fault it is.
 """
 
 import dataclasses
@@ -24,7 +26,7 @@ class Load:
     detail: dict = dataclasses.field(default_factory=dict)  # what only this program knows
 
 
-def wrk(case, proxy, seconds, core):
+def wrk(case, proxy, seconds, core, begin):
     argv = [*pinned(core), "wrk", "-t1", f"-c{case.connections}", f"-d{seconds}s"]
     argv += ["-H", f"Host: {case.host}", "-H", f"User-Agent: {harness.USER_AGENT}"]
     for header in case.headers:
@@ -45,7 +47,7 @@ def wrk(case, proxy, seconds, core):
     return Load(units, float(total[2]) * unit, refused + sum(map(int, broken.groups() if broken else ())))
 
 
-def h2load(case, proxy, seconds, core):
+def h2load(case, proxy, seconds, core, begin):
     argv = [*pinned(core), "h2load", "-t1", f"-c{case.connections}", f"-m{case.streams}", f"-D{seconds}"]
     argv += ["-H", f":authority: {case.host}", "-H", f"User-Agent: {harness.USER_AGENT}"]
     for header in case.headers:
@@ -62,20 +64,40 @@ def h2load(case, proxy, seconds, core):
     return Load(int(total[1]), float(seconds), sum(map(int, total.groups()[1:])) + not_2xx)
 
 
-def tcp(case, proxy, seconds, core):
+def tcp(case, proxy, seconds, core, begin):
     argv = ["load", "--connect", f"127.0.0.1:{proxy.tcp_port}", "--kind", case.name.removeprefix("tcp-")]
     return ours("bytes", argv, case, proxy, seconds, core)
 
 
-def handshakes(case, proxy, seconds, core):
+def handshakes(case, proxy, seconds, core, begin):
     return ours("handshakes", [f"127.0.0.1:{proxy.https_port}", "--host", case.host, *case.options], case, proxy, seconds, core)
 
 
-def messages(case, proxy, seconds, core):
+def messages(case, proxy, seconds, core, begin):
     return ours("messages", [f"127.0.0.1:{proxy.https_port}", "--host", case.host], case, proxy, seconds, core)
 
 
-def latency(case, proxy, seconds, core):
+def requests(case, proxy, seconds, core, begin):
+    """HTTP/1.1 on many connections: those are opened before it begins, which `wrk` cannot do."""
+    argv = [*pinned(core), harness.TARGET / "release" / "requests", f"127.0.0.1:{proxy.port(case.scheme)}", "--host", case.host]
+    argv += ["--connections", str(case.connections), "--at-once", str(case.connections), "--seconds", str(seconds)]
+    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout")}
+    with subprocess.Popen(argv + ["--tls"] * (case.scheme == "https"), text=True, **pipes) as load:
+        # "ready" when all are open; it holds them until its input ends.
+        if load.stdout.readline():
+            begin()
+            load.stdin.write("go\n")
+            load.stdin.flush()
+        line = load.stdout.readline()
+    if not line:
+        raise harness.Failure(f"`requests` failed for {proxy.name}, {case.name}, see above")
+    said = json.loads(line)
+    for failure, count in said["failures"].items():
+        print(f"{proxy.name}, {case.name}: {count} x {failure}", file=sys.stderr)
+    return Load(said["requests"], said["seconds"], said["errors"])
+
+
+def latency(case, proxy, seconds, core, begin):
     """At the rate of the case, whatever the proxy would like."""
     argv = [f"127.0.0.1:{proxy.https_port}", "--host", case.host, "--rate", str(case.rate)]
     return ours("latency", argv, case, proxy, seconds, core)
