@@ -271,7 +271,8 @@ class Proxy(harness.Process):
         return self.https_port if scheme == "https" else self.http_port
 
     def url(self, scheme, path):
-        return f"{scheme}://127.0.0.1:{self.port(scheme)}{path}"
+        # A name: Sozu answers no client that names no server in its TLS hello, and nobody names an address there.
+        return f"{scheme}://localhost:{self.port(scheme)}{path}"
 
 
 def fill(text, values):

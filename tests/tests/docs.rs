@@ -180,7 +180,9 @@ const COMMANDS: &[(&str, How)] = &[
     ),
     (
         "benches/install",
-        How::Elsewhere("by hand: it takes ten minutes"),
+        How::Elsewhere(
+            "by hand: it compiles for minutes; scripts/test installs what CI needs of it",
+        ),
     ),
     (
         "benches/compare --profile dist --markdown compare.md --json compare.json",
@@ -206,6 +208,11 @@ const COMMANDS: &[(&str, How)] = &[
     ("benches/routes", How::Elsewhere("benches/smoke, smaller")),
     (
         "benches/routes --patterns --sizes 1000000",
+        How::Elsewhere("benches/smoke, smaller"),
+    ),
+    ("benches/growth", How::Elsewhere("benches/smoke, smaller")),
+    (
+        "benches/growth --axes routes,tools --repetitions 3 --seconds 1",
         How::Elsewhere("benches/smoke, smaller"),
     ),
     ("benches/smoke", How::Elsewhere("scripts/test")),
