@@ -13,6 +13,8 @@ import sys
 
 import harness
 
+# What a load program may take for its connections, and for what is under way at the end.
+PATIENCE_SECONDS = 60
 GRPC_MESSAGE = b"\0\0\0\0\x0bwho are you"
 
 
@@ -33,7 +35,7 @@ def wrk(case, proxy, seconds, core, begin):
         argv += ["-H", header]
     if case.script:
         argv += ["-s", harness.BENCHES / case.script]
-    done = subprocess.run([*argv, proxy.url(case.scheme, case.path)], capture_output=True, text=True)
+    done = run([*argv, proxy.url(case.scheme, case.path)], seconds)
     total = re.search(r"(\d+) requests in ([\d.]+)(ms|s|m)", done.stdout)
     if not total:
         raise harness.Failure(f"wrk said nothing of use: {done.stdout}{done.stderr}")
@@ -56,7 +58,7 @@ def h2load(case, proxy, seconds, core, begin):
         file = proxy.output.parent / f"{case.name}.body"
         file.write_bytes(case.body)
         argv += ["-d", file]
-    done = subprocess.run([*argv, proxy.url(case.scheme, case.path)], capture_output=True, text=True)
+    done = run([*argv, proxy.url(case.scheme, case.path)], seconds)
     total = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", done.stdout)
     if not total or "Application protocol: h2" not in done.stdout:
         raise harness.Failure(f"h2load said nothing of use: {done.stdout}{done.stderr}")
@@ -107,13 +109,20 @@ def ours(program, argv, case, proxy, seconds, core):
     """A program of `src/bin` that prints one line of JSON."""
     argv = [*pinned(core), harness.TARGET / "release" / program, *argv]
     argv += ["--connections", str(case.connections), "--seconds", str(seconds)]
-    done = subprocess.run(argv, capture_output=True, text=True)
+    done = run(argv, seconds)
     if done.returncode != 0:
         raise harness.Failure(f"`{program}` failed for {proxy.name}, {case.name}: {done.stdout}{done.stderr}")
     if done.stderr:
         print(f"{proxy.name}, {case.name}: {done.stderr.strip()}", file=sys.stderr)
     said = json.loads(done.stdout)
     return Load(said.pop("units"), said.pop("seconds"), said.pop("errors"), said)
+
+
+def run(argv, seconds):
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, timeout=seconds + PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise harness.Failure(f"`{' '.join(map(str, argv))}` did not end") from error
 
 
 def pinned(core):
