@@ -202,6 +202,11 @@ const COMMANDS: &[(&str, How)] = &[
         "benches/routes --patterns --sizes 1000000",
         How::Elsewhere("benches/smoke, smaller"),
     ),
+    ("benches/instructions", How::Elsewhere("scripts/test")),
+    (
+        "benches/instructions --profile h2-tls",
+        How::Elsewhere("by hand: the same counts as those of scripts/test, shown"),
+    ),
     ("benches/smoke", How::Elsewhere("scripts/test")),
     (
         "UPDATE_DOCS=1 cargo test -p portico-config --test docs",
