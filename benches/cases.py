@@ -87,12 +87,13 @@ class Unit(typing.NamedTuple):
     time: str
     microseconds: int
     cpu_form: str
+    rate: str
     rate_form: str
 
 
 UNITS = {
-    "request": Unit("us", 1, ",.1f", ",.0f"),
-    "message": Unit("us", 1, ",.1f", ",.0f"),
-    "connection": Unit("us", 1, ",.1f", ",.0f"),
-    "GiB": Unit("ms", 1000, ",.0f", ".2f"),
+    "request": Unit("us", 1, ",.1f", "requests/s", ",.0f"),
+    "message": Unit("us", 1, ",.1f", "messages/s", ",.0f"),
+    "connection": Unit("us", 1, ",.1f", "connections/s", ",.0f"),
+    "GiB": Unit("ms", 1000, ",.0f", "GiB/s", ".2f"),
 }

@@ -8,6 +8,8 @@ import statistics
 import peers
 from cases import BUDGET_PEERS, OLD_CHAIN, UNITS
 
+# What every proxy is to do for every request.
+DUTIES = ("refuse", "fields", "log")
 BETTER = "better of " + " and ".join(BUDGET_PEERS)
 
 
@@ -22,7 +24,7 @@ def ratios(runs, cases):
             if own is None or not cpu:
                 continue
             row = found.setdefault(case.name, {})
-            if set(BUDGET_PEERS) & cpu.keys():
+            if not cpu.keys().isdisjoint(BUDGET_PEERS):
                 cpu[BETTER] = min(cpu[peer] for peer in BUDGET_PEERS if peer in cpu)
             for peer, value in cpu.items():
                 row.setdefault(peer, []).append(own / value if value else float("inf"))
@@ -56,25 +58,34 @@ def markdown(report, cases, names):
 
 def overview(report, cases, names):
     """CPU of each proxy, the medians only; what a proxy cannot do is told below."""
-    lines = ["", "| CPU, median | per | " + " | ".join(names) + " |", "|---|---|" + "---:|" * len(names)]
-    notes = {}
-    for case in cases:
-        unit, cells = UNITS[case.unit], []
-        for name in names:
-            runs = runs_of(report, case, name)
-            if runs:
-                cells.append(f"{median(runs, 'cpu_us') / unit.microseconds:{unit.cpu_form}}")
-            else:
-                cells.append("-" + "".join(f" [{notes.setdefault(why, len(notes) + 1)}]" for why in reasons(case, name)))
-        lines.append(f"| {case.title} | {unit.time}/{case.unit} | " + " | ".join(cells) + " |")
+    lines, notes = [], {}
+    for group in ([case for case in cases if case.scheme != "tcp"], [case for case in cases if case.scheme == "tcp"]):
+        able = [name for name in names if any(runs_of(report, case, name) for case in group)]
+        if not able:
+            continue
+        lines += ["", "| CPU, median | per | " + " | ".join(able) + " |", "|---|---|" + "---:|" * len(able)]
+        for case in group:
+            unit, cells = UNITS[case.unit], []
+            for name in able:
+                runs = runs_of(report, case, name)
+                note = reason(case, name)
+                if runs:
+                    cells.append(f"{median(runs, 'cpu_us') / unit.microseconds:{unit.cpu_form}}")
+                else:
+                    cells.append(f"- [{notes.setdefault(note, len(notes) + 1)}]" if note else "-")
+            lines.append(f"| {case.title} | {unit.time}/{case.unit} | " + " | ".join(cells) + " |")
     if notes:
         lines += ["", *(f"[{number}] {why}.  " for why, number in notes.items())]
+    less = [f"{name}: {peers.KINDS[name].cannot[what]}" for name in names for what in DUTIES if what in peers.KINDS[name].cannot]
+    if less:
+        lines += ["", "Measured all the same, and doing less than portico: " + "; ".join(less) + "."]
     return lines
 
 
-def reasons(case, name):
+def reason(case, name):
     cannot = peers.KINDS[name].cannot
-    return [f"{name}: {cannot[capability]}" for capability in sorted(case.needs & cannot.keys())]
+    lacks = sorted(case.needs & cannot.keys())
+    return f"{name}: {cannot[lacks[0]]}" if lacks else None
 
 
 def budgets(report, cases):
@@ -84,7 +95,9 @@ def budgets(report, cases):
         for over, budget in ((BETTER, case.budget), (OLD_CHAIN, case.old_chain)):
             if budget and over in row:
                 met = "met" if statistics.median(row[over]) <= budget else "**not met**"
-                lines.append(f"| {case.title} | {over} | {spread(row[over], '.2f')} | {budget:.2f} | {met} |")
+                there = [peer for peer in BUDGET_PEERS if peer in row]
+                of = there[0] if over == BETTER and len(there) == 1 else over
+                lines.append(f"| {case.title} | {of} | {spread(row[over], '.2f')} | {budget:.2f} | {met} |")
     return lines and ["", "| CPU of portico | over that of | median [lowest-highest] | budget | |", "|---|---|---:|---:|---|", *lines]
 
 
@@ -94,7 +107,7 @@ def table(report, case, names):
         "",
         f"**{case.title}** (`{case.name}`)",
         "",
-        f"| | CPU {unit.time} per {case.unit} | portico over it | user | system | {case.unit}s/s | core used | by others | "
+        f"| | CPU {unit.time} per {case.unit} | portico over it | user | system | {unit.rate} | core used | by others | "
         "new upstream connections | errors |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]

@@ -185,17 +185,25 @@ const COMMANDS: &[(&str, How)] = &[
         ),
     ),
     (
-        "benches/memory --peers",
+        "benches/compare --profile dist --markdown compare.md --json compare.json",
         How::Elsewhere("benches/smoke, smaller"),
     ),
-    ("benches/compare", How::Elsewhere("benches/smoke, smaller")),
     (
-        "benches/compare --cases tcp-down,tcp-up,tcp-connect",
+        "benches/compare --profile dist --compare-with compare.json",
+        How::Elsewhere("benches/smoke, smaller"),
+    ),
+    (
+        "benches/compare --cases h1-tls,handshake --proxies portico,nginx,haproxy",
         How::Elsewhere("benches/smoke, smaller"),
     ),
     (
         "benches/compare --system-calls",
         How::Elsewhere("by hand: it needs a kernel that allows perf"),
+    ),
+    ("benches/start", How::Elsewhere("benches/smoke, smaller")),
+    (
+        "benches/memory --peers",
+        How::Elsewhere("benches/smoke, smaller"),
     ),
     ("benches/routes", How::Elsewhere("benches/smoke, smaller")),
     (
