@@ -36,6 +36,8 @@ USER_AGENT = "portico-benches"
 IDLE_SECONDS = 600
 START_SECONDS = 20
 STOP_SECONDS = 10
+# Most flush their log once a second.
+LOG_SECONDS = 5
 # What `bytes` sends at a time.
 BLOCK_BYTES = 16 << 20
 TICK_MICROSECONDS = 1_000_000 / os.sysconf("SC_CLK_TCK")
@@ -55,6 +57,7 @@ class Process:
         self.name = name
         self.output = directory / f"{name}.out"
         pinned = [] if core is None else ["taskset", "-c", str(core)]
+        self.started = time.monotonic()
         with open(self.output, "wb") as output:
             self.popen = subprocess.Popen(
                 pinned + [str(word) for word in argv],
@@ -192,10 +195,11 @@ def stage(proxies, *, routes, workers, connections, profile, core=None):
         setting = Stage(pathlib.Path(name), tools, routes, workers, connections)
         make_certificate(setting)
         setting.origin_port, setting.ingress_port, setting.grpc_port, setting.bytes_port, setting.redis_port = free_ports(5)
-        listen = ["--listen", f"127.0.0.1:{setting.origin_port}", "--ingress", f"127.0.0.1:{setting.ingress_port}"]
-        origin = Process("origin", [tools / "origin", *listen], setting.directory, core)
+        listen = {"--listen": setting.origin_port, "--ingress": setting.ingress_port, "--grpc": setting.grpc_port}
+        argv = [word for option, port in listen.items() for word in (option, f"127.0.0.1:{port}")]
+        origin = Process("origin", [tools / "origin", *argv], setting.directory, core)
         running.callback(origin.stop)
-        origin.wait_for(setting.origin_port, setting.ingress_port)
+        origin.wait_for(*listen.values())
         end = Process("bytes", [tools / "bytes", "serve", "--listen", f"127.0.0.1:{setting.bytes_port}"], setting.directory, core)
         running.callback(end.stop)
         end.wait_for(setting.bytes_port)
@@ -206,26 +210,26 @@ def stage(proxies, *, routes, workers, connections, profile, core=None):
             redis = Process("redis", ["redis-server", *options.split(), "--save", ""], setting.directory, core)
             running.callback(redis.stop)
             redis.wait_for(setting.redis_port)
-            seed_redis(setting)
+            seed_redis(setting, setting.redis_port)
         yield setting
 
 
 def make_certificate(setting):
     """A self-signed P-256 certificate, as the platform's own; HAProxy wants both parts in one file."""
     argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    argv += ["-subj", f"/CN={DOMAIN}", "-addext", f"subjectAltName=DNS:{DOMAIN},DNS:*.{DOMAIN}"]
+    argv += ["-subj", f"/CN={DOMAIN}", "-addext", f"subjectAltName=DNS:{DOMAIN},DNS:*.{DOMAIN},DNS:localhost"]
     argv += ["-keyout", setting.key, "-out", setting.certificate]
     subprocess.run(argv, check=True, capture_output=True)
     both = setting.certificate.read_text() + setting.key.read_text()
     (setting.directory / "both.pem").write_text(both)
 
 
-def seed_redis(setting):
-    """One tool a route, as grid web services register: pattern `.*`."""
-    commands = [
-        f"HSET prefix:app{number} .* http://127.0.0.1:{setting.origin_port}\r\n" for number in range(setting.routes)
-    ]
-    with socket.create_connection(("127.0.0.1", setting.redis_port)) as connection:
+def seed_redis(setting, port):
+    """One tool a route, as grid web services register: pattern `.*`. One more for gRPC."""
+    origin, grpc = f"http://127.0.0.1:{setting.origin_port}", f"h2c://127.0.0.1:{setting.grpc_port}"
+    commands = [f"HSET prefix:app{number} .* {origin}\r\n" for number in range(setting.routes)]
+    commands.append(f"HSET prefix:grpc .* {grpc}\r\n")
+    with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall("".join(commands).encode())
         answers = connection.makefile("rb")
         for _ in commands:
@@ -245,10 +249,10 @@ def free_ports(count):
 # --- checks before a figure is believed ---------------------------------------------------------------------------------
 
 
-def fetch(port, path, *, host=HOST, tls=False, more=()):
+def fetch(port, path, *, host=HOST, tls=False, agent=USER_AGENT, more=()):
     """(status, {lower-case header: value}, body) of one request on a connection of its own."""
     # X-Forwarded-For is there to see that a proxy does not pass it on.
-    fields = [f"Host: {host}", f"User-Agent: {USER_AGENT}", "X-Forwarded-For: 192.0.2.1", *more]
+    fields = [f"Host: {host}", "X-Forwarded-For: 192.0.2.1", *([f"User-Agent: {agent}"] if agent else []), *more]
     request = f"GET {path} HTTP/1.1\r\n" + "".join(f"{field}\r\n" for field in fields) + "\r\n"
     try:
         with contextlib.ExitStack() as stack:
@@ -268,38 +272,89 @@ def fetch(port, path, *, host=HOST, tls=False, more=()):
 
 TO_BACKEND = {"host", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-original-uri", "via"}
 NOT_TO_BACKEND = {"x-forwarded-for", "x-real-ip", "forwarded"}
+# The key is that of RFC 6455.
+WEBSOCKET = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
 TO_CLIENT = {"x-clacks-overhead", "permissions-policy"}
 
 
 def check(proxy, setting):
-    """Fails unless the proxy does the work that is compared: right bodies, headers both ways, routes looked up."""
+    """Fails unless the proxy does the work that is compared: right bodies, headers both ways, routes looked up, all of it logged.
+
+    What its row in `peers.KINDS` says it cannot do is not asked for; a case that needs it is not measured on it.
+    """
+    wait_for_routes(proxy, setting)
     for scheme in ("http", "https"):
-        tls, port = scheme == "https", proxy.port(scheme)
-
-        def want(condition, what):
-            if not condition:
-                raise Failure(f"{proxy.name} over {scheme}: {what}. It said: {proxy.said()}")
-
-        for path, size in (("/1k", 1 << 10), ("/1m", 1 << 20)):
-            status, headers, body = fetch(port, path, tls=tls)
-            want(status == 200 and body == b"x" * size, f"{path} answered {status} with {len(body)} bytes")
-        expected = TO_CLIENT | ({"strict-transport-security"} if tls else set())
-        want(expected <= headers.keys(), f"the client did not get {expected - headers.keys()}")
-        want(tls or "strict-transport-security" not in headers, "Strict-Transport-Security without TLS")
-        status, headers, body = fetch(port, "/head", tls=tls)
-        names = {line.split(b":")[0].decode().lower() for line in body.split(b"\r\n")[1:] if line}
-        want(TO_BACKEND <= names, f"the backend did not get {TO_BACKEND - names}")
-        want(not names & NOT_TO_BACKEND, f"the backend got {names & NOT_TO_BACKEND}")
-        if not proxy.name.startswith("haproxy"):
-            encoding = fetch(port, "/json", tls=tls, more=["Accept-Encoding: gzip"])[1].get("content-encoding")
-            want(encoding == "gzip", "JSON was not compressed")
-        want(fetch(port, "/1k", host=INGRESS_HOST, tls=tls)[0] == 200, "a tool of the ingress was not answered with 200")
-        want(fetch(port, "/1k", host=UNKNOWN_HOST, tls=tls)[0] == 404, "a host that nobody knows was not answered with 404")
-    if proxy.passes_bytes:
+        check_scheme(proxy, setting, scheme)
+    if proxy.can("tcp"):
         check_bytes(proxy)
     status, _, body = fetch(setting.origin_port, "/1k")
     if status != 200 or len(body) != 1024:
         raise Failure("the origin itself does not answer")
+
+
+def wait_for_routes(proxy, setting):
+    """Sozu listens before it knows all of its routes."""
+    last = f"app{setting.routes - 1}.{DOMAIN}" if setting.routes else INGRESS_HOST
+    deadline = time.monotonic() + START_SECONDS
+    for scheme in ("http", "https"):
+        while (status := fetch(proxy.port(scheme), "/1k", host=last, tls=scheme == "https")[0]) != 200:
+            if time.monotonic() > deadline:
+                raise Failure(f"{proxy.name} over {scheme}: {last} is answered with {status}. It said: {proxy.said()}")
+            time.sleep(0.05)
+
+
+def check_scheme(proxy, setting, scheme):
+    tls, port = scheme == "https", proxy.port(scheme)
+
+    def want(condition, what):
+        if not condition:
+            raise Failure(f"{proxy.name} over {scheme}: {what}. It said: {proxy.said()}")
+
+    for path, size in (("/1k", 1 << 10), ("/1m", 1 << 20)):
+        status, headers, body = fetch(port, path, tls=tls)
+        want(status == 200 and body == b"x" * size, f"{path} answered {status} with {len(body)} bytes")
+    expected = TO_CLIENT | ({"strict-transport-security"} if tls else set())
+    want(expected <= headers.keys(), f"the client did not get {expected - headers.keys()}")
+    want(tls or "strict-transport-security" not in headers, "Strict-Transport-Security without TLS")
+    status, headers, body = fetch(port, "/head", tls=tls)
+    names = {line.split(b":")[0].decode().lower() for line in body.split(b"\r\n")[1:] if line}
+    to_backend = TO_BACKEND if proxy.can("fields") else TO_BACKEND - {"x-original-uri"}
+    want(to_backend <= names, f"the backend did not get {to_backend - names}")
+    want(not names & NOT_TO_BACKEND, f"the backend got {names & NOT_TO_BACKEND}")
+    if proxy.can("gzip"):
+        encoding = fetch(port, "/json", tls=tls, more=["Accept-Encoding: gzip"])[1].get("content-encoding")
+        want(encoding == "gzip", "JSON was not compressed")
+    if proxy.can("ingress"):
+        want(fetch(port, "/1k", host=INGRESS_HOST, tls=tls)[0] == 200, "a tool of the ingress was not answered with 200")
+    want(fetch(port, "/1k", host=UNKNOWN_HOST, tls=tls)[0] == 404, "a host that nobody knows was not answered with 404")
+    if proxy.can("refuse"):
+        want(fetch(port, "/1k", agent=None, tls=tls)[0] == 403, "a request without a User-Agent was not answered with 403")
+    if proxy.can("websocket"):
+        status = fetch(port, "/ws", tls=tls, more=WEBSOCKET)[0]
+        want(status == 101, f"a request for WebSocket was answered with {status}")
+    # The backend does not know it.
+    path = f"/logged-over-{scheme}"
+    line = logged(proxy, path, lambda: fetch(port, path, tls=tls))
+    parts = [HOST, path, "404", "127.0.0.1"]
+    parts += [USER_AGENT, f"127.0.0.1:{setting.origin_port}"] if proxy.can("log") else []
+    missing = [part for part in parts if part not in line]
+    want(not missing, f"the access log has no line of a request with {missing}, but {line!r}")
+
+
+def logged(proxy, path, ask):
+    """The line of the access log with `path`, when it was written; nothing when it was not in time.
+
+    Asked again and again: some write only when there is more to write.
+    """
+    deadline = time.monotonic() + LOG_SECONDS
+    while time.monotonic() < deadline:
+        ask()
+        with contextlib.suppress(OSError):
+            for line in proxy.access_log.read_text(errors="replace").splitlines():
+                if path in line:
+                    return line
+        time.sleep(0.05)
+    return ""
 
 
 def check_bytes(proxy):

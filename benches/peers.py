@@ -1,232 +1,248 @@
-"""The proxies that are measured: how each is configured to do the same work, started and asked its version.
+"""The proxies that are measured: how each is started, what it cannot do, and its version.
 
-Another peer is another row of `KINDS`. What none of them may leave out is in `harness.check`.
+A peer is a row of `KINDS` and its configuration in `peers/`, where `@name@` stands for a value of `Proxy.values`. What all
+have to do is in `harness.check`; what one cannot do is told in its row and never left out in silence.
 """
 
 import dataclasses
+import re
+import shutil
 import subprocess
 
 import harness
 
-# --- their configurations --------------------------------------------------------------------------------------------------------
+CONFIGURATIONS = harness.BENCHES / "peers"
+# Where `install` puts what is built from source.
+BUILT = harness.TARGET / "benches" / "peers" / "bin"
 
-PORTICO = """
-[server]
-workers = {workers}
-
-[listen]
-http = ["127.0.0.1:{http}"]
-redirect = false
-https = ["127.0.0.1:{https}"]
-admin = "unix:{directory}/admin.sock"
-
-[tls]
-certificates = [{{ chain = "{directory}/certificate.pem", key = "{directory}/key.pem" }}]
-
-[domains]
-canonical = "{domain}"
-legacy = []
-
-[registry]
-url = "redis://127.0.0.1:{redis}/0"
-snapshot = "{directory}/routes.snapshot"
-
-[timeouts]
-keep_alive = "{idle}s"
-
-# All load goes to a single tool; the peers have no such cap.
-[limits]
-in_flight_per_tool = 20000
-
-[ingress]
-pool = "ingress"
-
-[pools.ingress]
-nodes = ["127.0.0.1:{ingress}"]
-
-[pools.bytes]
-nodes = ["127.0.0.1:{bytes}"]
-
-[[tcp]]
-name = "bytes"
-listen = ["127.0.0.1:{tcp}"]
-pool = "bytes"
-
-[log]
-access = "{directory}/portico.access"
-"""
-
-NGINX = """
-user root;
-worker_processes {workers};
-worker_rlimit_nofile 20000;
-daemon off;
-pid {directory}/nginx.pid;
-error_log {directory}/nginx.err error;
-events {{ worker_connections 19000; multi_accept off; }}
-http {{
-  log_format vhosts '$host $remote_addr - $remote_user [$time_local] "$request" $status '
-                    '$body_bytes_sent "$http_referer" "$http_user_agent" (backend $upstream_addr)';
-  access_log {directory}/nginx.access vhosts buffer=32k flush=1s;
-  sendfile on; tcp_nopush on; tcp_nodelay on; server_tokens off;
-  keepalive_timeout {idle}s; keepalive_requests 100000000;
-  gzip on; gzip_comp_level 5; gzip_min_length 1024; gzip_proxied any; gzip_vary on; gzip_types application/json;
-  client_max_body_size 128m; proxy_request_buffering off;
-  client_body_temp_path {directory}/nginx-body; proxy_temp_path {directory}/nginx-proxy;
-  ssl_certificate {directory}/certificate.pem; ssl_certificate_key {directory}/key.pem;
-  ssl_protocols TLSv1.2 TLSv1.3;
-
-  proxy_http_version 1.1;
-  proxy_set_header Connection "";
-  proxy_set_header Host $http_host;
-  proxy_set_header Proxy "";
-  proxy_set_header Forwarded "";
-  proxy_set_header X-Forwarded-For "";
-  proxy_set_header X-Real-IP "";
-  proxy_set_header X-Forwarded-Proto $scheme;
-  proxy_set_header X-Forwarded-Host $host;
-  proxy_set_header X-Forwarded-Port $server_port;
-  proxy_set_header X-Original-URI $request_uri;
-  proxy_set_header Via "1.1 nginx";
-  map_hash_max_size 16384; map_hash_bucket_size 128;
-  map $https $transport_security {{ on "max-age=31622400"; default ""; }}
-  proxy_hide_header Strict-Transport-Security;
-  proxy_hide_header X-Clacks-Overhead;
-  proxy_hide_header Permissions-Policy;
-  add_header Strict-Transport-Security $transport_security always;
-  add_header X-Clacks-Overhead "GNU Terry Pratchett" always;
-  add_header Permissions-Policy "browsing-topics=()" always;
-
-  upstream origin {{ server 127.0.0.1:{origin}; keepalive 1024; keepalive_requests 100000000; }}
-  # Tools without a route of their own are on Kubernetes.
-  upstream ingress {{ server 127.0.0.1:{ingress} max_conns=1000; keepalive 1024; keepalive_requests 100000000; }}
-  map $host $backend {{ default ingress; include {directory}/nginx.map; }}
-  server {{
-    listen 127.0.0.1:{http} backlog=4096 default_server;
-    listen 127.0.0.1:{https} ssl http2 backlog=4096 default_server;
-    if ($http_user_agent = "") {{ return 403; }}
-    location / {{ proxy_pass http://$backend; }}
-  }}
-}}
-"""
-
-HAPROXY = """
-global
-  nbthread {workers}
-  maxconn {connections}
-  no strict-limits
-  ssl-default-bind-options ssl-min-ver TLSv1.2
-  tune.ssl.default-dh-param 2048
-  log stdout format raw local0
-defaults
-  mode http
-  log global
-  # What it has of the same line; it captures no field unless told to.
-  log-format '%[var(txn.host)] %ci - - [%trl] %{{+Q}}r %ST %B %{{+Q}}[var(txn.referer)] %{{+Q}}[var(txn.agent)] (backend %si:%sp)'
-  option http-keep-alive
-  http-reuse always
-  timeout connect 5s
-  timeout client {idle}s
-  timeout server {idle}s
-  timeout http-request 10s
-  timeout http-keep-alive {idle}s
-frontend front
-  bind 127.0.0.1:{http} backlog 4096
-  bind 127.0.0.1:{https} backlog 4096 ssl crt {directory}/both.pem alpn h2,http/1.1
-  http-request set-var(txn.host) req.hdr(host)
-  http-request set-var(txn.referer) req.hdr(referer)
-  http-request set-var(txn.agent) req.hdr(user-agent)
-  http-request deny deny_status 403 unless {{ req.hdr(user-agent) -m found }}
-  http-request set-var(txn.backend) req.hdr(host),field(1,:),lower,map_str({directory}/haproxy.map,ingress)
-  http-request del-header Proxy
-  http-request del-header Forwarded
-  http-request del-header X-Forwarded-For
-  http-request del-header X-Real-IP
-  http-request set-header X-Forwarded-Proto https if {{ ssl_fc }}
-  http-request set-header X-Forwarded-Proto http unless {{ ssl_fc }}
-  http-request set-header X-Forwarded-Host %[req.hdr(host)]
-  http-request set-header X-Forwarded-Port %[dst_port]
-  http-request set-header X-Original-URI %[pathq]
-  http-request set-header Via "1.1 haproxy"
-  http-response set-header Strict-Transport-Security "max-age=31622400" if {{ ssl_fc }}
-  http-response set-header X-Clacks-Overhead "GNU Terry Pratchett"
-  http-response set-header Permissions-Policy "browsing-topics=()"
-  use_backend %[var(txn.backend)]
-backend origin
-  server origin 127.0.0.1:{origin} pool-max-conn -1
-backend ingress
-  server node 127.0.0.1:{ingress} check inter 10s downinter 5s rise 2 fall 2 slowstart 60s maxconn 1000 maxqueue 256 weight 100 pool-max-conn -1
-
-# As in production: reference/legacy-system.md, section 6.
-defaults
-  mode tcp
-  timeout connect 5s
-  timeout client 1h
-  timeout server 1h
-listen bytes
-  bind 127.0.0.1:{tcp} backlog 4096
-  balance roundrobin
-  server bytes 127.0.0.1:{bytes} check inter 10s downinter 5s rise 2 fall 2 slowstart 60s maxconn 1000 maxqueue 256 weight 100
-"""
-
-# The same with splice(2), which is off unless asked for; with `option splice-auto` it was never used here.
-HAPROXY_SPLICE = HAPROXY.replace("listen bytes\n", "listen bytes\n  option splice-request\n  option splice-response\n")
+# What a case may need (`Case.needs`) and a peer may lack (`Kind.cannot`).
+CAPABILITIES = {
+    "http": "requests over HTTP/1.1, plain and TLS",
+    "h2": "HTTP/2 from clients",
+    "gzip": "compression, level 5",
+    "ingress": "tools without a route go to a pool",
+    "refuse": "403 without a User-Agent",
+    "fields": "all header fields, with values of the request",
+    "log": "an access log line with host, request, status, User-Agent and backend",
+    "websocket": "WebSocket by HTTP/1.1 Upgrade",
+    "grpc": "gRPC: HTTP/2 from the client to the backend, trailers both ways",
+    "tcp": "connections of a TCP listener",
+    "million-routes": "a table of 1,000,000 routes",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """How one proxy is configured and started. A new peer is a new row of `KINDS`."""
+    """How one proxy is configured and started."""
 
-    configuration: str
-    file: str
     command: list[str]
     version: list[str]
-    # A line of its route table; portico has its routes from redis.
+    # Rendered into the directory of the run as `<name>-<file>`.
+    files: tuple[str, ...] = ()
+    # A line of its route table, which is `<name>.map`; portico and the old chain have their routes from redis.
     route: str | None = None
+    # Its routes are part of its configuration (`@routes@`): it cannot read them from another file.
+    routes_inside: bool = False
+    # Further values for its files.
+    values: dict[str, str] = dataclasses.field(default_factory=dict)
+    # Processes without which it does not work; started before it, on its core, and counted with it.
+    companions: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    # Capability -> why not. The report prints it, `harness.check` leaves it out.
+    cannot: dict[str, str] = dataclasses.field(default_factory=dict)
+    # File with its access log; without one its standard output.
+    access_log: str | None = None
+
+    def programs(self):
+        return [next(word for word in command if "=" not in word and word != "env") for command in [self.command, *self.companions.values()]]
+
+
+HAPROXY = Kind(
+    ["haproxy", "-db", "-f", "@file:haproxy.cfg@"],
+    ["haproxy", "-v"],
+    ("haproxy.cfg",),
+    "{host} origin\n",
+    values={"splice": ""},
+    cannot={"gzip": "its compression has no level to set"},
+)
+
+# Sozu knows header fields of a route only, with fixed values.
+SOZU_FIELDS = {
+    "X-Forwarded-For": "",
+    "Forwarded": "",
+    "Proxy": "",
+    "X-Forwarded-Host": "{host}",
+    "Via": "1.1 sozu",
+}
+SOZU_EDITS = [f'{{ position = "request", key = "{key}", value = "{value}" }}' for key, value in SOZU_FIELDS.items()]
+SOZU_EDITS += [
+    f'{{ position = "response", key = "{key}", value = "{value}" }}'
+    for key, value in (("X-Clacks-Overhead", "GNU Terry Pratchett"), ("Permissions-Policy", "browsing-topics=()"))
+]
+
+
+def sozu_route(scheme):
+    edits = SOZU_EDITS + [
+        f'{{ position = "request", key = "X-Forwarded-{key}", value = "{value}" }}'
+        for key, value in (("Proto", scheme), ("Port", f"@{scheme}@"))
+    ]
+    return f'  {{ address = "127.0.0.1:@{scheme}@", hostname = "{{host}}", position = "TREE", headers = [{", ".join(edits)}] }},\n'
+
+
+def built_from_source(program):
+    """The hyper and the pingora proxy, which share their arguments."""
+    options = "http=127.0.0.1:@http@ https=127.0.0.1:@https@ certificate=@directory@/certificate.pem key=@directory@/key.pem"
+    options += " routes=@directory@/@name@.map ingress=127.0.0.1:@ingress@ grpc-host=grpc.@domain@ grpc=127.0.0.1:@grpc@"
+    options += " workers=@workers@ idle=@idle@ log=@directory@/@name@.access"
+    words = [word for option in options.split() for word in ("--" + option).split("=")]
+    return ["@built@/" + program, *words]
 
 
 KINDS = {
-    "portico": Kind(PORTICO, "portico.toml", ["{portico}", "run", "--config"], ["{portico}", "--version"]),
-    "nginx": Kind(NGINX, "nginx.conf", ["nginx", "-c"], ["nginx", "-v"], "{host} origin;\n"),
-    "haproxy": Kind(HAPROXY, "haproxy.cfg", ["haproxy", "-db", "-f"], ["haproxy", "-v"], "{host} origin\n"),
-    "haproxy-splice": Kind(
-        HAPROXY_SPLICE, "haproxy-splice.cfg", ["haproxy", "-db", "-f"], ["haproxy", "-v"], "{host} origin\n"
+    "portico": Kind(
+        ["@portico@", "run", "--config", "@file:portico.toml@"],
+        ["@portico@", "--version"],
+        ("portico.toml",),
+        access_log="portico.access",
+    ),
+    "nginx": Kind(
+        ["nginx", "-c", "@file:nginx.conf@"],
+        ["nginx", "-v"],
+        ("nginx.conf", "nginx-http.conf"),
+        "{host} origin;\n",
+        cannot={"tcp": "Debian has TCP in a module of its own (libnginx-mod-stream)"},
+        access_log="nginx.access",
+    ),
+    "haproxy": HAPROXY,
+    # The same with splice(2), which is off unless asked for; with `option splice-auto` it was never used here.
+    "haproxy-splice": dataclasses.replace(
+        HAPROXY,
+        values={"splice": "option splice-request\n  option splice-response"},
+        cannot={
+            "gzip": HAPROXY.cannot["gzip"],
+            "http": "as haproxy: only its TCP listener is another",
+            "h2": "as haproxy: only its TCP listener is another",
+            "million-routes": "as haproxy: only its TCP listener is another",
+        },
+    ),
+    # The old chain.
+    "legacy": Kind(
+        ["nginx", "-c", "@file:legacy.conf@"],
+        ["nginx", "-v"],
+        ("legacy.conf", "nginx-http.conf", "legacy-haproxy.cfg"),
+        companions={
+            # portico's own redis is on the core of the load and not counted: it is not asked while a run lasts.
+            "redis": "redis-server --port @own_redis@ --bind 127.0.0.1 --appendonly no --save  --dir @directory@".split(" "),
+            "haproxy": ["haproxy", "-db", "-f", "@file:legacy-haproxy.cfg@"],
+        },
+        cannot={
+            "tcp": "its HAProxy did that alone: as haproxy",
+            "grpc": "it spoke HTTP/1.1 to all backends",
+        },
+        access_log="legacy.access",
+    ),
+    "caddy": Kind(
+        # The Go runtime has a thread a core unless told; its state stays out of the home directory.
+        ["env", "GOMAXPROCS=@workers@", "HOME=@directory@", "caddy", "run", "--adapter", "caddyfile", "--config", "@file:Caddyfile@"],
+        ["caddy", "version"],
+        ("Caddyfile",),
+        "{host} 127.0.0.1:@origin@\n",
+        cannot={
+            "tcp": "HTTP only without a module that Debian does not have",
+            "log": "its access log is JSON, without the backend",
+        },
+        access_log="caddy.access",
+    ),
+    "sozu": Kind(
+        ["@built@/sozu", "--config", "@file:sozu.toml@", "start"],
+        ["@built@/sozu", "--version"],
+        ("sozu.toml",),
+        sozu_route("http") + sozu_route("https"),
+        routes_inside=True,
+        cannot={
+            "gzip": "it does not compress",
+            "refuse": "it cannot answer 403 by a header field",
+            "fields": "its header values are fixed: no X-Original-URI, and one X-Forwarded-Host for all tools of the ingress",
+            "million-routes": "each route repeats its header fields, in a configuration of more than 1 GB",
+        },
+        access_log="sozu.access",
+    ),
+    "pingora": Kind(
+        built_from_source("pingora-peer"),
+        [],
+        (),
+        "{host} 127.0.0.1:@origin@\n",
+        cannot={"tcp": "its crate here is an HTTP proxy"},
+        access_log="pingora.access",
+    ),
+    "hyper": Kind(
+        built_from_source("hyper-peer"),
+        [],
+        (),
+        "{host} 127.0.0.1:@origin@\n",
+        cannot={"tcp": "its crate here is an HTTP proxy"},
+        access_log="hyper.access",
     ),
 }
 
 
 class Proxy(harness.Process):
-    """A running proxy with a plain and a TLS listener."""
+    """A running proxy with a plain and a TLS listener, and all the processes it needs for a request."""
 
     def __init__(self, name, setting, core=None):
-        kind = KINDS[name]
-        self.http_port, self.https_port, self.tcp_port = harness.free_ports(3)
-        if kind.route:
-            routes = "".join(kind.route.format(host=host) for host in setting.hosts())
-            (setting.directory / f"{kind.command[0]}.map").write_text(routes)
-        file = setting.directory / kind.file
-        file.write_text(
-            kind.configuration.format(
-                http=self.http_port,
-                https=self.https_port,
-                tcp=self.tcp_port,
-                origin=setting.origin_port,
-                ingress=setting.ingress_port,
-                grpc=setting.grpc_port,
-                bytes=setting.bytes_port,
-                redis=setting.redis_port,
-                directory=setting.directory,
-                workers=setting.workers,
-                connections=setting.connections + 200,
-                domain=harness.DOMAIN,
-                idle=harness.IDLE_SECONDS,
-            )
-        )
-        argv = [word.format(portico=setting.portico) for word in kind.command]
-        super().__init__(name, [*argv, file], setting.directory, core)
+        self.kind = KINDS[name]
+        self.http_port, self.https_port, self.tcp_port, own_redis_port, own_haproxy_port = harness.free_ports(5)
+        self.values = {
+            "name": name,
+            "http": self.http_port,
+            "https": self.https_port,
+            "tcp": self.tcp_port,
+            "own_redis": own_redis_port,
+            "own_haproxy": own_haproxy_port,
+            "origin": setting.origin_port,
+            "ingress": setting.ingress_port,
+            "grpc": setting.grpc_port,
+            "bytes": setting.bytes_port,
+            "redis": setting.redis_port,
+            "directory": setting.directory,
+            "workers": setting.workers,
+            "connections": setting.connections + 200,
+            # Four buckets a route for the hash tables that want to know.
+            "buckets": max(16_384, 4 * setting.routes),
+            "domain": harness.DOMAIN,
+            "idle": harness.IDLE_SECONDS,
+            "portico": setting.portico,
+            "built": BUILT,
+            **self.kind.values,
+        }
+        if self.kind.route:
+            line = fill(self.kind.route, self.values)
+            routes = "".join(line.replace("{host}", host) for host in setting.hosts())
+            if self.kind.routes_inside:
+                self.values["routes"] = routes
+                for host, key in (("*", "ingress_routes"), ("grpc", "grpc_routes")):
+                    self.values[key] = line.replace("{host}", f"{host}.{harness.DOMAIN}")
+            else:
+                (setting.directory / f"{name}.map").write_text(routes)
+        for file in self.kind.files:
+            self.values[f"file:{file}"] = setting.directory / f"{name}-{file}"
+        for file in self.kind.files:
+            self.values[f"file:{file}"].write_text(fill((CONFIGURATIONS / file).read_text(), self.values))
+        self.access_log = setting.directory / (self.kind.access_log or f"{name}.out")
+        self.companions = []
+        try:
+            for companion, command in self.kind.companions.items():
+                argv = [fill(word, self.values) for word in command]
+                self.companions.append(harness.Process(f"{name}-{companion}", argv, setting.directory, core))
+                if companion == "redis":
+                    self.companions[-1].wait_for(own_redis_port)
+                    harness.seed_redis(setting, own_redis_port)
+            super().__init__(name, [fill(word, self.values) for word in self.kind.command], setting.directory, core)
+        except BaseException:
+            self.stop_companions()
+            raise
 
     def listening(self):
-        """Waits until both listeners take connections, without a request."""
+        """Waits until its listeners take connections, without a request."""
         self.wait_for(self.http_port, self.https_port)
         if self.passes_bytes:
             self.wait_for(self.tcp_port)
@@ -234,24 +250,57 @@ class Proxy(harness.Process):
 
     @property
     def passes_bytes(self):
-        """Whether it has a TCP listener; nginx would need a module for that."""
-        return "{tcp}" in KINDS[self.name].configuration
+        return self.can("tcp")
+
+    def can(self, *capabilities):
+        return not set(capabilities) & self.kind.cannot.keys()
+
+    def pids(self):
+        """All that the chain needs: its companions too."""
+        return super().pids() + [pid for companion in self.companions for pid in companion.pids()]
+
+    def stop(self):
+        super().stop()
+        self.stop_companions()
+
+    def stop_companions(self):
+        for companion in self.companions:
+            companion.stop()
 
     def port(self, scheme):
         return self.https_port if scheme == "https" else self.http_port
 
     def url(self, scheme, path):
-        return f"{scheme}://127.0.0.1:{self.port(scheme)}{path}"
+        # A name: Sozu answers no client that names no server in its TLS hello, and nobody names an address there.
+        return f"{scheme}://localhost:{self.port(scheme)}{path}"
+
+
+def fill(text, values):
+    """`text` with every `@name@` replaced; an unknown name is a mistake in the text."""
+    return re.sub(r"@([a-z_]+(?::[A-Za-z.-]+)?)@", lambda found: str(values[found[1]]), text)
 
 
 def version(name, setting):
-    argv = [word.format(portico=setting.portico) for word in KINDS[name].version]
+    if not KINDS[name].version:
+        return locked_version(name)
+    argv = [fill(word, {"portico": setting.portico, "built": BUILT}) for word in KINDS[name].version]
     done = subprocess.run(argv, capture_output=True, text=True)
-    return (done.stdout + done.stderr).strip().split("\n")[0]
+    said = (done.stdout + done.stderr).strip().split("\n")[0]
+    # Caddy says its number and no more; the old chain begins with nginx.
+    return said if name in said.lower() else f"{name}: {said}"
+
+
+def locked_version(crate):
+    """That of the library that a proxy of ours is made of."""
+    lock = (CONFIGURATIONS / crate / "Cargo.lock").read_text()
+    return f"{crate} " + re.search(rf'name = "{crate}"\nversion = "(.*)"', lock)[1]
 
 
 def require(names):
     """Fails with what to install unless the programs of all these peers are there."""
     for name in names:
         if name != "portico":
-            harness.need(KINDS[name].command[0], KINDS[name].command[0])
+            for program in KINDS[name].programs():
+                program = fill(program, {"built": BUILT})
+                if shutil.which(program) is None:
+                    raise harness.Failure(f"`{program}` is not there, which {name} needs: run benches/install (as root for Debian's packages)")

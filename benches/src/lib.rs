@@ -1,9 +1,12 @@
-//! What the measuring programs share: a TLS client that trusts any certificate, and the room
-//! for file descriptors.
+//! What the measuring programs share: TLS clients that trust any certificate, one request of
+//! HTTP/1.1, and the room for file descriptors.
 //!
-//! The programs are in `src/bin`; the scripts `compare`, `memory` and `routes` start them. Nothing
+//! The programs are in `src/bin`; the scripts `compare`, `memory`, `routes` and others start them. Nothing
 //! here is part of the proxy, and nothing of the proxy is linked here, but for `lookups`: what
 //! is measured is a process of its own.
+
+pub mod http1;
+pub mod websocket;
 
 use std::io;
 use std::sync::Arc;
@@ -11,24 +14,64 @@ use std::sync::Arc;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, Resumption};
-use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 
 /// A TLS client for one ALPN protocol: trusts any certificate, and never resumes a session,
 /// so that every connection costs the server a full handshake and holds what a full
 /// handshake leaves behind.
+///
+/// # Errors
+/// None in practice: the provider knows the protocol versions.
 pub fn tls_client(alpn: &str) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let trust_any = Arc::new(TrustAny(provider.signature_verification_algorithms));
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(trust_any)
-        .with_no_client_auth();
+    client(default_provider(), Signatures::Checked, alpn).map(Arc::new)
+}
+
+/// A TLS 1.3 client for many handshakes: it does not check the server's signature, which would
+/// cost its core more than the server pays for making it. It resumes nothing unless its
+/// `resumption` is set.
+///
+/// # Errors
+/// None in practice: the provider knows the protocol version.
+pub fn cheap_tls_client(key_exchange: KeyExchange) -> Result<ClientConfig, rustls::Error> {
+    let mut provider = default_provider();
+    if key_exchange == KeyExchange::X25519 {
+        provider.kx_groups = vec![kx_group::X25519];
+    }
+    client(provider, Signatures::Taken, "http/1.1")
+}
+
+/// What a client offers in its first message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum KeyExchange {
+    /// X25519 alone, which every server knows: the same work for all.
+    X25519,
+    /// Shares of X25519MLKEM768 and X25519, as browsers do: each server takes the best it knows.
+    Browser,
+}
+
+fn client(
+    provider: CryptoProvider,
+    signatures: Signatures,
+    alpn: &str,
+) -> Result<ClientConfig, rustls::Error> {
+    let trust_any = TrustAny {
+        algorithms: provider.signature_verification_algorithms,
+        signatures,
+    };
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider));
+    let mut config = match signatures {
+        Signatures::Checked => builder.with_safe_default_protocol_versions()?,
+        Signatures::Taken => builder.with_protocol_versions(&[&rustls::version::TLS13])?,
+    }
+    .dangerous()
+    .with_custom_certificate_verifier(Arc::new(trust_any))
+    .with_no_client_auth();
     config.resumption = Resumption::disabled();
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// Raises the soft limit of open files to `needed`, and the hard one with it where the process may.
@@ -51,10 +94,20 @@ pub fn allow_open_files(needed: u64) -> Result<(), String> {
     })
 }
 
-/// Checks signatures (the work a real client does) but takes whatever certificate comes: ours
-/// is made for the run.
+/// Takes whatever certificate comes: ours is made for the run.
 #[derive(Debug)]
-struct TrustAny(WebPkiSupportedAlgorithms);
+struct TrustAny {
+    algorithms: WebPkiSupportedAlgorithms,
+    signatures: Signatures,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signatures {
+    /// The work that a real client does.
+    Checked,
+    /// Believed unseen.
+    Taken,
+}
 
 impl ServerCertVerifier for TrustAny {
     fn verify_server_cert(
@@ -74,7 +127,10 @@ impl ServerCertVerifier for TrustAny {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0)
+        if self.signatures == Signatures::Taken {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -83,10 +139,13 @@ impl ServerCertVerifier for TrustAny {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0)
+        if self.signatures == Signatures::Taken {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }

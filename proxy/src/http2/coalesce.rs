@@ -170,9 +170,9 @@ impl<S: ByteStream> Inner<S> {
         }
     }
 
-    fn write(&mut self, bytes: &[u8], now: Instant) {
+    fn write(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
-        if let Err(abuse) = self.budget.observe_sent(bytes, now) {
+        if let Err(abuse) = self.budget.observe_sent(bytes, Instant::now) {
             self.breach = Some(abuse.into());
         }
     }
@@ -222,7 +222,7 @@ impl<S: ByteStream> AsyncWrite for Coalesce<S> {
     ) -> Poll<io::Result<usize>> {
         let inner = &mut *self.0.borrow_mut();
         ready!(inner.poll_room(cx))?;
-        inner.write(bytes, Instant::now());
+        inner.write(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 
@@ -233,10 +233,9 @@ impl<S: ByteStream> AsyncWrite for Coalesce<S> {
     ) -> Poll<io::Result<usize>> {
         let inner = &mut *self.0.borrow_mut();
         ready!(inner.poll_room(cx))?;
-        let now = Instant::now();
         let mut n = 0;
         for slice in slices {
-            inner.write(slice, now);
+            inner.write(slice);
             n += slice.len();
         }
         Poll::Ready(Ok(n))

@@ -35,7 +35,8 @@ const PATIENCE: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct Sending {
     stream: SendStream<Piece>,
-    held: Rc<Held>,
+    /// From the first piece on that is not the last.
+    held: Option<Rc<Held>>,
     /// Ends a wait for a larger window.
     patience: Option<Pin<Box<Sleep>>>,
 }
@@ -53,7 +54,7 @@ impl Sending {
     pub fn new(stream: SendStream<Piece>) -> Self {
         Self {
             stream,
-            held: Rc::default(),
+            held: None,
             patience: None,
         }
     }
@@ -88,16 +89,37 @@ impl Sending {
         data: &[u8],
         ended: bool,
     ) -> Poll<io::Result<usize>> {
-        if self.held.count.get() >= MAX_PIECES {
-            *self.held.sender.borrow_mut() = Some(cx.waker().clone());
+        if let Some(held) = &self.held
+            && held.count.get() >= MAX_PIECES
+        {
+            *held.sender.borrow_mut() = Some(cx.waker().clone());
             return Poll::Pending;
         }
+        let n = data.len().min(ready!(self.poll_room(cx, data.len()))?);
+        let data_ended = n == data.len();
+        let bytes = Bytes::copy_from_slice(data.get(..n).unwrap_or_default());
+        let piece = match ended && data_ended {
+            // Nothing comes behind it that would have to wait.
+            true => Piece::last(bytes),
+            false => Piece::new(bytes, self.held.get_or_insert_default()),
+        };
+        let sent = self.stream.send_data(piece, ended && data_ended);
+        sent.map_err(broken)?;
+        Poll::Ready(Ok(n))
+    }
+
+    /// Room in the peer's window for some of `n` bytes.
+    fn poll_room(&mut self, cx: &mut Context<'_>, n: usize) -> Poll<io::Result<usize>> {
         let stream = &mut self.stream;
-        stream.reserve_capacity(data.len().min(PIECE));
-        while stream.capacity() < data.len().min(WORTH_A_FRAME) {
+        stream.reserve_capacity(n.min(PIECE));
+        let mut room = stream.capacity();
+        while room < n.min(WORTH_A_FRAME) {
             match stream.poll_capacity(cx) {
-                Poll::Ready(grown) => grown.ok_or(ErrorKind::BrokenPipe)?.map_err(broken)?,
-                Poll::Pending if stream.capacity() == 0 => return Poll::Pending,
+                Poll::Ready(grown) => {
+                    grown.ok_or(ErrorKind::BrokenPipe)?.map_err(broken)?;
+                    room = stream.capacity();
+                }
+                Poll::Pending if room == 0 => return Poll::Pending,
                 Poll::Pending => {
                     let patience = self
                         .patience
@@ -105,14 +127,10 @@ impl Sending {
                     ready!(patience.as_mut().poll(cx));
                     break;
                 }
-            };
+            }
         }
         self.patience = None;
-        let n = data.len().min(stream.capacity());
-        let piece = Piece::new(data.get(..n).unwrap_or_default(), &self.held);
-        let ended = ended && n == data.len();
-        stream.send_data(piece, ended).map_err(broken)?;
-        Poll::Ready(Ok(n))
+        Poll::Ready(Ok(room))
     }
 
     /// Ends the stream, with these trailers: `name: value` lines, or nothing.
@@ -146,12 +164,17 @@ pub struct Piece {
 }
 
 impl Piece {
-    fn new(data: &[u8], held: &Rc<Held>) -> Self {
+    fn new(data: Bytes, held: &Rc<Held>) -> Self {
         held.count.set(held.count.get() + 1);
         Self {
-            data: Bytes::copy_from_slice(data),
+            data,
             held: Some(Rc::clone(held)),
         }
+    }
+
+    /// The end of its stream.
+    fn last(data: Bytes) -> Self {
+        Self { data, held: None }
     }
 }
 

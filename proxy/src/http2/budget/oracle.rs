@@ -27,7 +27,7 @@ pub(super) fn story(peer: Peer, events: &[Event], cut: usize) -> Story {
         now += event.after;
         let verdict = event.bytes.chunks(cut).try_for_each(|piece| {
             if event.sent {
-                budget.observe_sent(piece, now)
+                budget.observe_sent(piece, || now)
             } else {
                 budget.observe(piece, now)
             }

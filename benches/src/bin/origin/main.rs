@@ -4,15 +4,20 @@
 //! |---|---|
 //! | `/1k`, `/1m` | 1 KiB, 1 MiB |
 //! | `/json` | 100 kB of JSON, as a web service might list its pages |
+//! | `/fields?N` | 1 KiB, with N header fields, 6 to 100 |
 //! | `/up` | 1 KiB, after the whole request body was read |
+//! | `/503` | 503, as a tool that is overloaded |
+//! | `/ws` | an upgrade to WebSocket, then each message as it came |
 //! | `/head` | the head of the request as it arrived, to check what a proxy did to it |
 //! | `/count` | `{"connections":N,"requests":N}` since the start, to check that a proxy reuses connections and caches nothing |
 //!
 //! A second listener stands for the ingress of Kubernetes: it answers 404 for hosts that do not begin
-//! with `k8s`, as its last resort does.
+//! with `k8s`, as its last resort does. A third one speaks gRPC (`grpc.rs`).
 //!
 //! It trusts its caller: not a server to learn HTTP from. A body is expected only where the
 //! method is not GET or HEAD.
+
+mod grpc;
 
 use std::cell::Cell;
 use std::io::{self, Write};
@@ -21,6 +26,7 @@ use std::rc::Rc;
 
 use clap::Parser;
 use memchr::memmem;
+use portico_benches::websocket;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -36,12 +42,17 @@ struct Arguments {
     /// Address of the listener that knows the hosts `k8s*` only
     #[arg(long)]
     ingress: Option<SocketAddr>,
+    /// Address of the listener for gRPC: HTTP/2 without TLS
+    #[arg(long)]
+    grpc: Option<SocketAddr>,
 }
 
 struct Origin {
     answer_1k: Vec<u8>,
     answer_1m: Vec<u8>,
     answer_json: Vec<u8>,
+    /// By the number of their fields.
+    answers_with_fields: Vec<Vec<u8>>,
     connections: Cell<u64>,
     requests: Cell<u64>,
 }
@@ -59,12 +70,17 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
         answer_1k: answer(&[b'x'; 1 << 10], "text/plain"),
         answer_1m: answer(&vec![b'x'; 1 << 20], "text/plain"),
         answer_json: answer(&json(100_000), "application/json"),
+        answers_with_fields: (0..=MAX_FIELDS).map(answer_with_fields).collect(),
         connections: Cell::new(0),
         requests: Cell::new(0),
     });
     if let Some(address) = arguments.ingress {
         let listener = TcpListener::bind(address).await?;
         tokio::task::spawn_local(accept(listener, Rc::clone(&origin), Hosts::Kubernetes));
+    }
+    if let Some(address) = arguments.grpc {
+        let listener = TcpListener::bind(address).await?;
+        tokio::task::spawn_local(grpc::accept(listener, Rc::clone(&origin)));
     }
     let listener = TcpListener::bind(arguments.listen).await?;
     writeln!(io::stdout(), "listening on {}", listener.local_addr()?)?;
@@ -128,7 +144,12 @@ impl Connection {
                 _ if !hosts.know(&head) => self.stream.write_all(NOT_FOUND).await?,
                 b"/1k" | b"/up" => self.stream.write_all(&origin.answer_1k).await?,
                 b"/json" => self.stream.write_all(&origin.answer_json).await?,
+                path if path.starts_with(FIELDS) => {
+                    self.stream.write_all(origin.with_fields(path)).await?
+                }
                 b"/1m" => self.stream.write_all(&origin.answer_1m).await?,
+                b"/503" => self.stream.write_all(UNAVAILABLE).await?,
+                b"/ws" => return self.echo().await,
                 b"/head" => self.stream.write_all(&answer(&head, "text/plain")).await?,
                 b"/count" => {
                     self.stream
@@ -140,6 +161,23 @@ impl Connection {
             if request.close {
                 return self.stream.shutdown().await;
             }
+        }
+    }
+
+    /// Every message back, until something else comes than one of those that are measured.
+    async fn echo(&mut self) -> io::Result<()> {
+        self.stream.write_all(websocket::UPGRADED).await?;
+        loop {
+            let waiting = &self.buffer[self.start..self.end];
+            let Some(frame) = waiting.first_chunk::<{ websocket::CLIENT_FRAME_BYTES }>() else {
+                self.fill().await?;
+                continue;
+            };
+            let Some(answer) = websocket::echo(frame) else {
+                return Ok(());
+            };
+            self.start += websocket::CLIENT_FRAME_BYTES;
+            self.stream.write_all(&answer).await?;
         }
     }
 
@@ -282,6 +320,33 @@ fn json(size: usize) -> Vec<u8> {
     json
 }
 
+/// What stands before the number of fields in a path.
+const FIELDS: &[u8] = b"/fields?";
+const MAX_FIELDS: usize = 100;
+
+impl Origin {
+    fn with_fields(&self, path: &[u8]) -> &[u8] {
+        let number = std::str::from_utf8(path.strip_prefix(FIELDS).unwrap_or_default()).ok();
+        let number = number.and_then(|number| number.parse::<usize>().ok());
+        number
+            .and_then(|number| self.answers_with_fields.get(number))
+            .map_or(NOT_FOUND, Vec::as_slice)
+    }
+}
+
+/// The usual answer, which has six, with more of some 31 bytes each.
+fn answer_with_fields(fields: usize) -> Vec<u8> {
+    let answer = answer(&[b'x'; 1 << 10], "text/plain");
+    let body = answer.len() - (1 << 10) - 2;
+    let mut more = answer[..body].to_vec();
+    for number in 6..fields {
+        more.extend_from_slice(format!("x-field-{number:03}: abcdefghijklmnop\r\n").as_bytes());
+    }
+    more.extend_from_slice(&answer[body..]);
+    more
+}
+
+const UNAVAILABLE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 12\r\n\r\noverloaded.\n";
 const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
 
 fn counts(origin: &Origin) -> Vec<u8> {
@@ -330,6 +395,16 @@ mod tests {
             Body::Chunked,
             false,
         );
+    }
+
+    #[test]
+    fn answers_have_so_many_fields() {
+        for (fields, expected) in [(0, 6), (6, 6), (7, 7), (100, 100)] {
+            let answer = answer_with_fields(fields);
+            let end = memmem::find(&answer, b"\r\n\r\n").unwrap();
+            assert_eq!(memmem::find_iter(&answer[..end], b"\r\n").count(), expected);
+            assert_eq!(answer.len() - end - 4, 1 << 10);
+        }
     }
 
     #[test]

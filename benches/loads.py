@@ -1,0 +1,98 @@
+"""The load programs of `compare`: each function sends a case's traffic to a proxy for some time and says what came back.
+
+Nothing here reads the proxy's own figures; an answer that is not the one asked for is an error, whoever's fault it is.
+"""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+
+import harness
+
+GRPC_MESSAGE = b"\0\0\0\0\x0bwho are you"
+
+
+@dataclasses.dataclass
+class Load:
+    """What a load program says of its own run."""
+
+    units: float  # requests, unless the case counts something else
+    seconds: float
+    errors: int
+    detail: dict = dataclasses.field(default_factory=dict)  # what only this program knows
+
+
+def wrk(case, proxy, seconds, core):
+    argv = [*pinned(core), "wrk", "-t1", f"-c{case.connections}", f"-d{seconds}s"]
+    argv += ["-H", f"Host: {case.host}", "-H", f"User-Agent: {harness.USER_AGENT}"]
+    for header in case.headers:
+        argv += ["-H", header]
+    if case.script:
+        argv += ["-s", harness.BENCHES / case.script]
+    done = subprocess.run([*argv, proxy.url(case.scheme, case.path)], capture_output=True, text=True)
+    total = re.search(r"(\d+) requests in ([\d.]+)(ms|s|m)", done.stdout)
+    if not total:
+        raise harness.Failure(f"wrk said nothing of use: {done.stdout}{done.stderr}")
+    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", done.stdout)
+    broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", done.stdout)
+    unit = {"ms": 0.001, "s": 1, "m": 60}[total[3]]
+    units, refused = int(total[1]), int(refused[1]) if refused else 0
+    # As many as the case asks for are no error; those in flight at the end may be of one kind all.
+    if case.failing and abs(refused - units * case.failing) <= case.connections:
+        refused = 0
+    return Load(units, float(total[2]) * unit, refused + sum(map(int, broken.groups() if broken else ())))
+
+
+def h2load(case, proxy, seconds, core):
+    argv = [*pinned(core), "h2load", "-t1", f"-c{case.connections}", f"-m{case.streams}", f"-D{seconds}"]
+    argv += ["-H", f":authority: {case.host}", "-H", f"User-Agent: {harness.USER_AGENT}"]
+    for header in case.headers:
+        argv += ["-H", header]
+    if case.body:
+        file = proxy.output.parent / f"{case.name}.body"
+        file.write_bytes(case.body)
+        argv += ["-d", file]
+    done = subprocess.run([*argv, proxy.url(case.scheme, case.path)], capture_output=True, text=True)
+    total = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", done.stdout)
+    if not total or "Application protocol: h2" not in done.stdout:
+        raise harness.Failure(f"h2load said nothing of use: {done.stdout}{done.stderr}")
+    not_2xx = sum(map(int, re.search(r"2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", done.stdout).groups()))
+    return Load(int(total[1]), float(seconds), sum(map(int, total.groups()[1:])) + not_2xx)
+
+
+def tcp(case, proxy, seconds, core):
+    argv = ["load", "--connect", f"127.0.0.1:{proxy.tcp_port}", "--kind", case.name.removeprefix("tcp-")]
+    return ours("bytes", argv, case, proxy, seconds, core)
+
+
+def handshakes(case, proxy, seconds, core):
+    return ours("handshakes", [f"127.0.0.1:{proxy.https_port}", "--host", case.host, *case.options], case, proxy, seconds, core)
+
+
+def messages(case, proxy, seconds, core):
+    return ours("messages", [f"127.0.0.1:{proxy.https_port}", "--host", case.host], case, proxy, seconds, core)
+
+
+def latency(case, proxy, seconds, core):
+    """At the rate of the case, whatever the proxy would like."""
+    argv = [f"127.0.0.1:{proxy.https_port}", "--host", case.host, "--rate", str(case.rate)]
+    return ours("latency", argv, case, proxy, seconds, core)
+
+
+def ours(program, argv, case, proxy, seconds, core):
+    """A program of `src/bin` that prints one line of JSON."""
+    argv = [*pinned(core), harness.TARGET / "release" / program, *argv]
+    argv += ["--connections", str(case.connections), "--seconds", str(seconds)]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise harness.Failure(f"`{program}` failed for {proxy.name}, {case.name}: {done.stdout}{done.stderr}")
+    if done.stderr:
+        print(f"{proxy.name}, {case.name}: {done.stderr.strip()}", file=sys.stderr)
+    said = json.loads(done.stdout)
+    return Load(said.pop("units"), said.pop("seconds"), said.pop("errors"), said)
+
+
+def pinned(core):
+    return ["taskset", "-c", str(core)]

@@ -1,0 +1,157 @@
+//! WebSocket messages through a proxy: each connection is upgraded at `/ws`, then sends a masked frame of 125 bytes, waits for its
+//! echo, compares it, and sends the next. Prints `{"units":N,"seconds":N,"errors":N}`; a unit is a message with its echo.
+//!
+//! Over TLS, as browsers come. Not a WebSocket client: no fragments, pings or longer frames.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Parser;
+use memchr::memmem;
+use portico_benches::{allow_open_files, tls_client, websocket};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::{LocalSet, spawn_local};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// An echo that has not come by then never will.
+const STALL: Duration = Duration::from_secs(20);
+const HEAD_BYTES: usize = 16 * 1024;
+/// Descriptors for everything that is not a connection.
+const SPARE_FILES: u64 = 64;
+
+#[derive(Parser)]
+#[command(about = "WebSocket messages that are echoed, one in flight on each connection")]
+struct Arguments {
+    /// Address of the proxy's TLS listener
+    address: SocketAddr,
+    /// Name for SNI and Host
+    #[arg(long)]
+    host: String,
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// No message begins after so many seconds
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    allow_open_files(arguments.connections as u64 + SPARE_FILES).map_err(anyhow::Error::msg)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    LocalSet::new().block_on(&runtime, run(arguments))
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let client = Rc::new(Client {
+        address: arguments.address,
+        name: ServerName::try_from(arguments.host.clone()).context("not a host name")?,
+        tls: tls_client("http/1.1")?,
+        upgrade: websocket::upgrade_request(&arguments.host),
+    });
+    let start = Instant::now();
+    let end = start + Duration::from_secs_f64(arguments.seconds);
+    let clients: Vec<_> = (0..arguments.connections)
+        .map(|number| {
+            let client = Rc::clone(&client);
+            spawn_local(async move { client.run(number as u32, end).await })
+        })
+        .collect();
+    let (mut units, mut errors, mut last) = (0, 0, None);
+    for client in clients {
+        let (done, failed) = client.await.context("a client ended")?;
+        units += done;
+        if let Some(error) = failed {
+            errors += 1;
+            last = Some(error);
+        }
+    }
+    if let Some(error) = last {
+        writeln!(io::stderr(), "the last error: {error}")?;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let said = serde_json::json!({ "units": units, "seconds": seconds, "errors": errors });
+    writeln!(io::stdout(), "{said}")?;
+    Ok(())
+}
+
+struct Client {
+    address: SocketAddr,
+    name: ServerName<'static>,
+    tls: Arc<ClientConfig>,
+    upgrade: String,
+}
+
+impl Client {
+    /// How many messages came back, and what ended the connection before its time.
+    async fn run(&self, seed: u32, end: Instant) -> (u64, Option<io::Error>) {
+        let mut done = 0;
+        match self.messages(seed, end, &mut done).await {
+            Ok(()) => (done, None),
+            Err(error) => (done, Some(error)),
+        }
+    }
+
+    async fn messages(&self, seed: u32, end: Instant, done: &mut u64) -> io::Result<()> {
+        let mut stream = within(self.open()).await?;
+        let mut number = seed;
+        while Instant::now() < end {
+            number = number.wrapping_add(0x9e37_79b9);
+            let payload = websocket::payload(number);
+            within(echo(&mut stream, &payload, number)).await?;
+            *done += 1;
+        }
+        stream.shutdown().await
+    }
+
+    async fn open(&self) -> io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let connector = TlsConnector::from(Arc::clone(&self.tls));
+        let mut stream = connector.connect(self.name.clone(), stream).await?;
+        stream.write_all(self.upgrade.as_bytes()).await?;
+        let mut head = Vec::with_capacity(HEAD_BYTES);
+        while memmem::find(&head, b"\r\n\r\n").is_none() {
+            if head.len() >= HEAD_BYTES || stream.read_buf(&mut head).await? == 0 {
+                return Err(io::Error::other("no answer to the upgrade"));
+            }
+        }
+        if !head.starts_with(b"HTTP/1.1 101") || !head.ends_with(b"\r\n\r\n") {
+            let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+            let line = String::from_utf8_lossy(line);
+            return Err(io::Error::other(format!("no upgrade: {line}")));
+        }
+        Ok(stream)
+    }
+}
+
+async fn echo(
+    stream: &mut TlsStream<TcpStream>,
+    payload: &websocket::Payload,
+    mask: u32,
+) -> io::Result<()> {
+    stream
+        .write_all(&websocket::masked(payload, mask.to_be_bytes()))
+        .await?;
+    let mut answer = [0; websocket::SERVER_FRAME_BYTES];
+    stream.read_exact(&mut answer).await?;
+    if answer != websocket::unmasked(payload) {
+        return Err(io::Error::other("another message came back"));
+    }
+    Ok(())
+}
+
+async fn within<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(STALL, step)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}

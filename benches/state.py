@@ -1,0 +1,75 @@
+"""The runs of `compare` on disk, so that one that was stopped goes on where it was: a line of JSON each, the first of them says
+what all have in common.
+
+A file belongs to one way of measuring: the same options, programs, scripts and machine. For any other it begins anew. It is
+removed when the last run is done and reported: the same command then measures again.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+
+import harness
+
+
+class State:
+    def __init__(self, path, key, fresh):
+        self.path, self.runs = path, []
+        found = None if fresh else read(path)
+        if found and found[0] == key:
+            self.runs = found[1:]
+            print(f"going on after {len(self.runs)} runs of {path} (--fresh begins anew)", file=sys.stderr)
+            return
+        if found:
+            different = ", ".join(sorted(name for name in key if found[0].get(name) != key[name]))
+            print(f"{path} is of another run ({different}): beginning anew", file=sys.stderr)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(key) + "\n")
+
+    def add(self, run):
+        self.runs.append(run)
+        with open(self.path, "a") as file:
+            file.write(json.dumps(run) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def has(self, repetition, case, proxy):
+        return any((run["repetition"], run["case"], run["proxy"]) == (repetition, case, proxy) for run in self.runs)
+
+    def end(self):
+        self.path.unlink(missing_ok=True)
+
+
+def read(path):
+    """The lines, without one that was cut short; None without any."""
+    lines = []
+    with contextlib.suppress(OSError):
+        for line in path.read_text().splitlines():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    if lines:
+        # What follows is added behind a whole line.
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return lines or None
+
+
+def fingerprint(programs):
+    """What the figures depend on besides the options: machine, programs (size and time of change), scripts and configurations."""
+    machine = harness.machine()
+    del machine["load_at_start"]
+    found = {}
+    for program in programs:
+        file = shutil.which(program)
+        if file:
+            status = os.stat(file)
+            found[str(program)] = [status.st_size, int(status.st_mtime)]
+    scripts = hashlib.sha256()
+    for file in sorted([*harness.BENCHES.glob("*"), *(harness.BENCHES / "peers").glob("*")]):
+        if file.is_file() and file.suffix != ".md":
+            scripts.update(file.read_bytes())
+    return {"machine": machine, "programs": found, "scripts": scripts.hexdigest()}
