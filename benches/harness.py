@@ -195,10 +195,11 @@ def stage(proxies, *, routes, workers, connections, profile, core=None):
         setting = Stage(pathlib.Path(name), tools, routes, workers, connections)
         make_certificate(setting)
         setting.origin_port, setting.ingress_port, setting.grpc_port, setting.bytes_port, setting.redis_port = free_ports(5)
-        listen = ["--listen", f"127.0.0.1:{setting.origin_port}", "--ingress", f"127.0.0.1:{setting.ingress_port}"]
-        origin = Process("origin", [tools / "origin", *listen], setting.directory, core)
+        listen = {"--listen": setting.origin_port, "--ingress": setting.ingress_port, "--grpc": setting.grpc_port}
+        argv = [word for option, port in listen.items() for word in (option, f"127.0.0.1:{port}")]
+        origin = Process("origin", [tools / "origin", *argv], setting.directory, core)
         running.callback(origin.stop)
-        origin.wait_for(setting.origin_port, setting.ingress_port)
+        origin.wait_for(*listen.values())
         end = Process("bytes", [tools / "bytes", "serve", "--listen", f"127.0.0.1:{setting.bytes_port}"], setting.directory, core)
         running.callback(end.stop)
         end.wait_for(setting.bytes_port)
@@ -216,7 +217,7 @@ def stage(proxies, *, routes, workers, connections, profile, core=None):
 def make_certificate(setting):
     """A self-signed P-256 certificate, as the platform's own; HAProxy wants both parts in one file."""
     argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    argv += ["-subj", f"/CN={DOMAIN}", "-addext", f"subjectAltName=DNS:{DOMAIN},DNS:*.{DOMAIN}"]
+    argv += ["-subj", f"/CN={DOMAIN}", "-addext", f"subjectAltName=DNS:{DOMAIN},DNS:*.{DOMAIN},DNS:localhost"]
     argv += ["-keyout", setting.key, "-out", setting.certificate]
     subprocess.run(argv, check=True, capture_output=True)
     both = setting.certificate.read_text() + setting.key.read_text()
@@ -271,6 +272,8 @@ def fetch(port, path, *, host=HOST, tls=False, agent=USER_AGENT, more=()):
 
 TO_BACKEND = {"host", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-original-uri", "via"}
 NOT_TO_BACKEND = {"x-forwarded-for", "x-real-ip", "forwarded"}
+# The key is that of RFC 6455.
+WEBSOCKET = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
 TO_CLIENT = {"x-clacks-overhead", "permissions-policy"}
 
 
@@ -326,6 +329,9 @@ def check_scheme(proxy, setting, scheme):
     want(fetch(port, "/1k", host=UNKNOWN_HOST, tls=tls)[0] == 404, "a host that nobody knows was not answered with 404")
     if proxy.can("refuse"):
         want(fetch(port, "/1k", agent=None, tls=tls)[0] == 403, "a request without a User-Agent was not answered with 403")
+    if proxy.can("websocket"):
+        status = fetch(port, "/ws", tls=tls, more=WEBSOCKET)[0]
+        want(status == 101, f"a request for WebSocket was answered with {status}")
     # The backend does not know it.
     path = f"/logged-over-{scheme}"
     line = logged(proxy, path, lambda: fetch(port, path, tls=tls))

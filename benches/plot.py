@@ -8,10 +8,11 @@ import dataclasses
 import math
 from xml.sax.saxutils import escape
 
-WIDTH, HEIGHT = 760, 380
-LEFT, RIGHT, TOP, BOTTOM = 64, 24, 74, 56
-# Of the Okabe-Ito palette: told apart by those who see fewer colours; each is legible on both backgrounds.
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"]
+WIDTH, HEIGHT = 760, 400
+LEFT, RIGHT, TOP, BOTTOM = 64, 24, 92, 56
+NAMES_IN_A_ROW = 2
+# After the Okabe-Ito palette: told apart by those who see fewer colours; each is legible on both backgrounds.
+COLOURS = ["#1f83c6", "#d55e00", "#009e73", "#cc79a7"]
 STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #1f2328; }
   .title { font-size: 15px; font-weight: 600; }
@@ -89,11 +90,11 @@ def axes(xs, steps, x_of, y_of):
 
 
 def legend(lines):
-    x = LEFT
-    for line in lines:
-        yield f'<line x1="{x}" y1="48" x2="{x + 26}" y2="48" {stroke(line)}/>'
-        yield text(x + 32, 52, line.name, "start")
-        x += 52 + 7.2 * len(line.name)
+    for index, line in enumerate(lines):
+        row, column = divmod(index, NAMES_IN_A_ROW)
+        x, y = LEFT + column * (WIDTH - LEFT - RIGHT) / NAMES_IN_A_ROW, 50 + 20 * row
+        yield f'<line x1="{x:.1f}" y1="{y - 4}" x2="{x + 26:.1f}" y2="{y - 4}" {stroke(line)}/>'
+        yield text(x + 34, y, line.name, "start")
 
 
 def drawn(line, x_of, y_of):

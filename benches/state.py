@@ -69,7 +69,7 @@ def fingerprint(programs):
             status = os.stat(file)
             found[str(program)] = [status.st_size, int(status.st_mtime)]
     scripts = hashlib.sha256()
-    for file in sorted(harness.BENCHES.rglob("*")):
-        if file.is_file() and "target" not in file.parts and "__pycache__" not in file.parts and file.suffix not in (".md", ".svg", ".json"):
+    for file in sorted([*harness.BENCHES.glob("*"), *(harness.BENCHES / "peers").glob("*")]):
+        if file.is_file() and file.suffix != ".md":
             scripts.update(file.read_bytes())
     return {"machine": machine, "programs": found, "scripts": scripts.hexdigest()}

@@ -20,7 +20,6 @@ pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 const LOG_BYTES: usize = 32 * 1024;
 pub const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub const UPSTREAM_CONNECTIONS: usize = 1024;
 pub const GZIP_LEVEL: u32 = 5;
 
@@ -166,12 +165,20 @@ impl Log {
     }
 
     pub fn write(&self, line: &Line<'_, impl Display, impl Display>) {
-        let text = |name| line.headers.get(name).map_or(&b"-"[..], HeaderValue::as_bytes);
+        let text = |name| {
+            line.headers
+                .get(name)
+                .map_or(&b"-"[..], HeaderValue::as_bytes)
+        };
         let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
         if now != buffer.second {
             buffer.second = now;
-            buffer.time = jiff::Zoned::now().strftime("%d/%b/%Y:%H:%M:%S %z").to_string();
+            buffer.time = jiff::Zoned::now()
+                .strftime("%d/%b/%Y:%H:%M:%S %z")
+                .to_string();
         }
         let Buffer { lines, time, .. } = &mut *buffer;
         // Writing to memory does not fail.
@@ -194,7 +201,10 @@ impl Log {
 
     /// To be called once in every `LOG_INTERVAL`.
     pub fn flush(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).flush();
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .flush();
     }
 }
 

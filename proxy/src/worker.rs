@@ -17,6 +17,7 @@ use tracing::{debug, error, warn};
 use crate::buffer::{BufferPool, SMALL};
 use crate::deadline::Deadline;
 use crate::http1::{HeadLimits, RequestParser, ResponseParser};
+use crate::http2::repeated::RepeatedFields;
 use crate::pools::Turns;
 use crate::process::Process;
 use crate::repeats::Repeats;
@@ -24,7 +25,7 @@ use crate::request_id::RequestIds;
 use crate::response::compress::Encoders;
 use crate::snapshot::SnapshotReader;
 use crate::spare::{Spare, SpareBuffers};
-use crate::tcp::splice::Pipes;
+use crate::splice::Pipes;
 use crate::telemetry::access_log::LogBuffer;
 use crate::telemetry::address::{self, Shown};
 use crate::telemetry::metrics::Shard;
@@ -62,7 +63,7 @@ pub struct Worker {
     pub idle: IdlePool,
     /// Connections to backends that speak HTTP/2.
     pub h2c: H2cPool,
-    /// Pipes for TCP connections.
+    /// Pipes for what goes from socket to socket as it is.
     pub pipes: Pipes,
     /// Its number, from 0.
     pub index: usize,
@@ -85,6 +86,8 @@ pub struct Worker {
     heads: SpareBuffers,
     /// For frames of HTTP/2 that are being written.
     pub frames: Rc<SpareBuffers>,
+    /// Fields of answers over HTTP/2.
+    pub answer_fields: Rc<RepeatedFields>,
     deadlines: Spare<Deadline>,
     /// Keep messages that every connection could cause from filling the log.
     repeats: RefCell<WorkerRepeats>,
@@ -148,6 +151,7 @@ impl Worker {
             response_parsers: Spare::new(KEPT),
             heads: SpareBuffers::new(KEPT, HEAD, HEAD_KEPT),
             frames,
+            answer_fields: Rc::default(),
             deadlines: Spare::new(KEPT),
             repeats: RefCell::default(),
             clocks: Cell::new((Instant::now(), SystemTime::now())),

@@ -179,26 +179,46 @@ const COMMANDS: &[(&str, How)] = &[
         How::Configured,
     ),
     (
-        "apt-get install python3 openssl redis-server wrk nghttp2-client nginx haproxy",
-        How::Elsewhere("scripts/test installs what CI needs of these"),
+        "benches/install",
+        How::Elsewhere(
+            "by hand: it compiles for minutes; scripts/test installs what CI needs of it",
+        ),
     ),
     (
-        "benches/memory --peers",
+        "benches/compare --profile dist --markdown compare.md --json compare.json",
         How::Elsewhere("benches/smoke, smaller"),
     ),
-    ("benches/compare", How::Elsewhere("benches/smoke, smaller")),
     (
-        "benches/compare --cases tcp-down,tcp-up,tcp-connect",
+        "benches/compare --profile dist --compare-with compare.json",
+        How::Elsewhere("benches/smoke, smaller"),
+    ),
+    (
+        "benches/compare --cases h1-tls,handshake --proxies portico,nginx,haproxy",
         How::Elsewhere("benches/smoke, smaller"),
     ),
     (
         "benches/compare --system-calls",
         How::Elsewhere("by hand: it needs a kernel that allows perf"),
     ),
+    ("benches/start", How::Elsewhere("benches/smoke, smaller")),
+    (
+        "benches/memory --peers",
+        How::Elsewhere("benches/smoke, smaller"),
+    ),
     ("benches/routes", How::Elsewhere("benches/smoke, smaller")),
     (
         "benches/routes --patterns --sizes 1000000",
         How::Elsewhere("benches/smoke, smaller"),
+    ),
+    ("benches/growth", How::Elsewhere("benches/smoke, smaller")),
+    (
+        "benches/growth --axes routes,tools --repetitions 3 --seconds 1",
+        How::Elsewhere("benches/smoke, smaller"),
+    ),
+    ("benches/instructions", How::Elsewhere("scripts/test")),
+    (
+        "benches/instructions --profile h2-tls",
+        How::Elsewhere("by hand: the same counts as those of scripts/test, shown"),
     ),
     ("benches/smoke", How::Elsewhere("scripts/test")),
     (

@@ -1,5 +1,5 @@
-//! Holds many TLS connections open at once: opens them in a bounded ramp, asks once on each, lets
-//! them idle, asks again on each, idles again, closes. Says on standard output, one line of JSON
+//! Holds many TLS connections of HTTP/1.1 or HTTP/2 open at once: opens them in a bounded ramp, asks
+//! once on each, lets them idle, asks again on each, idles again, closes. Says on standard output, one line of JSON
 //! after each round, how many are open and what went wrong; exits with 1 when anything did.
 //!
 //! It measures nothing itself: `memory` reads the proxy's size while the connections idle.
@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use bytes::Bytes;
 use clap::Parser;
+use h2::client::SendRequest;
 use portico_benches::http1::exchange;
 use portico_benches::{allow_open_files, tls_client};
 use rustls::ClientConfig;
@@ -50,6 +52,9 @@ struct Arguments {
     /// Seconds of silence after each round
     #[arg(long, default_value_t = 5)]
     idle: u64,
+    /// HTTP/2 instead of HTTP/1.1
+    #[arg(long)]
+    http2: bool,
     /// Seconds until a handshake or an answer counts as an error
     #[arg(long, default_value_t = 30)]
     timeout: u64,
@@ -68,11 +73,20 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let client = Rc::new(Client {
         address: arguments.address,
         name: ServerName::try_from(arguments.host.clone()).context("not a host name")?,
-        tls: tls_client("http/1.1")?,
-        request: format!(
-            "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: portico-benches\r\nAccept: */*\r\n\r\n",
-            arguments.target, arguments.host
-        ),
+        tls: tls_client(if arguments.http2 { "h2" } else { "http/1.1" })?,
+        request: if arguments.http2 {
+            Request::Http2(
+                http::Request::get(format!("https://{}{}", arguments.host, arguments.target))
+                    .header("user-agent", "portico-benches")
+                    .header("accept", "*/*")
+                    .body(())?,
+            )
+        } else {
+            Request::Http1(format!(
+                "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: portico-benches\r\nAccept: */*\r\n\r\n",
+                arguments.target, arguments.host
+            ))
+        },
         at_once: Semaphore::new(arguments.at_once),
         timeout: Duration::from_secs(arguments.timeout),
     });
@@ -90,9 +104,9 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
     let mut second = Round::start("second");
     let mut tasks = JoinSet::new();
-    for stream in first.open.drain(..) {
+    for connection in first.open.drain(..) {
         let client = Rc::clone(&client);
-        tasks.spawn_local(async move { client.ask_again(stream).await });
+        tasks.spawn_local(async move { client.ask_again(connection).await });
     }
     second.gather(tasks).await?;
     second.print(arguments.count)?;
@@ -102,18 +116,30 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(failed)))
 }
 
+/// What is asked on each connection.
+enum Request {
+    Http1(String),
+    Http2(http::Request<()>),
+}
+
+enum Connection {
+    Http1(Box<TlsStream<TcpStream>>),
+    /// A task of its own reads and writes it.
+    Http2(SendRequest<Bytes>),
+}
+
 struct Client {
     address: SocketAddr,
     name: ServerName<'static>,
     tls: Arc<ClientConfig>,
-    request: String,
+    request: Request,
     at_once: Semaphore,
     timeout: Duration,
 }
 
 /// What failed (`connect`, `handshake`, `request`) and how.
 type Failure = (&'static str, String);
-type Opened = Result<TlsStream<TcpStream>, Failure>;
+type Opened = Result<Connection, Failure>;
 
 impl Client {
     async fn open(&self, number: usize) -> Opened {
@@ -123,18 +149,25 @@ impl Client {
             .await
             .map_err(|error| ("connect", error))?;
         let connector = TlsConnector::from(Arc::clone(&self.tls));
-        let mut stream = self
+        let stream = self
             .within(connector.connect(self.name.clone(), stream))
             .await
             .map_err(|error| ("handshake", error))?;
-        self.ask(&mut stream).await?;
-        Ok(stream)
+        let mut connection = match &self.request {
+            Request::Http1(_) => Connection::Http1(Box::new(stream)),
+            Request::Http2(_) => self
+                .within(start_http2(stream))
+                .await
+                .map_err(|error| ("handshake", error))?,
+        };
+        self.ask(&mut connection).await?;
+        Ok(connection)
     }
 
-    async fn ask_again(&self, mut stream: TlsStream<TcpStream>) -> Opened {
+    async fn ask_again(&self, mut connection: Connection) -> Opened {
         let _place = self.at_once.acquire().await;
-        self.ask(&mut stream).await?;
-        Ok(stream)
+        self.ask(&mut connection).await?;
+        Ok(connection)
     }
 
     /// The first source address is the system's choice; the next ones are 127.0.0.2, 127.0.0.3 and
@@ -157,10 +190,19 @@ impl Client {
         Ok(stream)
     }
 
-    async fn ask(&self, stream: &mut TlsStream<TcpStream>) -> Result<(), Failure> {
-        self.within(exchange(stream, self.request.as_bytes()))
-            .await
-            .map_err(|error| ("request", error))
+    async fn ask(&self, connection: &mut Connection) -> Result<(), Failure> {
+        let asked = async {
+            match (connection, &self.request) {
+                (Connection::Http1(stream), Request::Http1(request)) => {
+                    exchange(&mut **stream, request.as_bytes()).await
+                }
+                (Connection::Http2(sender), Request::Http2(request)) => {
+                    exchange_http2(sender, request.clone()).await
+                }
+                _ => Err(io::Error::other("a request of the other protocol")),
+            }
+        };
+        self.within(asked).await.map_err(|error| ("request", error))
     }
 
     async fn within<T>(&self, step: impl Future<Output = io::Result<T>>) -> Result<T, String> {
@@ -171,11 +213,43 @@ impl Client {
     }
 }
 
+async fn start_http2(stream: TlsStream<TcpStream>) -> io::Result<Connection> {
+    if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+        return Err(io::Error::other("the proxy does not speak HTTP/2"));
+    }
+    let (sender, connection) = h2::client::handshake(stream)
+        .await
+        .map_err(io::Error::other)?;
+    // Its error comes out at the next request as well.
+    tokio::task::spawn_local(async move { drop(connection.await) });
+    Ok(Connection::Http2(sender))
+}
+
+/// One request, and the whole of its answer, which must be a 200.
+async fn exchange_http2(
+    sender: &mut SendRequest<Bytes>,
+    request: http::Request<()>,
+) -> io::Result<()> {
+    let asked = async {
+        let mut ready = sender.clone().ready().await?;
+        let (answer, _) = ready.send_request(request, true)?;
+        let (head, mut body) = answer.await?.into_parts();
+        while let Some(data) = body.data().await {
+            body.flow_control().release_capacity(data?.len())?;
+        }
+        Ok::<_, h2::Error>(head.status)
+    };
+    match asked.await.map_err(io::Error::other)? {
+        http::StatusCode::OK => Ok(()),
+        status => Err(io::Error::other(format!("answered {status}"))),
+    }
+}
+
 /// What came of one pass over all connections.
 struct Round {
     name: &'static str,
     started: Instant,
-    open: Vec<TlsStream<TcpStream>>,
+    open: Vec<Connection>,
     /// How often each failure happened: step and message.
     failures: BTreeMap<String, usize>,
 }
@@ -193,7 +267,7 @@ impl Round {
     async fn gather(&mut self, mut tasks: JoinSet<Opened>) -> anyhow::Result<()> {
         while let Some(result) = tasks.join_next().await {
             match result? {
-                Ok(stream) => self.open.push(stream),
+                Ok(connection) => self.open.push(connection),
                 Err((step, message)) => {
                     *self
                         .failures

@@ -199,7 +199,9 @@ fn every(interval: Duration) -> io::Result<AsyncFd<OwnedFd>> {
         it_value: interval,
     };
     timerfd_settime(&timer, TimerfdTimerFlags::empty(), &setting)?;
-    Ok(AsyncFd::register(timer)?)
+    // What it is deprecated for is a descriptor that is closed under it; this one it owns.
+    #[allow(deprecated)]
+    AsyncFd::new(timer)
 }
 
 async fn tick(timer: &AsyncFd<OwnedFd>) -> io::Result<()> {

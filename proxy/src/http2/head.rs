@@ -13,11 +13,12 @@
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, InvalidHeaderValue, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_KEY, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, request};
 
+use super::repeated::RepeatedFields;
 use super::websocket::Key;
 use crate::http1::write_field;
 
@@ -121,7 +122,7 @@ fn write_cookies(out: &mut Vec<u8>, headers: &HeaderMap) {
 
 /// Makes an answer of a head that was written as HTTP/1.1 text. A 101 becomes the 200 that says the
 /// same in HTTP/2 (RFC 8441, section 5).
-pub fn read_answer(text: &[u8]) -> Response<()> {
+pub fn read_answer(text: &[u8], repeated: &RepeatedFields) -> Response<()> {
     let mut answer = Response::new(());
     let (line, fields) = split_line(text);
     let code = line.get(9..12).unwrap_or_default();
@@ -130,7 +131,7 @@ pub fn read_answer(text: &[u8]) -> Response<()> {
         StatusCode::SWITCHING_PROTOCOLS => StatusCode::OK,
         status => status,
     };
-    *answer.headers_mut() = read_fields(fields);
+    *answer.headers_mut() = collect_fields(fields, |line| repeated.read(line));
     if status == StatusCode::SWITCHING_PROTOCOLS {
         // Proves something to whoever made the key.
         answer.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
@@ -143,25 +144,42 @@ pub fn read_answer(text: &[u8]) -> Response<()> {
 pub fn read_fields(text: &[u8]) -> HeaderMap {
     // One copy for all values, which then share it.
     let shared = Bytes::copy_from_slice(text);
+    collect_fields(&shared, |line| {
+        read_field(line, |value| {
+            HeaderValue::from_maybe_shared(shared.slice_ref(value))
+        })
+    })
+}
+
+/// The field of a `name: value` line. `None`: the line is no field.
+pub fn read_field(
+    line: &[u8],
+    read_value: impl FnOnce(&[u8]) -> Result<HeaderValue, InvalidHeaderValue>,
+) -> Option<(HeaderName, HeaderValue)> {
+    let colon = memchr::memchr(b':', line)?;
+    let name = HeaderName::from_bytes(line.get(..colon)?).ok()?;
+    let value = read_value(line.get(colon + 2..).unwrap_or_default()).ok()?;
+    Some((name, value))
+}
+
+fn collect_fields(
+    mut text: &[u8],
+    read: impl Fn(&[u8]) -> Option<(HeaderName, HeaderValue)>,
+) -> HeaderMap {
     let mut fields = HeaderMap::with_capacity(FIELDS);
-    let mut at = 0;
-    while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
-        let (line, _) = split_line(rest);
-        let Some(colon) = memchr::memchr(b':', line) else {
-            break;
-        };
-        let value = shared.slice(at + (colon + 2).min(line.len())..at + line.len());
-        at += line.len() + 2;
-        let name = HeaderName::from_bytes(line.get(..colon).unwrap_or_default());
-        let (Ok(name), Ok(value)) = (name, HeaderValue::from_maybe_shared(value)) else {
-            continue;
-        };
-        if !matches!(name, CONNECTION | TRANSFER_ENCODING | UPGRADE) {
+    loop {
+        let (line, rest) = split_line(text);
+        if line.is_empty() {
+            return fields;
+        }
+        text = rest;
+        if let Some((name, value)) = read(line)
+            && !matches!(name, CONNECTION | TRANSFER_ENCODING | UPGRADE)
+        {
             // Fails for more fields than a map can hold; the parser's limit is far below.
             let _ = fields.try_append(name, value);
         }
     }
-    fields
 }
 
 /// Fields that an answer usually has at most.
@@ -341,7 +359,7 @@ mod tests {
     fn answers_lose_what_is_about_a_connection() {
         let text = b"HTTP/1.1 404 Not Found\r\nA: b\r\nTransfer-Encoding: chunked\r\n\
             Connection: close\r\nEmpty: \r\nSet-Cookie: x\r\nSet-Cookie: y\r\n\r\n";
-        let answer = read_answer(text);
+        let answer = read_answer(text, &RepeatedFields::default());
         assert_eq!(answer.status(), 404);
         let fields: Vec<_> = answer
             .headers()
@@ -355,8 +373,10 @@ mod tests {
             ("set-cookie", b"y"),
         ];
         assert_eq!(fields, expected);
-        let switching =
-            read_answer(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n");
+        let switching = read_answer(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
+            &RepeatedFields::default(),
+        );
         assert_eq!(
             (switching.status().as_u16(), switching.headers().len()),
             (200, 0)

@@ -15,6 +15,7 @@ pub mod budget;
 pub mod coalesce;
 pub mod head;
 pub mod inbox;
+pub mod repeated;
 pub mod sending;
 pub mod stream;
 #[cfg(test)]
@@ -360,7 +361,8 @@ async fn serve_request(
         worker.put_head(text);
         return respond.send_reset(Reason::PROTOCOL_ERROR);
     }
-    let stream = RequestStream::new(body, respond);
+    let fields = Rc::clone(&worker.answer_fields);
+    let stream = RequestStream::new(body, kind, respond, fields);
     let mut connection = Connection::new(stream, Rc::clone(&worker), client);
     connection.input.append(&worker.buffers, &text);
     worker.put_head(text);

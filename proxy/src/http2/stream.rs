@@ -10,15 +10,18 @@
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
-use super::head;
+use super::head::{self, Body};
 use super::inbox::Inbox;
+use super::repeated::RepeatedFields;
 use super::sending::{Piece, Sending, broken};
 use crate::buffer::{Buffer, BufferPool};
 use crate::client_stream::{ClientStream, Watched};
@@ -34,6 +37,7 @@ pub struct RequestStream {
     /// The body has ended, with these trailers.
     end: Option<Vec<u8>>,
     reply: Reply,
+    fields: Rc<RepeatedFields>,
 }
 
 #[derive(Debug)]
@@ -45,15 +49,20 @@ enum Reply {
 }
 
 impl RequestStream {
-    /// The stream of a request.
-    pub fn new(body: RecvStream, respond: SendResponse<Piece>) -> Self {
-        // Most requests have none.
-        let end = body.is_end_stream().then(Vec::new);
+    /// The stream of a request. Most have no body.
+    pub fn new(
+        body: RecvStream,
+        kind: Body,
+        respond: SendResponse<Piece>,
+        fields: Rc<RepeatedFields>,
+    ) -> Self {
+        let end = (kind == Body::None).then(Vec::new);
         Self {
             body: end.is_none().then(|| Inbox::new(body)),
             unread: Bytes::new(),
             end,
             reply: Reply::Awaited(respond),
+            fields,
         }
     }
 
@@ -102,7 +111,7 @@ impl RequestStream {
         let Reply::Awaited(respond) = &mut self.reply else {
             return Err(ErrorKind::InvalidInput.into());
         };
-        let answer = head::read_answer(text);
+        let answer = head::read_answer(text, &self.fields);
         if answer.status().is_informational() {
             return respond.send_informational(answer).map_err(broken);
         }
@@ -142,6 +151,10 @@ impl ClientStream for RequestStream {
             _ => ready!(self.sending()?.poll_send(cx, frames))?,
         };
         Poll::Ready(Ok(()))
+    }
+
+    fn plain_tcp(&self) -> Option<&TcpStream> {
+        None
     }
 
     fn taken(&self) -> u64 {

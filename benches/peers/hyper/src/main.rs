@@ -4,17 +4,19 @@
 //! It does what `harness.check` asks of a peer. It has no limits, no body deadlines, no error pages, no metrics and no
 //! reload.
 
-use std::future::Future;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
+};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -32,6 +34,8 @@ use common::{Line, Result, Routes, Settings};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Of a request's head, and of a TLS handshake.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Nothing smaller is compressed.
 const GZIP_MIN_BYTES: u64 = 1024;
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -51,7 +55,9 @@ fn main() -> Result<()> {
         .map(|_| {
             let (shared, tls) = (Arc::clone(&shared), Arc::clone(&tls));
             std::thread::spawn(move || -> Result<()> {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
                 runtime.block_on(serve(shared, tls))
             })
         })
@@ -63,9 +69,12 @@ fn main() -> Result<()> {
 }
 
 fn tls_config(settings: &Settings) -> Result<Arc<rustls::ServerConfig>> {
-    let chain = CertificateDer::pem_file_iter(&settings.certificate)?.collect::<std::result::Result<_, _>>()?;
+    let chain = CertificateDer::pem_file_iter(&settings.certificate)?
+        .collect::<std::result::Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_file(&settings.key)?;
-    let mut config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
+    let mut config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
     config.send_tls13_tickets = 1;
@@ -86,17 +95,26 @@ struct Origin {
     port: u16,
 }
 
-async fn serve(shared: Arc<(Settings, Routes<Authority>)>, tls: Arc<rustls::ServerConfig>) -> Result<()> {
+async fn serve(
+    shared: Arc<(Settings, Routes<Authority>)>,
+    tls: Arc<rustls::ServerConfig>,
+) -> Result<()> {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     let mut client = Client::builder(TokioExecutor::new());
-    client.pool_max_idle_per_host(common::UPSTREAM_CONNECTIONS).pool_timer(TokioTimer::new());
+    client
+        .pool_max_idle_per_host(common::UPSTREAM_CONNECTIONS)
+        .pool_idle_timeout(shared.0.idle)
+        .pool_timer(TokioTimer::new());
     let worker = Arc::new(Worker {
         client: client.build(connector.clone()),
         grpc: client.http2_only(true).build(connector),
         shared,
     });
-    let (plain, secure) = (listen(worker.shared.0.http)?, listen(worker.shared.0.https)?);
+    let (plain, secure) = (
+        listen(worker.shared.0.http)?,
+        listen(worker.shared.0.https)?,
+    );
     tokio::spawn(accept(plain, Arc::clone(&worker), None));
     tokio::spawn(accept(secure, Arc::clone(&worker), Some(tls.into())));
     let mut turn = tokio::time::interval(common::LOG_INTERVAL);
@@ -107,7 +125,11 @@ async fn serve(shared: Arc<(Settings, Routes<Authority>)>, tls: Arc<rustls::Serv
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        None,
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
@@ -118,39 +140,66 @@ fn listen(address: SocketAddr) -> Result<TcpListener> {
 
 async fn accept(listener: TcpListener, worker: Arc<Worker>, tls: Option<TlsAcceptor>) {
     let mut h1 = http1::Builder::new();
-    h1.timer(TokioTimer::new()).header_read_timeout(common::HEADER_TIMEOUT);
+    h1.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT);
     let mut h2 = http2::Builder::new(TokioExecutor::new());
     h2.timer(TokioTimer::new()).max_concurrent_streams(128);
     loop {
-        let Ok((stream, address)) = listener.accept().await else { continue };
+        let Ok((stream, address)) = listener.accept().await else {
+            continue;
+        };
         let _ = stream.set_nodelay(true);
         let port = stream.local_addr().map_or(0, |address| address.port());
-        let origin = Origin { tls: tls.is_some(), client: address.ip(), port };
+        let origin = Origin {
+            tls: tls.is_some(),
+            client: address.ip(),
+            port,
+        };
         let (worker, h1, h2, tls) = (Arc::clone(&worker), h1.clone(), h2.clone(), tls.clone());
         tokio::spawn(async move {
             let service = service_fn(move |request| handle(request, Arc::clone(&worker), origin));
             // A client that goes away ends its connection and nothing else.
             let Some(tls) = tls else {
-                let _ = h1.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+                let _ = h1
+                    .serve_connection(TokioIo::new(stream), service)
+                    .with_upgrades()
+                    .await;
                 return;
             };
-            let Ok(Ok(stream)) = tokio::time::timeout(common::HEADER_TIMEOUT, tls.accept(stream)).await else { return };
+            let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await
+            else {
+                return;
+            };
             if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
                 let _ = h2.serve_connection(TokioIo::new(stream), service).await;
             } else {
-                let _ = h1.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+                let _ = h1
+                    .serve_connection(TokioIo::new(stream), service)
+                    .with_upgrades()
+                    .await;
             }
         });
     }
 }
 
-async fn handle(mut request: Request<Incoming>, worker: Arc<Worker>, origin: Origin) -> Result<Response<Outgoing>> {
-    let host = match (request.headers().get(header::HOST), request.uri().authority()) {
+async fn handle(
+    mut request: Request<Incoming>,
+    worker: Arc<Worker>,
+    origin: Origin,
+) -> Result<Response<Outgoing>> {
+    let host = match (
+        request.headers().get(header::HOST),
+        request.uri().authority(),
+    ) {
         (Some(host), _) => host.clone(),
         (None, Some(authority)) => HeaderValue::from_str(authority.as_str())?,
         (None, None) => HeaderValue::from_static(""),
     };
-    let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path = request
+        .uri()
+        .path_and_query()
+        .cloned()
+        .unwrap_or_else(|| PathAndQuery::from_static("/"));
     let mut entry = Entry {
         worker: Arc::clone(&worker),
         client: origin.client,
@@ -172,12 +221,30 @@ async fn handle(mut request: Request<Incoming>, worker: Arc<Worker>, origin: Ori
     }
     let backend = worker.shared.1.find(host.to_str().unwrap_or_default());
     entry.backend = Some(backend.address.clone());
-    let gzip = request.headers().get(header::ACCEPT_ENCODING).is_some_and(|value| value.to_str().is_ok_and(|value| value.contains("gzip")));
-    let upgrade = request.headers().get(header::UPGRADE).filter(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket")).cloned();
+    let gzip = request
+        .headers()
+        .get(header::ACCEPT_ENCODING)
+        .is_some_and(|value| value.to_str().is_ok_and(|value| value.contains("gzip")));
+    let upgrade = request
+        .headers()
+        .get(header::UPGRADE)
+        .filter(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        .cloned();
     let from_client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
 
-    *request.uri_mut() = Uri::builder().scheme(Scheme::HTTP).authority(backend.address.clone()).path_and_query(path.clone()).build()?;
-    edit_request(request.headers_mut(), host, path, upgrade, backend.grpc, origin)?;
+    *request.uri_mut() = Uri::builder()
+        .scheme(Scheme::HTTP)
+        .authority(backend.address.clone())
+        .path_and_query(path.clone())
+        .build()?;
+    edit_request(
+        request.headers_mut(),
+        host,
+        path,
+        upgrade,
+        backend.grpc,
+        origin,
+    )?;
     let sent = if backend.grpc {
         *request.version_mut() = Version::HTTP_2;
         worker.grpc.request(request).await
@@ -201,11 +268,23 @@ async fn handle(mut request: Request<Incoming>, worker: Arc<Worker>, origin: Ori
     edit_response(&mut parts.headers, origin.tls);
     let encoder = (gzip && compressible(&parts.headers, &body)).then(|| {
         parts.headers.remove(header::CONTENT_LENGTH);
-        parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        parts.headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        parts
+            .headers
+            .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        parts
+            .headers
+            .append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
         GzEncoder::new(Vec::new(), Compression::new(common::GZIP_LEVEL))
     });
-    Ok(Response::from_parts(parts, Outgoing { body: Some(body), encoder, entry, bytes: 0 }))
+    Ok(Response::from_parts(
+        parts,
+        Outgoing {
+            body: Some(body),
+            encoder,
+            entry,
+            bytes: 0,
+        },
+    ))
 }
 
 fn edit_request(
@@ -223,7 +302,10 @@ fn edit_request(
     headers.insert(common::X_FORWARDED_PROTO, common::scheme(origin.tls));
     headers.insert(common::X_FORWARDED_HOST, host.clone());
     headers.insert(common::X_FORWARDED_PORT, HeaderValue::from(origin.port));
-    headers.insert(common::X_ORIGINAL_URI, HeaderValue::from_str(path.as_str())?);
+    headers.insert(
+        common::X_ORIGINAL_URI,
+        HeaderValue::from_str(path.as_str())?,
+    );
     headers.insert(header::VIA, HeaderValue::from_static("1.1 hyper"));
     headers.insert(header::HOST, host);
     if grpc {
@@ -238,7 +320,10 @@ fn edit_request(
 
 fn edit_response(headers: &mut HeaderMap, tls: bool) {
     if tls {
-        headers.insert(header::STRICT_TRANSPORT_SECURITY, common::TRANSPORT_SECURITY);
+        headers.insert(
+            header::STRICT_TRANSPORT_SECURITY,
+            common::TRANSPORT_SECURITY,
+        );
     } else {
         headers.remove(header::STRICT_TRANSPORT_SECURITY);
     }
@@ -262,20 +347,33 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 fn compressible(headers: &HeaderMap, body: &Incoming) -> bool {
-    let json = headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
-    json && !headers.contains_key(header::CONTENT_ENCODING) && body.size_hint().upper().is_none_or(|size| size >= GZIP_MIN_BYTES)
+    let json = headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
+    json && !headers.contains_key(header::CONTENT_ENCODING)
+        && body
+            .size_hint()
+            .upper()
+            .is_none_or(|size| size >= GZIP_MIN_BYTES)
 }
 
 async fn tunnel(client: hyper::upgrade::OnUpgrade, backend: hyper::upgrade::OnUpgrade) {
     if let (Ok(client), Ok(backend)) = (client.await, backend.await) {
-        let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(backend)).await;
+        let _ =
+            tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(backend))
+                .await;
     }
 }
 
 /// An answer of the proxy's own, without a body.
 fn answer(entry: Entry) -> Response<Outgoing> {
     let status = entry.status;
-    let mut response = Response::new(Outgoing { body: None, encoder: None, entry, bytes: 0 });
+    let mut response = Response::new(Outgoing {
+        body: None,
+        encoder: None,
+        entry,
+        bytes: 0,
+    });
     *response.status_mut() = status;
     response
 }
@@ -292,9 +390,14 @@ impl Body for Outgoing {
     type Data = Bytes;
     type Error = Box<dyn std::error::Error + Send + Sync>;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>>>> {
         loop {
-            let Some(body) = &mut self.body else { return Poll::Ready(None) };
+            let Some(body) = &mut self.body else {
+                return Poll::Ready(None);
+            };
             let frame = match std::task::ready!(Pin::new(body).poll_frame(context)).transpose()? {
                 Some(frame) => frame,
                 None => {
@@ -313,7 +416,9 @@ impl Body for Outgoing {
                 (None, Ok(data)) => Frame::data(data),
                 (_, Err(trailers)) => trailers,
             };
-            let Some(data) = frame.data_ref() else { return Poll::Ready(Some(Ok(frame))) };
+            let Some(data) = frame.data_ref() else {
+                return Poll::Ready(Some(Ok(frame)));
+            };
             if !data.is_empty() {
                 self.bytes += data.len() as u64;
                 return Poll::Ready(Some(Ok(frame)));

@@ -38,7 +38,10 @@ fn main() -> common::Result<()> {
     );
     server.bootstrap();
     let settings = Arc::new(settings);
-    let proxy = Proxy { settings: Arc::clone(&settings), routes };
+    let proxy = Proxy {
+        settings: Arc::clone(&settings),
+        routes,
+    };
     let mut service = http_proxy_service(&server.configuration, proxy);
     service.add_tcp(&settings.http.to_string());
     let mut tls = TlsSettings::intermediate(&settings.certificate, &settings.key)?;
@@ -77,15 +80,27 @@ impl ProxyHttp for Proxy {
         modules.add_module(ResponseCompressionBuilder::enable(common::GZIP_LEVEL));
     }
 
-    async fn request_filter(&self, session: &mut Session, _: &mut Context) -> pingora::Result<bool> {
-        if session.req_header().headers.contains_key(header::USER_AGENT) {
+    async fn request_filter(
+        &self,
+        session: &mut Session,
+        _: &mut Context,
+    ) -> pingora::Result<bool> {
+        if session
+            .req_header()
+            .headers
+            .contains_key(header::USER_AGENT)
+        {
             return Ok(false);
         }
         session.respond_error(403).await?;
         Ok(true)
     }
 
-    async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> pingora::Result<Box<HttpPeer>> {
+    async fn upstream_peer(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+    ) -> pingora::Result<Box<HttpPeer>> {
         let backend = self.routes.find(host(session.req_header()));
         context.backend = Some(*backend.address);
         let mut peer = HttpPeer::new(*backend.address, false, String::new());
@@ -96,25 +111,45 @@ impl ProxyHttp for Proxy {
         Ok(Box::new(peer))
     }
 
-    async fn upstream_request_filter(&self, session: &mut Session, request: &mut RequestHeader, _: &mut Context) -> pingora::Result<()> {
-        let address = |address: Option<&pingora::protocols::l4::socket::SocketAddr>| address.and_then(|address| address.as_inet()).copied();
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        _: &mut Context,
+    ) -> pingora::Result<()> {
+        let address = |address: Option<&pingora::protocols::l4::socket::SocketAddr>| {
+            address.and_then(|address| address.as_inet()).copied()
+        };
         let port = address(session.server_addr()).map_or(0, |address| address.port());
-        let host = HeaderValue::from_str(host(session.req_header())).map_err(|_| Error::new_str("host"))?;
+        let host = HeaderValue::from_str(host(session.req_header()))
+            .map_err(|_| Error::new_str("host"))?;
         for name in &common::TO_DROP {
             request.remove_header(name);
         }
         request.insert_header(common::X_FORWARDED_PROTO, common::scheme(tls(session)))?;
         request.insert_header(common::X_FORWARDED_HOST, host)?;
         request.insert_header(common::X_FORWARDED_PORT, HeaderValue::from(port))?;
-        let path = session.req_header().uri.path_and_query().map_or("/", |path| path.as_str());
+        let path = session
+            .req_header()
+            .uri
+            .path_and_query()
+            .map_or("/", |path| path.as_str());
         request.insert_header(common::X_ORIGINAL_URI, path)?;
         request.insert_header(header::VIA, HeaderValue::from_static("1.1 pingora"))?;
         Ok(())
     }
 
-    async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, _: &mut Context) -> pingora::Result<()> {
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        _: &mut Context,
+    ) -> pingora::Result<()> {
         if tls(session) {
-            response.insert_header(header::STRICT_TRANSPORT_SECURITY, common::TRANSPORT_SECURITY)?;
+            response.insert_header(
+                header::STRICT_TRANSPORT_SECURITY,
+                common::TRANSPORT_SECURITY,
+            )?;
         } else {
             response.remove_header(&header::STRICT_TRANSPORT_SECURITY);
         }
@@ -126,12 +161,17 @@ impl ProxyHttp for Proxy {
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
         let request = session.req_header();
-        let client = session.client_addr().and_then(|address| address.as_inet()).map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+        let client = session
+            .client_addr()
+            .and_then(|address| address.as_inet())
+            .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
         self.settings.log.write(&Line {
             host: host(request),
             client,
             request: format_args!("{} {} {:?}", request.method, request.uri, request.version),
-            status: session.response_written().map_or(0, |response| response.status.as_u16()),
+            status: session
+                .response_written()
+                .map_or(0, |response| response.status.as_u16()),
             bytes: session.body_bytes_sent() as u64,
             headers: &request.headers,
             backend: context.backend,
@@ -141,10 +181,17 @@ impl ProxyHttp for Proxy {
 
 /// With its port.
 fn host(request: &RequestHeader) -> &str {
-    let field = request.headers.get(header::HOST).and_then(|value| value.to_str().ok());
-    field.or_else(|| request.uri.authority().map(|authority| authority.as_str())).unwrap_or_default()
+    let field = request
+        .headers
+        .get(header::HOST)
+        .and_then(|value| value.to_str().ok());
+    field
+        .or_else(|| request.uri.authority().map(|authority| authority.as_str()))
+        .unwrap_or_default()
 }
 
 fn tls(session: &Session) -> bool {
-    session.digest().is_some_and(|digest| digest.ssl_digest.is_some())
+    session
+        .digest()
+        .is_some_and(|digest| digest.ssl_digest.is_some())
 }

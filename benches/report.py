@@ -1,0 +1,193 @@
+"""What `compare` says of its runs, as Markdown: an overview, the budgets, then a table for each case.
+
+Nothing is measured here. Ratios are taken within a repetition, never between two.
+"""
+
+import statistics
+
+import peers
+from cases import BUDGET_PEERS, OLD_CHAIN, UNITS
+
+# What every proxy is to do for every request.
+DUTIES = ("refuse", "fields", "log")
+BETTER = "better of " + " and ".join(BUDGET_PEERS)
+
+
+def ratios(runs, cases):
+    """portico's CPU per request over each peer's and over the better one's: {case: {peer: a figure for each repetition}}."""
+    found = {}
+    for case in cases:
+        for repetition in sorted({run["repetition"] for run in runs}):
+            here = [run for run in runs if (run["case"], run["repetition"]) == (case.name, repetition)]
+            cpu = {run["proxy"]: run["cpu_us"] for run in here}
+            own = cpu.pop("portico", None)
+            if own is None or not cpu:
+                continue
+            row = found.setdefault(case.name, {})
+            if not cpu.keys().isdisjoint(BUDGET_PEERS):
+                cpu[BETTER] = min(cpu[peer] for peer in BUDGET_PEERS if peer in cpu)
+            for peer, value in cpu.items():
+                row.setdefault(peer, []).append(own / value if value else float("inf"))
+    return found
+
+
+def markdown(report, cases, names):
+    machine = report["machine"]
+    lines = [
+        f"{report['date']}, {machine['processor']}, {machine['cores']} cores, kernel {machine['kernel']}, load at start "
+        f"{machine['load_at_start']:.1f}. {report['routes']:,} routes, {report['repetitions']} runs of {report['seconds']} s. "
+        + "; ".join(dict.fromkeys(report["versions"].values()))
+        + ".",
+    ]
+    loads = [case for case in cases if not case.rate]
+    lines += overview(report, loads, names)
+    lines += budgets(report, loads)
+    for case in loads:
+        lines += table(report, case, names)
+    for case in cases:
+        if case.rate:
+            lines += latencies(report, case, names)
+    if report["system_calls"]:
+        lines += system_calls(report, cases)
+    failed = [run for run in report["runs"] if run["errors"]]
+    if failed:
+        which = ", ".join(dict.fromkeys(f"{run['case']} of {run['proxy']}" for run in failed))
+        lines += ["", f"**Worthless, for there were errors: {which}.**"]
+    return "\n".join(lines) + "\n"
+
+
+def overview(report, cases, names):
+    """CPU of each proxy, the medians only; what a proxy cannot do is told below."""
+    lines, notes = [], {}
+    for group in ([case for case in cases if case.scheme != "tcp"], [case for case in cases if case.scheme == "tcp"]):
+        able = [name for name in names if any(runs_of(report, case, name) for case in group)]
+        if not able:
+            continue
+        lines += ["", "| CPU, median | per | " + " | ".join(able) + " |", "|---|---|" + "---:|" * len(able)]
+        for case in group:
+            unit, cells = UNITS[case.unit], []
+            for name in able:
+                runs = runs_of(report, case, name)
+                note = reason(case, name)
+                if runs:
+                    cells.append(f"{median(runs, 'cpu_us') / unit.microseconds:{unit.cpu_form}}")
+                else:
+                    cells.append(f"- [{notes.setdefault(note, len(notes) + 1)}]" if note else "-")
+            lines.append(f"| {case.title} | {unit.time}/{case.unit} | " + " | ".join(cells) + " |")
+    if notes:
+        lines += ["", *(f"[{number}] {why}.  " for why, number in notes.items())]
+    less = [f"{name}: {peers.KINDS[name].cannot[what]}" for name in names for what in DUTIES if what in peers.KINDS[name].cannot]
+    if less:
+        lines += ["", "Measured all the same, and doing less than portico: " + "; ".join(less) + "."]
+    return lines
+
+
+def reason(case, name):
+    cannot = peers.KINDS[name].cannot
+    lacks = sorted(case.needs & cannot.keys())
+    return f"{name}: {cannot[lacks[0]]}" if lacks else None
+
+
+def budgets(report, cases):
+    lines = []
+    for case in cases:
+        row = report["ratios"].get(case.name, {})
+        for over, budget in ((BETTER, case.budget), (OLD_CHAIN, case.old_chain)):
+            if budget and over in row:
+                met = "met" if statistics.median(row[over]) <= budget else "**not met**"
+                there = [peer for peer in BUDGET_PEERS if peer in row]
+                of = there[0] if over == BETTER and len(there) == 1 else over
+                lines.append(f"| {case.title} | {of} | {spread(row[over], '.2f')} | {budget:.2f} | {met} |")
+    return lines and ["", "| CPU of portico | over that of | median [lowest-highest] | budget | |", "|---|---|---:|---:|---|", *lines]
+
+
+def table(report, case, names):
+    unit = UNITS[case.unit]
+    lines = [
+        "",
+        f"**{case.title}** (`{case.name}`)",
+        "",
+        f"| | CPU {unit.time} per {case.unit} | portico over it | user | system | {unit.rate} | core used | by others | "
+        "new upstream connections | errors |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name in names:
+        runs = runs_of(report, case, name)
+        if not runs:
+            continue
+        spent = spread([run["cpu_us"] / unit.microseconds for run in runs], unit.cpu_form)
+        ratio = report["ratios"].get(case.name, {}).get(name)
+        parts = [f"{median(runs, part) / unit.microseconds:{unit.cpu_form}}" for part in ("user_us", "system_us")]
+        upstream = "-" if case.scheme == "tcp" else f"{median(runs, 'upstream_connections'):.0f}"
+        lines.append(
+            f"| {name} | {spent} | {spread(ratio, '.2f') if ratio else '-'} | {' | '.join(parts)} | "
+            f"{spread([run['rate'] for run in runs], unit.rate_form)} | {median(runs, 'core_used'):.0%} | "
+            f"{median(runs, 'core_used_by_others'):.0%} | {upstream} | {sum(run['errors'] for run in runs)} |"
+        )
+    agreed = [name for name in names if any(run["detail"].get("post_quantum") for run in runs_of(report, case, name))]
+    if agreed:
+        lines += ["", f"X25519MLKEM768: {', '.join(agreed)}; the others took X25519."]
+    return lines
+
+
+def latencies(report, case, names):
+    lines = [
+        "",
+        f"**{case.title}** (`{case.name}`): {case.rate:,.0f} requests/s on {case.connections} connections, whatever the proxy",
+        "",
+        "| | p50, us | p99, us | p99.9, us | CPU us per request | load program late by (p99), us | errors |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name in names:
+        runs = runs_of(report, case, name)
+        if runs:
+            cells = [spread([run["detail"][key] for run in runs], ",.0f") for key in ("p50_us", "p99_us", "p999_us")]
+            cells.append(spread([run["cpu_us"] for run in runs], ",.1f"))
+            late = max(run["detail"]["late_p99_us"] for run in runs)
+            lines.append(f"| {name} | {' | '.join(cells)} | {late:,} | {sum(run['errors'] for run in runs)} |")
+    return lines
+
+
+def system_calls(report, cases):
+    by_name = {case.name: case for case in cases}
+    lines = ["", "| case | proxy | system calls | per | which |", "|---|---|---:|---|---|"]
+    for row in report["system_calls"]:
+        calls = sorted(row["per_unit"].items(), key=lambda call: -call[1])
+        which = ", ".join(f"{name} {count:,.2f}" for name, count in calls)
+        case, total = by_name[row["case"]], sum(row["per_unit"].values())
+        lines.append(f"| {case.title} | {row['proxy']} | {total:,.2f} | {case.unit} | {which} |")
+    return lines
+
+
+def beside(report, earlier, cases):
+    """Which figures differ from those of another run: CPU, and latency, whose ranges do not overlap."""
+    compared, lines = 0, []
+    figures = [("CPU us", lambda run: run["cpu_us"])]
+    figures += [(key.removesuffix("_us"), lambda run, key=key: run["detail"].get(key)) for key in ("p50_us", "p99_us")]
+    for case in cases:
+        for name in report["versions"]:
+            for title, figure in figures:
+                both = [[figure(run) for run in runs_of(one, case, name)] for one in (earlier, report)]
+                if any(not values or None in values for values in both):
+                    continue
+                compared += 1
+                before, now = both
+                if max(before) < min(now) or max(now) < min(before):
+                    lines.append(f"| {case.title} | {name} | {title} | {spread(before, ',.1f')} | {spread(now, ',.1f')} |")
+    said = f"Beside the run of {earlier['date']}: the ranges of {compared - len(lines)} of {compared} figures overlap."
+    head = ["", "| these do not | | | then | now |", "|---|---|---|---:|---:|"]
+    return "\n".join(["", said, *(head + lines if lines else [])]) + "\n"
+
+
+def runs_of(report, case, name):
+    return [run for run in report["runs"] if (run["case"], run["proxy"]) == (case.name, name)]
+
+
+def median(runs, key):
+    return statistics.median(run[key] for run in runs)
+
+
+def spread(values, form):
+    """Median and range."""
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:{form}} [{low:{form}}-{high:{form}}]"
