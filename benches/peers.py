@@ -65,6 +65,28 @@ HAPROXY = Kind(
     cannot={"gzip": "its compression has no level to set"},
 )
 
+# The old chain, kinder than it was: connections to redis and to backends are kept.
+LEGACY = Kind(
+    ["nginx", "-c", "@file:legacy.conf@"],
+    ["nginx", "-v"],
+    ("legacy.conf", "nginx-http.conf", "legacy-haproxy.cfg"),
+    values={
+        "known": 'http://127.0.0.1:@origin@ http://origin; "" http://haproxy;',
+        "keep_always": "connection:set_keepalive(60000, 1024)",
+        "keep_matched": "",
+    },
+    companions={
+        # portico's own redis is on the core of the load and not counted: it is not asked while a run lasts.
+        "redis": "redis-server --port @own_redis@ --bind 127.0.0.1 --appendonly no --save  --dir @directory@".split(" "),
+        "haproxy": ["haproxy", "-db", "-f", "@file:legacy-haproxy.cfg@"],
+    },
+    cannot={
+        "tcp": "its HAProxy did that alone: as haproxy",
+        "grpc": "it spoke HTTP/1.1 to all backends",
+    },
+    access_log="legacy.access",
+)
+
 # Sozu knows header fields of a route only, with fixed values.
 SOZU_FIELDS = {
     "X-Forwarded-For": "",
@@ -124,21 +146,12 @@ KINDS = {
             "million-routes": "as haproxy: only its TCP listener is another",
         },
     ),
-    # The old chain.
-    "legacy": Kind(
-        ["nginx", "-c", "@file:legacy.conf@"],
-        ["nginx", "-v"],
-        ("legacy.conf", "nginx-http.conf", "legacy-haproxy.cfg"),
-        companions={
-            # portico's own redis is on the core of the load and not counted: it is not asked while a run lasts.
-            "redis": "redis-server --port @own_redis@ --bind 127.0.0.1 --appendonly no --save  --dir @directory@".split(" "),
-            "haproxy": ["haproxy", "-db", "-f", "@file:legacy-haproxy.cfg@"],
-        },
-        cannot={
-            "tcp": "its HAProxy did that alone: as haproxy",
-            "grpc": "it spoke HTTP/1.1 to all backends",
-        },
-        access_log="legacy.access",
+    "legacy": LEGACY,
+    # As it was: connections to backends are never kept, and those to redis only after a match.
+    "legacy-as-was": dataclasses.replace(
+        LEGACY,
+        values={"known": '"" http://127.0.0.1:@own_haproxy@;', "keep_always": "", "keep_matched": "connection:set_keepalive(60000, 1024)"},
+        access_log="legacy-as-was.access",
     ),
     "caddy": Kind(
         # The Go runtime has a thread a core unless told; its state stays out of the home directory.
@@ -212,8 +225,8 @@ class Proxy(harness.Process):
             "idle": harness.IDLE_SECONDS,
             "portico": setting.portico,
             "built": BUILT,
-            **self.kind.values,
         }
+        self.values |= {key: fill(value, self.values) for key, value in self.kind.values.items()}
         if self.kind.route:
             line = fill(self.kind.route, self.values)
             routes = "".join(line.replace("{host}", host) for host in setting.hosts())

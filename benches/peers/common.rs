@@ -20,7 +20,6 @@ pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 const LOG_BYTES: usize = 32 * 1024;
 pub const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub const UPSTREAM_CONNECTIONS: usize = 1024;
 pub const GZIP_LEVEL: u32 = 5;
 

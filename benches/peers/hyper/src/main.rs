@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
@@ -33,6 +34,8 @@ use common::{Line, Result, Routes, Settings};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Of a request's head, and of a TLS handshake.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Nothing smaller is compressed.
 const GZIP_MIN_BYTES: u64 = 1024;
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -138,7 +141,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener> {
 async fn accept(listener: TcpListener, worker: Arc<Worker>, tls: Option<TlsAcceptor>) {
     let mut h1 = http1::Builder::new();
     h1.timer(TokioTimer::new())
-        .header_read_timeout(common::HEADER_TIMEOUT);
+        .header_read_timeout(HEADER_TIMEOUT);
     let mut h2 = http2::Builder::new(TokioExecutor::new());
     h2.timer(TokioTimer::new()).max_concurrent_streams(128);
     loop {
@@ -163,8 +166,7 @@ async fn accept(listener: TcpListener, worker: Arc<Worker>, tls: Option<TlsAccep
                     .await;
                 return;
             };
-            let Ok(Ok(stream)) =
-                tokio::time::timeout(common::HEADER_TIMEOUT, tls.accept(stream)).await
+            let Ok(Ok(stream)) = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await
             else {
                 return;
             };
