@@ -150,7 +150,11 @@ KINDS = {
     # As it was: connections to backends are never kept, and those to redis only after a match.
     "legacy-as-was": dataclasses.replace(
         LEGACY,
-        values={"known": '"" http://127.0.0.1:@own_haproxy@;', "keep_always": "", "keep_matched": "connection:set_keepalive(60000, 1024)"},
+        values={
+            "known": '"" http://127.0.0.1:@own_haproxy@;',
+            "keep_always": "",
+            "keep_matched": "connection:set_keepalive(60000, 1024)",
+        },
         access_log="legacy-as-was.access",
     ),
     "caddy": Kind(
