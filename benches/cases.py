@@ -37,7 +37,6 @@ class Case:
     options: tuple = ()  # of the load program
     failing: float = 0  # the share of requests whose answer is to be an error
     rate: float = 0  # requests a second; 0: as fast as it goes
-    length: int = 1  # runs so many times longer: where the connections themselves take a while
 
 
 def needs(*capabilities):
@@ -51,9 +50,8 @@ CASES = [
     Case("h1-plain", "HTTP/1.1 plain, 1 KiB", loads.wrk, "http", budget=0.85, old_chain=0.20),
     Case("h1-tls", "HTTP/1.1 TLS, 1 KiB", loads.wrk, budget=0.80, old_chain=0.20),
     Case("h2-tls", "HTTP/2 TLS, 1 KiB, 16 streams", **H2, budget=0.85, old_chain=0.20, needs=needs("h2")),
-    Case("h1-plain-1000", "HTTP/1.1 plain, 1 KiB, 1,000 connections", loads.wrk, "http", connections=1000, budget=0.85, length=2),
-    Case("h1-tls-1000", "HTTP/1.1 TLS, 1 KiB, 1,000 connections", loads.wrk, connections=1000, budget=0.80, length=2),
-    Case("h2-tls-1000", "HTTP/2 TLS, 1 KiB, 1,000 connections", loads.h2load, connections=1000, budget=0.85, needs=needs("h2"), length=2),
+    Case("h1-plain-1000", "HTTP/1.1 plain, 1 KiB, 1,000 connections", loads.requests, "http", connections=1000, budget=0.85),
+    Case("h1-tls-1000", "HTTP/1.1 TLS, 1 KiB, 1,000 connections", loads.requests, connections=1000, budget=0.80),
     # Through a pool, for tools without a route: where most tools of the platform are.
     Case("ingress", "HTTP/1.1 TLS, 1 KiB, ingress", loads.wrk, budget=0.80, host=harness.INGRESS_HOST, needs=needs("ingress")),
     Case("ingress-h2", "HTTP/2 TLS, 1 KiB, 16 streams, ingress", **H2, budget=0.85, host=harness.INGRESS_HOST, needs=needs("h2", "ingress")),

@@ -1,6 +1,8 @@
 """The load programs of `compare`: each function sends a case's traffic to a proxy for some time and says what came back.
 
-Nothing here reads the proxy's own figures; an answer that is not the one asked for is an error, whoever's fault it is.
+What is measured begins with the function, or with its last call of `begin`.
+
+Nothing here reads the proxy's own figures; an answer that is not the one asked for is an error, whosever fault it is.
 """
 
 import dataclasses
@@ -11,6 +13,8 @@ import sys
 
 import harness
 
+# What a load program may take for its connections, and for what is under way at the end.
+PATIENCE_SECONDS = 60
 GRPC_MESSAGE = b"\0\0\0\0\x0bwho are you"
 
 
@@ -24,14 +28,14 @@ class Load:
     detail: dict = dataclasses.field(default_factory=dict)  # what only this program knows
 
 
-def wrk(case, proxy, seconds, core):
+def wrk(case, proxy, seconds, core, begin):
     argv = [*pinned(core), "wrk", "-t1", f"-c{case.connections}", f"-d{seconds}s"]
     argv += ["-H", f"Host: {case.host}", "-H", f"User-Agent: {harness.USER_AGENT}"]
     for header in case.headers:
         argv += ["-H", header]
     if case.script:
         argv += ["-s", harness.BENCHES / case.script]
-    done = subprocess.run([*argv, proxy.url(case.scheme, case.path)], capture_output=True, text=True)
+    done = run([*argv, proxy.url(case.scheme, case.path)], seconds)
     total = re.search(r"(\d+) requests in ([\d.]+)(ms|s|m)", done.stdout)
     if not total:
         raise harness.Failure(f"wrk said nothing of use: {done.stdout}{done.stderr}")
@@ -45,7 +49,7 @@ def wrk(case, proxy, seconds, core):
     return Load(units, float(total[2]) * unit, refused + sum(map(int, broken.groups() if broken else ())))
 
 
-def h2load(case, proxy, seconds, core):
+def h2load(case, proxy, seconds, core, begin):
     argv = [*pinned(core), "h2load", "-t1", f"-c{case.connections}", f"-m{case.streams}", f"-D{seconds}"]
     argv += ["-H", f":authority: {case.host}", "-H", f"User-Agent: {harness.USER_AGENT}"]
     for header in case.headers:
@@ -54,7 +58,7 @@ def h2load(case, proxy, seconds, core):
         file = proxy.output.parent / f"{case.name}.body"
         file.write_bytes(case.body)
         argv += ["-d", file]
-    done = subprocess.run([*argv, proxy.url(case.scheme, case.path)], capture_output=True, text=True)
+    done = run([*argv, proxy.url(case.scheme, case.path)], seconds)
     total = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", done.stdout)
     if not total or "Application protocol: h2" not in done.stdout:
         raise harness.Failure(f"h2load said nothing of use: {done.stdout}{done.stderr}")
@@ -62,20 +66,40 @@ def h2load(case, proxy, seconds, core):
     return Load(int(total[1]), float(seconds), sum(map(int, total.groups()[1:])) + not_2xx)
 
 
-def tcp(case, proxy, seconds, core):
+def tcp(case, proxy, seconds, core, begin):
     argv = ["load", "--connect", f"127.0.0.1:{proxy.tcp_port}", "--kind", case.name.removeprefix("tcp-")]
     return ours("bytes", argv, case, proxy, seconds, core)
 
 
-def handshakes(case, proxy, seconds, core):
+def handshakes(case, proxy, seconds, core, begin):
     return ours("handshakes", [f"127.0.0.1:{proxy.https_port}", "--host", case.host, *case.options], case, proxy, seconds, core)
 
 
-def messages(case, proxy, seconds, core):
+def messages(case, proxy, seconds, core, begin):
     return ours("messages", [f"127.0.0.1:{proxy.https_port}", "--host", case.host], case, proxy, seconds, core)
 
 
-def latency(case, proxy, seconds, core):
+def requests(case, proxy, seconds, core, begin):
+    """HTTP/1.1 on many connections: those are opened before it begins, which `wrk` cannot do."""
+    argv = [*pinned(core), harness.TARGET / "release" / "requests", f"127.0.0.1:{proxy.port(case.scheme)}", "--host", case.host]
+    argv += ["--connections", str(case.connections), "--at-once", str(case.connections), "--seconds", str(seconds)]
+    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout")}
+    with subprocess.Popen(argv + ["--tls"] * (case.scheme == "https"), text=True, **pipes) as load:
+        # "ready" when all are open; it holds them until its input ends.
+        if load.stdout.readline():
+            begin()
+            load.stdin.write("go\n")
+            load.stdin.flush()
+        line = load.stdout.readline()
+    if not line:
+        raise harness.Failure(f"`requests` failed for {proxy.name}, {case.name}, see above")
+    said = json.loads(line)
+    for failure, count in said["failures"].items():
+        print(f"{proxy.name}, {case.name}: {count} x {failure}", file=sys.stderr)
+    return Load(said["requests"], said["seconds"], said["errors"])
+
+
+def latency(case, proxy, seconds, core, begin):
     """At the rate of the case, whatever the proxy would like."""
     argv = [f"127.0.0.1:{proxy.https_port}", "--host", case.host, "--rate", str(case.rate)]
     return ours("latency", argv, case, proxy, seconds, core)
@@ -85,13 +109,20 @@ def ours(program, argv, case, proxy, seconds, core):
     """A program of `src/bin` that prints one line of JSON."""
     argv = [*pinned(core), harness.TARGET / "release" / program, *argv]
     argv += ["--connections", str(case.connections), "--seconds", str(seconds)]
-    done = subprocess.run(argv, capture_output=True, text=True)
+    done = run(argv, seconds)
     if done.returncode != 0:
         raise harness.Failure(f"`{program}` failed for {proxy.name}, {case.name}: {done.stdout}{done.stderr}")
     if done.stderr:
         print(f"{proxy.name}, {case.name}: {done.stderr.strip()}", file=sys.stderr)
     said = json.loads(done.stdout)
     return Load(said.pop("units"), said.pop("seconds"), said.pop("errors"), said)
+
+
+def run(argv, seconds):
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, timeout=seconds + PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise harness.Failure(f"`{' '.join(map(str, argv))}` did not end") from error
 
 
 def pinned(core):

@@ -215,6 +215,11 @@ const COMMANDS: &[(&str, How)] = &[
         "benches/growth --axes routes,tools --repetitions 3 --seconds 1",
         How::Elsewhere("benches/smoke, smaller"),
     ),
+    ("benches/instructions", How::Elsewhere("scripts/test")),
+    (
+        "benches/instructions --profile h2-tls",
+        How::Elsewhere("by hand: the same counts as those of scripts/test, shown"),
+    ),
     ("benches/smoke", How::Elsewhere("scripts/test")),
     (
         "UPDATE_DOCS=1 cargo test -p portico-config --test docs",
