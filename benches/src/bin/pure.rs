@@ -10,6 +10,7 @@
 #![allow(missing_docs)]
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::error::Error;
 use std::hint::black_box;
 use std::pin::pin;
@@ -97,8 +98,11 @@ fn what_is_accepted(stage: &mut Stage) -> bool {
     stage.accepts.encoding.is_some()
 }
 
+/// Of another tool each time: hashes are keyed by chance, and one of them may lie well or badly.
 fn decision(stage: &mut Stage) -> bool {
-    let Ok(host) = Host::parse(b"app7.tools.example") else {
+    stage.hosts.rotate_left(1);
+    let host = stage.hosts.front().map(|host| Host::parse(host.as_bytes()));
+    let Some(Ok(host)) = host else {
         return false;
     };
     let rules = &stage.snapshot.config.rules;
@@ -254,6 +258,8 @@ struct Stage {
     answer: Vec<u8>,
     accepts: Accepts,
     host: Host,
+    /// Those of all tools.
+    hosts: VecDeque<String>,
     turns: RefCell<Turns>,
     chunked: Vec<u8>,
     /// Decoded in place.
@@ -281,7 +287,7 @@ impl Stage {
         let process = start::prepare_config(config, Vec::new())?.process;
         for tool in 0..TOOLS {
             let route = [(&b".*"[..], &b"http://127.0.0.1:8000"[..])];
-            let entry = Entry::build(route.into_iter(), false, &|_| Ok(()));
+            let entry = Entry::build(route, false, &|_| Ok(()));
             process.table.set(&format!("app{tool}"), entry);
         }
         let chunked = [b"400\r\n", &[b'x'; 1024][..], b"\r\n0\r\n\r\n"].concat();
@@ -292,6 +298,9 @@ impl Stage {
             answer: ANSWER.to_vec(),
             accepts: Accepts::default(),
             host: Host::parse(b"app7.tools.example").map_err(|error| error.to_string())?,
+            hosts: (0..TOOLS)
+                .map(|tool| format!("app{tool}.tools.example"))
+                .collect(),
             turns: RefCell::new(Turns::seeded(0, 7)),
             chunks: chunked.clone(),
             chunked,
