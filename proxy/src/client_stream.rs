@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use crate::buffer::{Buffer, BufferPool, SMALL};
-use crate::client_socket::ClientSocket;
+use crate::counted::Counted;
 use crate::outgoing::Outgoing;
 
 /// A stream to a client: a connection that speaks HTTP/1, or one stream of HTTP/2.
@@ -31,9 +31,6 @@ pub trait ClientStream: AsyncRead + AsyncWrite + Unpin {
         cx: &mut Context<'_>,
         message: &mut Outgoing<'_>,
     ) -> Poll<io::Result<()>>;
-
-    /// The socket, where the bytes of TCP are those of the stream.
-    fn plain_tcp(&self) -> Option<&TcpStream>;
 
     /// Grows while a flush goes on: bytes that the kernel took. Constant where nothing is buffered
     /// above the kernel.
@@ -77,9 +74,6 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {
     /// The TCP connection below.
     fn tcp(&self) -> &TcpStream;
 
-    /// See [`ClientStream::plain_tcp`].
-    fn plain_tcp(&self) -> Option<&TcpStream>;
-
     /// See [`ClientStream::taken`].
     fn taken(&self) -> u64;
 }
@@ -89,22 +83,14 @@ impl ByteStream for TcpStream {
         self
     }
 
-    fn plain_tcp(&self) -> Option<&TcpStream> {
-        Some(self)
-    }
-
     fn taken(&self) -> u64 {
         0
     }
 }
 
-impl ByteStream for TlsStream<ClientSocket> {
+impl ByteStream for TlsStream<Counted> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().0.tcp()
-    }
-
-    fn plain_tcp(&self) -> Option<&TcpStream> {
-        None
     }
 
     fn taken(&self) -> u64 {
@@ -121,10 +107,6 @@ impl<S: ByteStream> ClientStream for S {
         message: &mut Outgoing<'_>,
     ) -> Poll<io::Result<()>> {
         message.poll_write(cx, self)
-    }
-
-    fn plain_tcp(&self) -> Option<&TcpStream> {
-        ByteStream::plain_tcp(self)
     }
 
     fn taken(&self) -> u64 {

@@ -268,10 +268,6 @@ mod tests {
             &self.tcp
         }
 
-        fn plain_tcp(&self) -> Option<&TcpStream> {
-            None
-        }
-
         fn taken(&self) -> u64 {
             self.taken
         }

@@ -24,8 +24,8 @@ use tracing::{debug, error};
 
 use crate::buffer::LARGE;
 use crate::client::ClientInfo;
-use crate::client_socket::ClientSocket;
 use crate::connection::refuse_plain_http;
+use crate::counted::Counted;
 use crate::driver;
 use crate::http2;
 use crate::listen::{Address, Listener, Spoken};
@@ -318,15 +318,15 @@ fn start_http(
     });
 }
 
-type ServerStream = tokio_rustls::server::TlsStream<ClientSocket>;
+type ServerStream = tokio_rustls::server::TlsStream<Counted>;
 
 async fn handshake(
-    worker: &Rc<Worker>,
+    worker: &Worker,
     acceptor: &TlsAcceptor,
     stream: TcpStream,
 ) -> Option<ServerStream> {
     let limit = worker.snapshot.load().config.timeouts.handshake;
-    let accept = acceptor.accept(ClientSocket::new(stream, Rc::clone(worker)));
+    let accept = acceptor.accept(Counted::new(stream));
     match timeout(limit, accept.into_fallible()).await {
         Ok(Ok(mut stream)) => {
             // A whole large buffer goes to the kernel in one write.

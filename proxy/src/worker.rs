@@ -25,7 +25,7 @@ use crate::request_id::RequestIds;
 use crate::response::compress::Encoders;
 use crate::snapshot::SnapshotReader;
 use crate::spare::{Spare, SpareBuffers};
-use crate::splice::Pipes;
+use crate::tcp::splice::Pipes;
 use crate::telemetry::access_log::LogBuffer;
 use crate::telemetry::address::{self, Shown};
 use crate::telemetry::metrics::Shard;
@@ -63,7 +63,7 @@ pub struct Worker {
     pub idle: IdlePool,
     /// Connections to backends that speak HTTP/2.
     pub h2c: H2cPool,
-    /// Pipes for what goes from socket to socket as it is.
+    /// Pipes for TCP connections.
     pub pipes: Pipes,
     /// Its number, from 0.
     pub index: usize,

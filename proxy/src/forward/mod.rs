@@ -316,7 +316,9 @@ async fn exchange<S: ClientStream>(
             let timeouts = &request.snapshot.config.timeouts;
             let deadline = upload_deadline.get_or_insert_with(|| worker.deadline());
             let facts = &request.facts;
-            upload.run(&link, worker, timeouts, deadline, facts).await
+            upload
+                .run(&link, &worker.buffers, timeouts, deadline, facts)
+                .await
         });
         let downloading = pin!(download.run());
         both(uploading, downloading).await

@@ -7,27 +7,20 @@
 //! A backend that stops reading does not end the exchange: it may have answered already (413, for
 //! instance), and the download will find out.
 
-use std::future::poll_fn;
-use std::io::{self, ErrorKind};
 use std::task::Poll;
 
 use portico_config::Timeouts;
 use tokio::time::Instant;
 
 use super::link::{Awaited, Link, send};
-use crate::buffer::{Buffer, LARGE, SMALL};
+use crate::buffer::{Buffer, BufferPool, LARGE, SMALL};
 use crate::client_stream::ClientStream;
 use crate::connection::Connection;
 use crate::deadline::Deadline;
 use crate::http1::{BodyDecoder, BodyError, BodyLimits, Decoded, Framing};
 use crate::outgoing::{Coding, Outgoing, chunked};
 use crate::response::failure::Failure;
-use crate::splice::{Pipe, Taken};
 use crate::telemetry::facts::Facts;
-use crate::worker::Worker;
-
-/// What is left of a body is copied when it is less than this, bytes.
-const SPLICED: u64 = 64 * 1024;
 
 /// A body on its way.
 pub(super) struct Upload {
@@ -145,7 +138,7 @@ impl Upload {
     pub(super) async fn run<S: ClientStream>(
         &mut self,
         link: &Link<'_, S>,
-        worker: &Worker,
+        pool: &BufferPool,
         timeouts: &Timeouts,
         deadline: &mut Deadline,
         facts: &Facts,
@@ -155,7 +148,7 @@ impl Upload {
         let mut input = std::mem::take(&mut **link.input.borrow_mut());
         self.running = true;
         let sent = self
-            .pump(&mut input, link, worker, timeouts, deadline, facts)
+            .pump(&mut input, link, pool, timeouts, deadline, facts)
             .await;
         self.running = false;
         **link.input.borrow_mut() = input;
@@ -168,39 +161,40 @@ impl Upload {
         &mut self,
         input: &mut Buffer,
         link: &Link<'_, S>,
-        worker: &Worker,
+        pool: &BufferPool,
         timeouts: &Timeouts,
         deadline: &mut Deadline,
         facts: &Facts,
     ) -> Result<(), UploadError> {
         let mut size = SMALL;
         while !self.decoder.is_done() {
-            let came = self.come(input, link, worker, timeouts, deadline, size);
-            let came = came.await?;
+            let mut client = &link.client;
             let mut end = None;
-            let n = match came {
-                Came::InBuffer(n) => n,
-                Came::InPipe(pipe) => {
-                    self.begun = true;
-                    size = size_after(pipe.held());
-                    let passed = self.pass(pipe, link, worker, timeouts, deadline, facts);
-                    if !passed.await? {
-                        return Ok(());
-                    }
-                    continue;
-                }
-                Came::End if !S::FRAMED => {
+            let fill = input.fill(&mut client, pool, size);
+            let mut filled = deadline.within(timeouts.body_idle, fill).await;
+            if filled.is_err() && link.answer_begun.get() {
+                // The two speak with each other (gRPC streams both ways), and the client has
+                // nothing to say. From now on it is the backend's silence that ends it.
+                link.awaited.set(Awaited::BackendSince(Instant::now()));
+                filled = Ok(input.fill(&mut client, pool, size).await);
+                link.awaited.set(Awaited::Client);
+            }
+            let n = match filled {
+                Ok(Ok(0)) if !S::FRAMED => {
                     let trailers = link.client.with(|io| io.take_trailers());
                     end = Some(trailers.unwrap_or_default());
                     0
                 }
-                Came::End => {
+                Ok(Ok(n)) if n > 0 => n,
+                Ok(_) => {
                     link.input_ended.set(true);
                     return Err(UploadError::ClientGone);
                 }
+                Err(_) => return Err(UploadError::Stalled),
             };
             self.begun = true;
-            size = size_after(n);
+            // A client that fills a buffer has more to send: fewer, larger reads.
+            size = if n >= SMALL { LARGE } else { SMALL };
             let piece = self.decode(input, end)?;
             facts.receive(piece.data);
             let mut digits = [0; 18];
@@ -216,90 +210,11 @@ impl Upload {
                 return Ok(());
             }
             if size == LARGE {
-                input.release(&worker.buffers);
+                input.release(pool);
             }
         }
         self.sent = true;
         Ok(())
-    }
-
-    /// Waits for bytes of the client.
-    async fn come<S: ClientStream>(
-        &self,
-        input: &mut Buffer,
-        link: &Link<'_, S>,
-        worker: &Worker,
-        timeouts: &Timeouts,
-        deadline: &mut Deadline,
-        size: usize,
-    ) -> Result<Came, UploadError> {
-        let spliced = self.spliced(input, link, size);
-        let taking = take(input, link, worker, spliced, size);
-        let mut taken = deadline.within(timeouts.body_idle, taking).await;
-        if taken.is_err() && link.answer_begun.get() {
-            // The two speak with each other (gRPC streams both ways), and the client has
-            // nothing to say. From now on it is the backend's silence that ends it.
-            link.awaited.set(Awaited::BackendSince(Instant::now()));
-            taken = Ok(take(input, link, worker, spliced, size).await);
-            link.awaited.set(Awaited::Client);
-        }
-        match taken {
-            Ok(Ok(came)) => Ok(came),
-            Ok(Err(_)) => {
-                link.input_ended.set(true);
-                Err(UploadError::ClientGone)
-            }
-            Err(_) => Err(UploadError::Stalled),
-        }
-    }
-
-    /// How many bytes may be spliced, if any: between two sockets, of a long body that nothing has
-    /// to be done to. What comes behind its end stays in the socket.
-    fn spliced<S: ClientStream>(
-        &self,
-        input: &Buffer,
-        link: &Link<'_, S>,
-        size: usize,
-    ) -> Option<usize> {
-        let left = self.decoder.length_left()?;
-        let pays = size == LARGE && left >= SPLICED && self.coding == Coding::Raw;
-        let plain = || {
-            link.client.with(|io| io.plain_tcp().is_some())
-                && link.upstream.with(|io| io.plain_tcp().is_some())
-        };
-        (pays && input.is_empty() && plain()).then(|| usize::try_from(left).unwrap_or(usize::MAX))
-    }
-
-    /// Sends what is in a pipe. `false`: the backend has stopped reading.
-    async fn pass<S: ClientStream>(
-        &mut self,
-        mut pipe: Pipe,
-        link: &Link<'_, S>,
-        worker: &Worker,
-        timeouts: &Timeouts,
-        deadline: &mut Deadline,
-        facts: &Facts,
-    ) -> Result<bool, UploadError> {
-        let n = pipe.held();
-        self.decoder.skip(n as u64);
-        self.allowance = self
-            .allowance
-            .checked_sub(n as u64)
-            .ok_or(UploadError::TooLarge)?;
-        facts.receive(n);
-        while pipe.held() > 0 {
-            let step = poll_fn(|cx| {
-                link.upstream.with(|io| match io.plain_tcp() {
-                    Some(tcp) => pipe.poll_give(cx, tcp),
-                    None => Poll::Ready(Err(ErrorKind::Unsupported.into())),
-                })
-            });
-            if !matches!(deadline.within(timeouts.response, step).await, Ok(Ok(_))) {
-                return Ok(false);
-            }
-        }
-        worker.pipes.give_back(pipe);
-        Ok(true)
     }
 
     /// Decodes what `input` holds. `end`: the client's stream ended behind it, with these trailers.
@@ -320,48 +235,6 @@ impl Upload {
         }
         Ok(piece)
     }
-}
-
-/// How much to read next: a client that fills a buffer has more to send.
-fn size_after(n: usize) -> usize {
-    if n >= SMALL { LARGE } else { SMALL }
-}
-
-/// What has come of the client.
-enum Came {
-    InPipe(Pipe),
-    InBuffer(usize),
-    /// It has ended its side.
-    End,
-}
-
-/// Takes what has come, or waits for it. `spliced`: how many bytes may go through a pipe.
-async fn take<S: ClientStream>(
-    input: &mut Buffer,
-    link: &Link<'_, S>,
-    worker: &Worker,
-    spliced: Option<usize>,
-    size: usize,
-) -> io::Result<Came> {
-    if let Some(most) = spliced {
-        let taken = poll_fn(|cx| {
-            link.client.with(|io| match io.plain_tcp() {
-                Some(tcp) => worker.pipes.poll_take(cx, tcp, most),
-                None => Poll::Ready(Ok(Taken::NoPipe)),
-            })
-        });
-        match taken.await? {
-            Taken::Bytes(pipe) => return Ok(Came::InPipe(pipe)),
-            Taken::End => return Ok(Came::End),
-            Taken::NoPipe => {}
-        }
-    }
-    let mut client = &link.client;
-    let filled = input.fill(&mut client, &worker.buffers, size).await?;
-    Ok(match filled {
-        0 => Came::End,
-        n => Came::InBuffer(n),
-    })
 }
 
 /// Reads what a stream of HTTP/2 has brought already, up to one buffer. Says whether it has ended.

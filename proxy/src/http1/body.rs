@@ -165,26 +165,6 @@ impl BodyDecoder {
         })
     }
 
-    /// How much is still to come of a body whose length was told; `None` for others, and where
-    /// nothing is.
-    pub fn length_left(&self) -> Option<u64> {
-        match self.state {
-            State::Length(left) => Some(left),
-            _ => None,
-        }
-    }
-
-    /// Counts data that went past the decoder, which is right where bytes are data as they are:
-    /// at most [`BodyDecoder::length_left`].
-    pub fn skip(&mut self, n: u64) {
-        if let State::Length(left) = self.state {
-            self.state = match left.saturating_sub(n) {
-                0 => State::Done,
-                left => State::Length(left),
-            };
-        }
-    }
-
     /// The peer has closed its side: the body is complete if it ended before or ends by that.
     pub fn eof(&mut self) -> Result<(), BodyError> {
         match self.state {

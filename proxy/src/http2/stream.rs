@@ -17,7 +17,6 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::head::{self, Body};
 use super::inbox::Inbox;
@@ -151,10 +150,6 @@ impl ClientStream for RequestStream {
             _ => ready!(self.sending()?.poll_send(cx, frames))?,
         };
         Poll::Ready(Ok(()))
-    }
-
-    fn plain_tcp(&self) -> Option<&TcpStream> {
-        None
     }
 
     fn taken(&self) -> u64 {

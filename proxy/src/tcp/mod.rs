@@ -6,7 +6,7 @@
 //! 3. Which pool: by the name in its TLS ClientHello, if there are `server_names`.
 //! 4. A place at a node, at once or after a wait, and a connection; another node if that fails, since
 //!    nothing was sent yet (`connect`).
-//! 5. `relay` moves the bytes, through pipes where there are many.
+//! 5. `relay` moves the bytes, through pipes (`splice`) where there are many.
 //!
 //! A listener's settings are those of the moment when a connection was accepted, looked up by name. A
 //! connection holds no snapshot while bytes move, so a reload neither cuts it nor keeps anything old
@@ -21,6 +21,7 @@ mod connect;
 pub mod counts;
 pub mod hello;
 mod relay;
+pub mod splice;
 
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};

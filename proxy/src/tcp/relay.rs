@@ -19,9 +19,9 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::counts::Ending;
+use super::splice::{Pipe, Taken};
 use crate::buffer::{Buffer, LARGE, SMALL};
 use crate::deadline::Deadline;
-use crate::splice::{CAPACITY, Pipe, Taken};
 use crate::worker::Worker;
 
 /// Bytes that one direction moves before other tasks of the worker get their turn.
@@ -202,8 +202,7 @@ impl<F: Fn(usize)> Way<'_, F> {
         bulk: bool,
     ) -> Result<Came, Ending> {
         if bulk {
-            let taken =
-                poll_fn(|cx| worker.pipes.poll_take(cx, self.from.as_ref(), CAPACITY)).await;
+            let taken = poll_fn(|cx| worker.pipes.poll_take(cx, self.from.as_ref())).await;
             match taken.map_err(|_| self.source_gone)? {
                 Taken::Bytes(pipe) => return Ok(Came::InPipe(pipe)),
                 Taken::End => return Ok(Came::End),

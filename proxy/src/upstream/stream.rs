@@ -69,14 +69,6 @@ impl UpstreamStream {
         }
     }
 
-    /// The socket, where the bytes of TCP are those of the stream.
-    pub fn plain_tcp(&self) -> Option<&TcpStream> {
-        match &self.transport {
-            Transport::Plain(stream) => Some(stream),
-            Transport::Tls { .. } | Transport::H2c(_) => None,
-        }
-    }
-
     /// Whether an idle connection may carry a request: the backend has neither closed it nor said
     /// anything unasked. No system call unless the runtime has seen an event.
     pub fn is_quiet(&mut self) -> bool {

@@ -6,7 +6,7 @@
 //! connections to backends, and there is none while half of those are taken: connections are worth
 //! more, and bytes can be copied.
 //!
-//! Not done here: when it pays (`tcp::relay`, `forward::upload`).
+//! Not done here: when it pays (`relay`).
 //!
 //! Invariant: a pipe that is lent is empty, and one with bytes in it is never given back.
 
@@ -28,9 +28,9 @@ use crate::places::{Place, Places};
 const MOST: usize = 64;
 /// Pipes that a worker keeps while no bytes are in them.
 const KEPT: usize = 8;
-/// Bytes that a pipe holds at most, which is what Linux lets anybody ask for (`/proc/sys/fs/pipe-max-size`). A
+/// Bytes that a pipe holds, which is what Linux lets anybody ask for (`/proc/sys/fs/pipe-max-size`). A
 /// quarter of it cost 1.5 times the CPU, and hardly less than a copy.
-pub(crate) const CAPACITY: usize = 1024 * 1024;
+const CAPACITY: usize = 1024 * 1024;
 
 /// The pipes of one worker.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ pub struct Pipes {
 
 /// A pipe, and how many bytes are in it.
 #[derive(Debug)]
-pub(crate) struct Pipe {
+pub(super) struct Pipe {
     write: OwnedFd,
     read: OwnedFd,
     held: usize,
@@ -52,7 +52,7 @@ pub(crate) struct Pipe {
 }
 
 /// What came of a look at a socket.
-pub(crate) enum Taken {
+pub(super) enum Taken {
     /// Bytes are in this pipe.
     Bytes(Pipe),
     /// The peer has ended its side.
@@ -102,26 +102,25 @@ impl Pipes {
     }
 
     /// Takes a pipe back; closes one that has bytes in it.
-    pub(crate) fn give_back(&self, pipe: Pipe) {
+    pub(super) fn give_back(&self, pipe: Pipe) {
         let mut free = self.free.borrow_mut();
         if pipe.held == 0 && free.len() < KEPT {
             free.push(pipe);
         }
     }
 
-    /// Moves what has come into a pipe, at most `most` bytes. While nothing comes no pipe is held.
-    pub(crate) fn poll_take(
+    /// Moves what has come into a pipe. While nothing comes no pipe is held.
+    pub(super) fn poll_take(
         &self,
         cx: &mut Context<'_>,
         from: &TcpStream,
-        most: usize,
     ) -> Poll<io::Result<Taken>> {
         loop {
             ready!(from.poll_read_ready(cx))?;
             let Some(mut pipe) = self.lend() else {
                 return Poll::Ready(Ok(Taken::NoPipe));
             };
-            let taken = from.try_io(Interest::READABLE, || pipe.fill(from, most));
+            let taken = from.try_io(Interest::READABLE, || pipe.fill(from));
             match taken {
                 Ok(0) => self.give_back(pipe),
                 Ok(_) => return Poll::Ready(Ok(Taken::Bytes(pipe))),
@@ -146,19 +145,19 @@ fn is_unsupported(error: &io::Error) -> bool {
 
 impl Pipe {
     /// How many bytes are in it.
-    pub(crate) fn held(&self) -> usize {
+    pub(super) fn held(&self) -> usize {
         self.held
     }
 
-    fn fill(&mut self, from: &TcpStream, most: usize) -> io::Result<usize> {
+    fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        let taken = splice(from, None, &self.write, None, most.min(CAPACITY), flags)?;
+        let taken = splice(from, None, &self.write, None, CAPACITY, flags)?;
         self.held += taken;
         Ok(taken)
     }
 
     /// Moves some of its bytes to a socket, and says how many.
-    pub(crate) fn poll_give(
+    pub(super) fn poll_give(
         &mut self,
         cx: &mut Context<'_>,
         to: &TcpStream,
@@ -224,7 +223,7 @@ mod tests {
             let (server, _) = listener.accept().await.unwrap();
             client.write_all(b"bytes").await.unwrap();
             let pipes = Pipes::new(Places::new(100));
-            let taken = std::future::poll_fn(|cx| pipes.poll_take(cx, &server, CAPACITY)).await;
+            let taken = std::future::poll_fn(|cx| pipes.poll_take(cx, &server)).await;
             let Taken::Bytes(pipe) = taken.unwrap() else {
                 unreachable!("there are bytes")
             };
@@ -233,10 +232,10 @@ mod tests {
             assert!(pipes.free.borrow().is_empty());
             // While nothing comes no pipe is lent.
             let mut cx = Context::from_waker(std::task::Waker::noop());
-            assert!(pipes.poll_take(&mut cx, &server, CAPACITY).is_pending());
+            assert!(pipes.poll_take(&mut cx, &server).is_pending());
             assert_eq!(pipes.free.borrow().len(), 1);
             drop(client);
-            let taken = std::future::poll_fn(|cx| pipes.poll_take(cx, &server, CAPACITY)).await;
+            let taken = std::future::poll_fn(|cx| pipes.poll_take(cx, &server)).await;
             assert!(matches!(taken.unwrap(), Taken::End));
             assert_eq!(pipes.free.borrow().len(), 1);
         });
