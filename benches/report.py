@@ -135,14 +135,15 @@ def latencies(report, case, names):
         "",
         f"**{case.title}** (`{case.name}`): {case.rate:,.0f} requests/s on {case.connections} connections, whatever the proxy",
         "",
-        "| | p50, us | p99, us | p99.9, us | CPU us per request | load program late by (p99), us | errors |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| | p50, us | p99, us | p99.9, us | CPU us per request | by others | load program late by (p99), us | errors |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name in names:
         runs = runs_of(report, case, name)
         if runs:
             cells = [spread([run["detail"][key] for run in runs], ",.0f") for key in ("p50_us", "p99_us", "p999_us")]
             cells.append(spread([run["cpu_us"] for run in runs], ",.1f"))
+            cells.append(f"{median(runs, 'core_used_by_others'):.0%}")
             late = max(run["detail"]["late_p99_us"] for run in runs)
             lines.append(f"| {name} | {' | '.join(cells)} | {late:,} | {sum(run['errors'] for run in runs)} |")
     return lines
