@@ -7,13 +7,15 @@
 //! wheel is touched once per idle period, not once per request.
 //!
 //! Invariants: a wait never ends later than its own deadline (to the wheel's millisecond), and a
-//! wait that is ready at once neither reads the clock nor touches the timer.
+//! wait that is ready at once neither reads the clock nor touches the timer. Nor does the first one
+//! after somebody else has read it: see [`Deadline::begins_at`].
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The wait took longer than its limit.
@@ -25,6 +27,10 @@ pub struct Elapsed;
 #[derive(Debug)]
 pub struct Deadline {
     sleep: Pin<Box<Sleep>>,
+    /// When the next wait begins, if it is known.
+    next: Option<Instant>,
+    /// Who is woken when the timer fires, once it was asked for.
+    wakes: Option<Waker>,
 }
 
 impl Deadline {
@@ -32,7 +38,26 @@ impl Deadline {
     pub fn new(limit: Duration) -> Self {
         Self {
             sleep: Box::pin(sleep_until(Instant::now() + limit)),
+            next: None,
+            wakes: None,
         }
+    }
+
+    /// Says when the next wait begins, as somebody has just read the clock for a reason of his own.
+    /// Forgotten with the first wait that is not ready at once.
+    pub fn begins_at(&mut self, now: std::time::Instant) {
+        self.next = Some(now.into());
+    }
+
+    /// Forgets what [`Deadline::begins_at`] said: time has passed that was not waited for here.
+    pub fn forget_begin(&mut self) {
+        self.next = None;
+    }
+
+    /// Makes ready for another task.
+    pub fn reset(&mut self) {
+        self.next = None;
+        self.wakes = None;
     }
 
     /// Waits for `future`, for at most `limit` from the moment when it first has to wait.
@@ -58,16 +83,8 @@ impl Deadline {
 
     /// Ready once `at` has passed; else the task is woken then, or earlier.
     pub fn poll_until(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()> {
-        if at < self.sleep.deadline() {
-            self.sleep.as_mut().reset(at);
-        }
-        while self.sleep.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= at {
-                return Poll::Ready(());
-            }
-            self.sleep.as_mut().reset(at);
-        }
-        Poll::Pending
+        self.arm(at);
+        self.poll_timer(cx, at)
     }
 
     async fn wait<F: Future>(
@@ -77,27 +94,47 @@ impl Deadline {
         future: F,
     ) -> Result<F::Output, Elapsed> {
         let mut future = pin!(future);
-        let mut prepared = false;
+        let mut armed = false;
         std::future::poll_fn(|cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
-            let deadline = *at.get_or_insert_with(|| Instant::now() + limit);
-            if !prepared {
-                prepared = true;
-                if deadline < self.sleep.deadline() {
-                    self.sleep.as_mut().reset(deadline);
-                }
+            let begin = self.next.take();
+            let deadline = *at.get_or_insert_with(|| begin.unwrap_or_else(Instant::now) + limit);
+            if !armed {
+                armed = true;
+                self.arm(deadline);
             }
-            while self.sleep.as_mut().poll(cx).is_ready() {
-                if Instant::now() >= deadline {
-                    return Poll::Ready(Err(Elapsed));
-                }
-                self.sleep.as_mut().reset(deadline);
-            }
-            Poll::Pending
+            self.poll_timer(cx, deadline).map(|()| Err(Elapsed))
         })
         .await
+    }
+
+    /// Has the timer fire no later than `at`.
+    fn arm(&mut self, at: Instant) {
+        if at < self.sleep.deadline() {
+            self.sleep.as_mut().reset(at);
+        }
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()> {
+        // Asking for what was asked for already would cost two locks of memory and a clone.
+        let is_woken = |own: &Waker| own.will_wake(cx.waker());
+        if !self.sleep.is_elapsed() && self.wakes.as_ref().is_some_and(is_woken) {
+            return Poll::Pending;
+        }
+        loop {
+            // Without budget the timer would not take the waker.
+            let takes = has_budget_remaining();
+            if self.sleep.as_mut().poll(cx).is_pending() {
+                self.wakes = takes.then(|| cx.waker().clone());
+                return Poll::Pending;
+            }
+            if Instant::now() >= at {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(at);
+        }
     }
 }
 
@@ -105,6 +142,8 @@ impl Deadline {
 mod tests {
     use super::*;
     use std::future::{pending, ready};
+
+    use tokio::task::coop::consume_budget;
 
     fn runtime() -> tokio::runtime::Runtime {
         tokio::runtime::Builder::new_current_thread()
@@ -170,6 +209,69 @@ mod tests {
                 check_until(&ends, armed, 10);
             }
         }
+    }
+
+    #[test]
+    fn a_wait_begins_when_the_clock_was_read_and_the_next_one_by_itself() {
+        runtime().block_on(async {
+            let mut deadline = Deadline::new(Duration::from_secs(65));
+            let start = Instant::now();
+            let limit = Duration::from_secs(10);
+            deadline.begins_at(start.into_std());
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            assert_eq!(deadline.within(limit, ready(7)).await, Ok(7));
+            for ends in [10, 20] {
+                let got = deadline.within(limit, pending::<()>()).await;
+                assert_eq!((got, start.elapsed().as_secs()), (Err(Elapsed), ends));
+            }
+            deadline.begins_at(start.into_std());
+            deadline.forget_begin();
+            let got = deadline.within(limit, pending::<()>()).await;
+            assert_eq!((got, start.elapsed().as_secs()), (Err(Elapsed), 30));
+        });
+    }
+
+    #[test]
+    fn a_task_that_has_used_up_its_turn_is_woken_all_the_same() {
+        runtime().block_on(async {
+            let mut deadline = Deadline::new(Duration::from_secs(65));
+            let start = Instant::now();
+            let mut waiting = pin!(deadline.within(Duration::from_secs(10), pending::<()>()));
+            let mut first = true;
+            let polled = std::future::poll_fn(|cx| {
+                if std::mem::take(&mut first) {
+                    while pin!(consume_budget()).poll(cx).is_ready() {}
+                }
+                waiting.as_mut().poll(cx)
+            });
+            let got = tokio::time::timeout(Duration::from_secs(60), polled).await;
+            assert_eq!(got, Ok(Err(Elapsed)));
+            assert_eq!(start.elapsed().as_secs(), 10);
+        });
+    }
+
+    #[test]
+    fn another_task_is_woken_when_it_waits_with_the_same_timer() {
+        runtime().block_on(async {
+            let local = tokio::task::LocalSet::new();
+            let start = Instant::now();
+            let mut deadline = Deadline::new(Duration::from_secs(65));
+            let limit = Duration::from_secs(10);
+            for (reset, ends) in [(true, 11), (false, 22)] {
+                let waited = deadline.within(limit, tokio::time::sleep(Duration::from_secs(1)));
+                assert_eq!(waited.await, Ok(()));
+                if reset {
+                    deadline.reset();
+                }
+                let task = local.spawn_local(async move {
+                    let got = deadline.within(limit, pending::<()>()).await;
+                    (deadline, got)
+                });
+                let (back, got) = local.run_until(task).await.unwrap();
+                deadline = back;
+                assert_eq!((got, start.elapsed().as_secs()), (Err(Elapsed), ends));
+            }
+        });
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
@@ -34,9 +35,12 @@ enum Waited {
 pub async fn serve<S: ClientStream>(io: S, worker: Rc<Worker>, client: ClientInfo) {
     let _open = worker.metrics.open(Protocol::Http1, client.over_tls);
     let mut connection = Connection::new(io, Rc::clone(&worker), client);
-    let mut close_idle = pin!(worker.close_idle.notified());
+    let mut close_idle = CloseIdle {
+        notified: pin!(worker.close_idle.notified()),
+        asked: false,
+    };
     loop {
-        if connection.input.is_empty() && !idle(&mut connection, close_idle.as_mut()).await {
+        if connection.input.is_empty() && !idle(&mut connection, &mut close_idle).await {
             break;
         }
         let mut parser = worker.request_parser();
@@ -59,27 +63,40 @@ pub async fn serve<S: ClientStream>(io: S, worker: Rc<Worker>, client: ClientInf
     connection.end_idle().await;
 }
 
+/// Wakes the connection's task when idle connections are to close; the worker's phase says that they
+/// are. Asked for once and for all: a look at it with each request would take a lock.
+struct CloseIdle<'a, 'w> {
+    notified: Pin<&'a mut Notified<'w>>,
+    asked: bool,
+}
+
 /// Waits for bytes while no request is under way. `false`: there will be none.
 async fn idle<S: ClientStream>(
     connection: &mut Connection<S>,
-    mut close_idle: Pin<&mut Notified<'_>>,
+    close_idle: &mut CloseIdle<'_, '_>,
 ) -> bool {
     if connection.input_ended || connection.worker.closes_idle() {
         return false;
     }
     let keep_alive = connection.worker.snapshot.load().config.timeouts.keep_alive;
-    let (input, io, pool) = (
+    let (input, io, worker) = (
         &mut connection.input,
         &mut connection.io,
-        &connection.worker.buffers,
+        &connection.worker,
     );
-    let wait = async {
-        tokio::select! {
-            biased;
-            read = input.fill(io, pool, SMALL) => matches!(read, Ok(n) if n > 0),
-            () = close_idle.as_mut() => false,
+    let wait = std::future::poll_fn(|cx| {
+        if let Poll::Ready(read) = input.poll_fill(cx, io, &worker.buffers, SMALL) {
+            return Poll::Ready(matches!(read, Ok(n) if n > 0));
         }
-    };
+        if !close_idle.asked {
+            close_idle.asked = true;
+            let _ = close_idle.notified.as_mut().poll(cx);
+        }
+        match worker.closes_idle() {
+            true => Poll::Ready(false),
+            false => Poll::Pending,
+        }
+    });
     connection.deadline.within(keep_alive, wait).await == Ok(true)
 }
 

@@ -103,6 +103,7 @@ pub async fn handle<S: ClientStream>(
     };
     let mut underway = Underway::begin(connection, head, version);
     let request = &mut underway.request;
+    connection.deadline.begins_at(request.facts.began);
     let worker = &connection.worker;
     let plan = plan(
         request,
@@ -162,7 +163,8 @@ impl Underway {
 impl Drop for Underway {
     fn drop(&mut self) {
         self.request.leave_node();
-        let record = self.request.record(&self.client, self.worker.ended());
+        let ended = self.worker.ended(self.request.facts.ended.get());
+        let record = self.request.record(&self.client, ended);
         self.worker.tell(&record);
         if let Some(copy) = self.request.copy.take() {
             self.worker.put_head(copy.into_buffer());

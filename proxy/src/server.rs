@@ -291,7 +291,8 @@ fn start_http(
         .tls
         .as_ref()
         .map(|tls| Arc::clone(&tls.config));
-    tokio::task::spawn_local(async move {
+    // Boxed: a task is moved several times, and this one is large.
+    tokio::task::spawn_local(Box::pin(async move {
         let _held = (open, place);
         let Some(mut client) = proxy_protocol::identify(&worker, &mut stream, peer).await else {
             return;
@@ -315,7 +316,7 @@ fn start_http(
                 }
             }
         }
-    });
+    }));
 }
 
 type ServerStream = tokio_rustls::server::TlsStream<Counted>;

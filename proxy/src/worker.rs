@@ -251,13 +251,15 @@ impl Worker {
     }
 
     /// Takes a timer back, armed or not.
-    pub fn put_deadline(&self, deadline: Deadline) {
+    pub fn put_deadline(&self, mut deadline: Deadline) {
+        deadline.reset();
         self.deadlines.put(deadline);
     }
 
-    /// The end of a request, which is now: one look at one clock, as a rule.
-    pub fn ended(&self) -> Ended {
-        let at = Instant::now();
+    /// The end of a request, which is now; `read`: what the clock was just read to be. One look at
+    /// one clock, as a rule.
+    pub fn ended(&self, read: Option<Instant>) -> Ended {
+        let at = read.unwrap_or_else(Instant::now);
         let (read, time) = self.clocks.get();
         let since = at.saturating_duration_since(read);
         if since < CLOCKS_AGREE {

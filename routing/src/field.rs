@@ -161,18 +161,24 @@ impl Field {
     /// that would become a framing or hop-by-hop field is [`Field::Alias`].
     #[inline]
     pub fn classify(name: &[u8]) -> Field {
-        let Some(first) = name.first().map(u8::to_ascii_lowercase) else {
+        let [first, .., last] = name else {
             return Field::Other;
         };
+        let (first, last) = (first.to_ascii_lowercase(), last.to_ascii_lowercase());
         for (known, field) in known(name.len()) {
-            // One byte rules most names out without a call.
-            if known.first() == Some(&first) && known.eq_ignore_ascii_case(name) {
+            // Two bytes rule almost all other names out.
+            if let [known_first, .., known_last] = known
+                && (*known_first, *known_last) == (first, last)
+                && is_named(known, name)
+            {
                 return *field;
             }
         }
+        // Folded without an early exit, so that the compiler looks at many bytes at once.
+        let odd = |odd, &byte| odd | is_odd(byte);
         match first {
             b'x' if is_x_forwarded(name) => Field::XForwardedOther,
-            _ if name.iter().any(|&byte| is_odd(byte)) => classify_odd(name),
+            _ if name.iter().fold(false, odd) => classify_odd(name),
             _ => Field::Other,
         }
     }
@@ -360,6 +366,41 @@ fn known(len: usize) -> &'static [(&'static [u8], Field)] {
     }
 }
 
+/// Whether `name`, of the same length, is `known`, which is in lower case: as
+/// `eq_ignore_ascii_case`, with many bytes at a time.
+#[inline]
+fn is_named(known: &[u8], name: &[u8]) -> bool {
+    if let (Some(known_end), Some(name_end)) = (known.last_chunk(), name.last_chunk()) {
+        let mut pieces = known.as_chunks().0.iter().zip(name.as_chunks().0);
+        // The end overlaps what is before it.
+        return same(known_end, name_end) && pieces.all(|(known, name)| same(known, name));
+    }
+    let ends = known.first_chunk().zip(known.last_chunk());
+    match (ends, name.first_chunk().zip(name.last_chunk())) {
+        (Some((known_start, known_end)), Some((name_start, name_end))) => {
+            let (known, name) = ([*known_start, *known_end], [*name_start, *name_end]);
+            same(&joined(known), &joined(name))
+        }
+        _ => known.eq_ignore_ascii_case(name),
+    }
+}
+
+/// Whether eight bytes are the same, but for the case of letters; `known` is in lower case.
+#[inline]
+fn same(known: &[u8; 8], name: &[u8; 8]) -> bool {
+    let (known, name) = (u64::from_le_bytes(*known), u64::from_le_bytes(*name));
+    // The bit that tells upper from lower case may differ where `known` has a letter. Of what else
+    // names hold nothing has the bit above it.
+    let case = (known >> 1) & 0x2020_2020_2020_2020;
+    (known ^ name) & !case == 0
+}
+
+#[inline]
+fn joined([start, end]: [[u8; 4]; 2]) -> [u8; 8] {
+    let word = u64::from(u32::from_le_bytes(start)) | u64::from(u32::from_le_bytes(end)) << 32;
+    word.to_le_bytes()
+}
+
 fn is_x_forwarded(name: &[u8]) -> bool {
     const PREFIX: &[u8] = b"x-forwarded-";
     name.get(..PREFIX.len())
@@ -406,6 +447,23 @@ mod tests {
             name.to_ascii_uppercase(),
         ] {
             assert_eq!(Field::classify(name.as_bytes()), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_are_compared_as_the_library_does() {
+        for length in 0..=MAX_KNOWN {
+            for (known, _) in known(length) {
+                assert!(is_named(known, known) && is_named(known, &known.to_ascii_uppercase()));
+                for at in 0..length {
+                    for byte in 0..=255 {
+                        let mut name = known.to_vec();
+                        name[at] = byte;
+                        let want = known.eq_ignore_ascii_case(&name);
+                        assert_eq!(is_named(known, &name), want, "{known:?} {name:?}");
+                    }
+                }
+            }
         }
     }
 

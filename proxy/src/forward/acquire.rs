@@ -162,8 +162,12 @@ async fn to_backend<S>(
             // The policy first: the pool may hold connections that the ingress made, or another
             // route.
             if policy(&request.snapshot.backends, address).is_ok()
-                && let Taken::Alive(stream) =
-                    connection.worker.idle.take(address, server_name, max_idle)
+                && let Taken::Alive(stream) = connection.worker.idle.take(
+                    address,
+                    server_name,
+                    max_idle,
+                    request.facts.seeks(),
+                )
             {
                 request.facts.attempt(address, true);
                 return Ok(Acquired {
@@ -281,7 +285,11 @@ async fn enter<S: ClientStream>(
     uploaded: bool,
 ) -> Result<Result<NodePlace, NoPlace>, NoConnection> {
     let Connection {
-        io, input, worker, ..
+        io,
+        input,
+        worker,
+        deadline,
+        ..
     } = connection;
     let mut since = None;
     let mut entering = pin!(pool.enter(&worker.turns, tried));
@@ -300,6 +308,7 @@ async fn enter<S: ClientStream>(
     .await;
     if let Some(since) = since {
         request.facts.waited(since.elapsed());
+        deadline.forget_begin();
     }
     entered
 }
@@ -331,7 +340,8 @@ async fn connect_node<S>(
         return Err(NoVisit::Fault(BackendFault::Unreachable));
     }
     let idle = &connection.worker.idle;
-    match max_idle.map_or(Taken::None, |max_idle| idle.take(address, None, max_idle)) {
+    let now = request.facts.seeks();
+    match max_idle.map_or(Taken::None, |most| idle.take(address, None, most, now)) {
         Taken::Alive(stream) => {
             request.facts.attempt(address, true);
             return Ok(Acquired {

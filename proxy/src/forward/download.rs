@@ -135,7 +135,8 @@ impl<S: ClientStream> Download<'_, '_, S> {
                 Ok(Parsed::Complete) => {
                     let head = parser.head();
                     if head.status >= 200 || head.status == 101 {
-                        self.request.facts.upstream_answers();
+                        self.deadline
+                            .begins_at(self.request.facts.upstream_answers());
                         self.request.retry.take();
                         if let Some(visit) = &self.request.visit {
                             visit.answered(head.status);
@@ -236,7 +237,10 @@ impl<S: ClientStream> Download<'_, '_, S> {
     /// Whether the answer is compressed, and by what.
     fn compression(&self, head: &ResponseHead, buf: &[u8]) -> (Plan, Option<Encoder>) {
         let config = &self.request.snapshot.config.compression;
-        let tool = self.request.tool.as_ref().map(ToolName::as_str);
+        // Its text is looked at only where some are left alone.
+        let tool = self.request.tool.as_ref();
+        let tool = tool.filter(|_| !config.off_for.is_empty());
+        let tool = tool.map(ToolName::as_str);
         let plan = compress::plan(config, tool, self.request.accepts, head, buf);
         match (plan, head.framing) {
             // The answer to HEAD.

@@ -15,7 +15,7 @@ use portico_routing::host::Host;
 use super::destination::Destination;
 use crate::client::ClientInfo;
 use crate::context::Request;
-use crate::http1::{Framing, RequestHead, Version, write_field};
+use crate::http1::{Framing, RequestHead, Version, copy_field, write_field};
 
 /// Appends the whole head, its empty line included.
 pub(crate) fn write(
@@ -47,7 +47,7 @@ pub(crate) fn write(
     write_field(out, b"Host", host);
     for field in &head.fields {
         if passes(field.field) && !head.nominated(buf, field) {
-            write_field(out, field.name.of(buf), field.value.of(buf));
+            copy_field(out, buf, field);
         }
     }
     if destination.speaks_http2() {
@@ -65,9 +65,10 @@ pub(crate) fn write(
     }
     write_field(out, b"X-Forwarded-Host", host);
     write_number(out, b"X-Forwarded-Port", u64::from(client.port));
-    let scheme: &[u8] = if client.over_tls { b"https" } else { b"http" };
-    write_field(out, b"X-Forwarded-Proto", scheme);
-    out.extend_from_slice(b"X-Original-URI: ");
+    out.extend_from_slice(match client.over_tls {
+        true => &b"X-Forwarded-Proto: https\r\nX-Original-URI: "[..],
+        false => b"X-Forwarded-Proto: http\r\nX-Original-URI: ",
+    });
     out.extend_from_slice(slash);
     out.extend_from_slice(target);
     out.extend_from_slice(b"\r\n");
@@ -78,7 +79,8 @@ pub(crate) fn write(
         Destination::Fallback(_) => None,
     };
     if headers.client_address == ClientAddress::Forwarded
-        || tool.is_some_and(|tool| headers.client_address_for.contains(tool.as_str()))
+        || !headers.client_address_for.is_empty()
+            && tool.is_some_and(|tool| headers.client_address_for.contains(tool.as_str()))
     {
         // Into the head itself, which cannot fail.
         let _ = write!(out, "X-Forwarded-For: {}\r\n", client.address);

@@ -27,6 +27,7 @@ mod visit;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
+use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
 
@@ -160,7 +161,11 @@ async fn send<S: ClientStream>(
             Exchanged::Client(failure) => return failed(failure, &upload),
             Exchanged::Ended { reusable, after } => {
                 if reusable && upload.is_sent() && stream.is_connection() {
-                    connection.worker.idle.put(address, stream);
+                    // One look at the clock for all that begins or ends now.
+                    let now = Instant::now();
+                    connection.worker.idle.put(address, stream, now);
+                    connection.deadline.begins_at(now);
+                    request.facts.ended.set(Some(now));
                 }
                 return Outcome::Answered(after);
             }

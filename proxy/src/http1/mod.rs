@@ -39,7 +39,9 @@ pub use fields::{Connection, HeaderField, Span};
 pub use method::Method;
 pub use request::{RequestHead, RequestParser, TargetForm};
 pub use response::{RequestKind, ResponseHead, ResponseParser};
-pub use write::{LAST_CHUNK, chunk_head, reason_phrase, write_field, write_status_line};
+pub use write::{
+    LAST_CHUNK, chunk_head, copy_field, reason_phrase, write_field, write_status_line,
+};
 
 /// The protocol version of a message, as far as it changes behaviour (RFC 9112, section 2.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -2,6 +2,8 @@
 //! from the parsers, which let nothing through that could end a line, or from the configuration,
 //! which is checked when it is read.
 
+use super::fields::HeaderField;
+
 /// The last chunk; trailers and an empty line follow it (RFC 9112, section 7.1).
 pub const LAST_CHUNK: &[u8] = b"0\r\n";
 
@@ -27,6 +29,21 @@ pub fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a field of a head that was parsed from `buf`. Its line is copied whole if it stands there
+/// as [`write_field`] would write it.
+#[inline]
+pub fn copy_field(out: &mut Vec<u8>, buf: &[u8], field: &HeaderField) {
+    let (name, value) = (field.name, field.value);
+    let line = buf.get(name.start as usize..value.end as usize + 2);
+    let between = buf.get(name.end as usize..value.start as usize);
+    match line {
+        Some(line) if between == Some(b": ") && line.ends_with(b"\r\n") => {
+            out.extend_from_slice(line);
+        }
+        _ => write_field(out, name.of(buf), value.of(buf)),
+    }
 }
 
 /// Writes the line that begins a chunk of `size` bytes to the end of `out` and returns where it
@@ -123,6 +140,7 @@ fn is_one_line(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http1::{HeadLimits, Parsed, RequestKind, ResponseParser};
 
     #[test]
     fn status_lines() {
@@ -138,6 +156,46 @@ mod tests {
         write_field(&mut out, b"Via", b"1.1 portico");
         write_field(&mut out, b"X-Empty", b"");
         assert_eq!(out, b"Via: 1.1 portico\r\nX-Empty: \r\n");
+    }
+
+    #[track_caller]
+    fn check_copy(line: &str, expected: &str) {
+        let head = format!("HTTP/1.1 200 OK\r\n{line}\r\n\r\n");
+        let limits = HeadLimits {
+            head: 1024,
+            target: 0,
+            fields: 8,
+        };
+        let mut parser = ResponseParser::new(limits);
+        let mut buf = head.into_bytes();
+        let parsed = parser.parse(&mut buf, RequestKind::default());
+        assert!(matches!(parsed, Ok(Parsed::Complete)), "{line:?}");
+        let mut out = Vec::new();
+        for field in &parser.head().fields {
+            copy_field(&mut out, &buf, field);
+        }
+        assert_eq!(String::from_utf8(out).unwrap(), expected, "{line:?}");
+    }
+
+    #[test]
+    fn copied_fields() {
+        check_copy("Age: 7", "Age: 7\r\n");
+        check_copy("aGe: a b\tc", "aGe: a b\tc\r\n");
+        check_copy("Age: 7\r\nVia: x", "Age: 7\r\nVia: x\r\n");
+        check_copy("Age: \"7\"", "Age: \"7\"\r\n");
+        // Not as portico writes them.
+        check_copy("Age:7", "Age: 7\r\n");
+        check_copy("Age:\t7", "Age: 7\r\n");
+        check_copy("Age:  7", "Age: 7\r\n");
+        check_copy("Age : 7", "Age: 7\r\n");
+        check_copy("Age: 7 ", "Age: 7\r\n");
+        check_copy("Age: 7\t", "Age: 7\r\n");
+        check_copy("Age:", "Age: \r\n");
+        check_copy("Age: ", "Age: \r\n");
+        check_copy("Age: \r\nVia: x", "Age: \r\nVia: x\r\n");
+        check_copy("Age: 7\nVia: x", "Age: 7\r\nVia: x\r\n");
+        check_copy("Age: 7\r\n 8\r\nVia: x", "Age: 7   8\r\nVia: x\r\n");
+        check_copy("Age: a\0b", "Age: a b\r\n");
     }
 
     #[test]

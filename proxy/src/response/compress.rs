@@ -126,11 +126,8 @@ fn compressible(
 /// Whether the media type, parameters aside, is in the list. Event streams never are: their
 /// clients read each event as it comes, often with parsers of their own.
 fn is_listed(content_type: &[u8], types: &[Box<str>]) -> bool {
-    let media_type = content_type
-        .split(|&byte| byte == b';')
-        .next()
-        .unwrap_or_default()
-        .trim_ascii();
+    let end = memchr::memchr(b';', content_type).unwrap_or(content_type.len());
+    let media_type = content_type.get(..end).unwrap_or_default().trim_ascii();
     !media_type.eq_ignore_ascii_case(b"text/event-stream")
         && types
             .iter()

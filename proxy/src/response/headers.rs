@@ -15,7 +15,7 @@ use portico_routing::host::Host;
 use portico_routing::rewrite;
 
 use super::compress::{Plan, has_item, is_digest};
-use crate::http1::{HeaderField, ResponseHead, write_field};
+use crate::http1::{HeaderField, ResponseHead, copy_field, write_field};
 
 /// The name that is set over TLS only.
 const HSTS: &str = "Strict-Transport-Security";
@@ -25,8 +25,8 @@ const HSTS: &str = "Strict-Transport-Security";
 #[derive(Debug, Default)]
 pub struct ResponseEditor {
     /// Names whose own value never reaches the client, those of `set` among them.
-    hide: Vec<Box<str>>,
-    hide_on_legacy: Vec<Box<str>>,
+    hide: Names,
+    hide_on_legacy: Names,
     /// Fields without placeholders, ready to be copied.
     fixed: Vec<u8>,
     /// The same for TLS: with Strict-Transport-Security.
@@ -50,12 +50,12 @@ impl ResponseEditor {
     /// Prepares `[headers]`.
     pub fn new(headers: &Headers) -> Self {
         let mut editor = Self {
-            hide: headers.hide.clone(),
-            hide_on_legacy: headers.hide_on_legacy.clone(),
+            hide_on_legacy: Names::new(&headers.hide_on_legacy),
+            hide: Names::new(&headers.hide),
             ..Self::default()
         };
         for (name, template) in &headers.set {
-            editor.hide.push(name.clone());
+            editor.hide.add(name);
             let tls_only = name.eq_ignore_ascii_case(HSTS);
             match template.parts.as_slice() {
                 [TemplatePart::Text(value)] => {
@@ -180,11 +180,38 @@ impl ResponseEditor {
             return false;
         }
         let name = field.name.of(buf);
-        let listed = |list: &[Box<str>]| {
-            list.iter()
-                .any(|hidden| hidden.as_bytes().eq_ignore_ascii_case(name))
-        };
-        !(listed(&self.hide) || (client.shared_host && listed(&self.hide_on_legacy)))
+        !(self.hide.has(name) || (client.shared_host && self.hide_on_legacy.has(name)))
+    }
+}
+
+/// Names of fields.
+#[derive(Debug, Default)]
+struct Names {
+    names: Vec<Box<str>>,
+    /// A bit for each length that one of them has; the last one for all that are longer. One look
+    /// rules most other names out.
+    lengths: u64,
+}
+
+impl Names {
+    fn new(names: &[Box<str>]) -> Self {
+        let mut list = Self::default();
+        names.iter().for_each(|name| list.add(name));
+        list
+    }
+
+    fn add(&mut self, name: &str) {
+        self.names.push(name.into());
+        self.lengths |= Self::bit(name.len());
+    }
+
+    fn has(&self, name: &[u8]) -> bool {
+        let mut names = self.names.iter().map(|own| own.as_bytes());
+        self.lengths & Self::bit(name.len()) != 0 && names.any(|own| own.eq_ignore_ascii_case(name))
+    }
+
+    fn bit(length: usize) -> u64 {
+        1 << length.min(63)
     }
 }
 
@@ -203,7 +230,7 @@ fn write_passed(out: &mut Vec<u8>, buf: &[u8], field: &HeaderField, client: &Cli
                 out.extend_from_slice(part);
             }
         }
-        None => write_field(out, name, value),
+        None => copy_field(out, buf, field),
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Facts {
     pub upstream_head: Cell<Option<Duration>>,
     /// How long it waited for a place at a node; `None`: it did not have to.
     pub queued: Cell<Option<Duration>>,
+    /// When it ended, if the clock was read then; nothing is waited for behind that.
+    pub ended: Cell<Option<Instant>>,
     /// When the last attempt's sending began; `None`: at once.
     sent_since: Cell<Option<Instant>>,
 }
@@ -73,7 +75,17 @@ impl Facts {
             connect: Cell::new(None),
             upstream_head: Cell::new(None),
             queued: Cell::new(None),
+            ended: Cell::new(None),
             sent_since: Cell::new(None),
+        }
+    }
+
+    /// The moment at which a connection is looked for. The first time that is when it began, or got
+    /// its place, so that the clock need not be read.
+    pub fn seeks(&self) -> Instant {
+        match self.attempts.get() {
+            0 => self.sent_since.get().unwrap_or(self.began),
+            _ => Instant::now(),
         }
     }
 
@@ -105,12 +117,13 @@ impl Facts {
     }
 
     /// The head of the backend's final answer is here, and goes out as soon as it is edited. One
-    /// look at the clock for both.
-    pub fn upstream_answers(&self) {
+    /// look at the clock for both, which it returns.
+    pub fn upstream_answers(&self) -> Instant {
         let now = Instant::now();
         let since = self.sent_since.get().unwrap_or(self.began);
         self.upstream_head.set(Some(now - since));
         self.first_byte.set(Some(now - self.began));
+        now
     }
 
     /// More of the request's body was read.

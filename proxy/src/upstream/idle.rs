@@ -12,9 +12,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::stream::UpstreamStream;
 
@@ -59,26 +57,26 @@ impl Taken {
 
 impl IdlePool {
     /// The live connection to `address` that was used last, idle for at most
-    /// `max_idle`. `server_name` tells connections over TLS from plain ones and from
+    /// `max_idle` at `now`. `server_name` tells connections over TLS from plain ones and from
     /// those made for another name.
     pub fn take(
         &self,
         address: SocketAddr,
         server_name: Option<&str>,
         max_idle: Duration,
+        now: Instant,
     ) -> Taken {
         let mut by_address = self.by_address.borrow_mut();
         let Some(list) = by_address.get_mut(&address) else {
             return Taken::None;
         };
         let mut none = Taken::None;
-        let now = Instant::now();
         while let Some(index) = list
             .iter()
             .rposition(|idle| idle.stream.server_name() == server_name)
         {
             let since = list.get(index).map_or(now, |idle| idle.since);
-            if now.duration_since(since) > max_idle {
+            if now.saturating_duration_since(since) > max_idle {
                 break;
             }
             let mut idle = list.remove(index);
@@ -91,18 +89,16 @@ impl IdlePool {
         none
     }
 
-    /// Keeps a connection on which a whole answer was read. Dropped when a bound is reached.
-    pub fn put(&self, address: SocketAddr, stream: UpstreamStream) {
+    /// Keeps a connection on which a whole answer was read by `now`. Dropped when a bound is
+    /// reached.
+    pub fn put(&self, address: SocketAddr, stream: UpstreamStream, now: Instant) {
         if self.total.get() >= MAX_TOTAL {
             return;
         }
         let mut by_address = self.by_address.borrow_mut();
         let list = by_address.entry(address).or_default();
         if list.len() < MAX_PER_ADDRESS {
-            list.push(Idle {
-                stream,
-                since: Instant::now(),
-            });
+            list.push(Idle { stream, since: now });
             self.total.set(self.total.get() + 1);
         }
     }
@@ -178,18 +174,22 @@ mod tests {
             let (a, _keep) = pair(&listener).await;
             let (b, closed) = pair(&listener).await;
             let (c, mut talks) = pair(&listener).await;
-            pool.put(address, a);
-            pool.put(address, b);
-            pool.put(address, c);
+            pool.put(address, a, Instant::now());
+            pool.put(address, b, Instant::now());
+            pool.put(address, c, Instant::now());
             assert_eq!(pool.len(), 3);
             drop(closed);
             talks.write_all(b"unasked").await.unwrap();
             tokio::time::sleep(Duration::from_millis(20)).await;
             assert!(matches!(
-                pool.take(address, Some("name"), LONG),
+                pool.take(address, Some("name"), LONG, Instant::now()),
                 Taken::None
             ));
-            assert!(pool.take(address, None, LONG).alive().is_some());
+            assert!(
+                pool.take(address, None, LONG, Instant::now())
+                    .alive()
+                    .is_some()
+            );
             assert!(pool.is_empty());
         });
     }
@@ -201,10 +201,10 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let pool = IdlePool::default();
             let (a, _keep) = pair(&listener).await;
-            pool.put(address, a);
+            pool.put(address, a, Instant::now());
             tokio::time::sleep(Duration::from_millis(20)).await;
             assert!(
-                pool.take(address, None, Duration::from_millis(5))
+                pool.take(address, None, Duration::from_millis(5), Instant::now())
                     .alive()
                     .is_none()
             );
@@ -225,11 +225,17 @@ mod tests {
             for _ in 0..MAX_PER_ADDRESS + 5 {
                 let (here, there) = pair(&listener).await;
                 far.push(there);
-                pool.put(address, here);
+                pool.put(address, here, Instant::now());
             }
             assert_eq!(pool.len(), MAX_PER_ADDRESS);
             assert!(pool.clear() && pool.is_empty());
-            assert!(!pool.clear() && pool.take(address, None, LONG).alive().is_none());
+            assert!(
+                !pool.clear()
+                    && pool
+                        .take(address, None, LONG, Instant::now())
+                        .alive()
+                        .is_none()
+            );
         });
     }
 }

@@ -49,12 +49,20 @@ fn append_ip(out: &mut Vec<u8>, address: IpAddr) {
         let _ = write!(out, "{address}");
         return;
     };
+    // In one piece: each line has two of them.
+    let mut text = [b'.'; "255.255.255.255".len()];
+    let mut end = 0;
     for (place, octet) in address.octets().into_iter().enumerate() {
-        if place > 0 {
-            out.push(b'.');
+        // Behind the point that stands there.
+        end += usize::from(place > 0);
+        for (power, digit) in [(100, octet / 100), (10, octet / 10), (1, octet)] {
+            if octet >= power || power == 1 {
+                text[end] = b'0' + digit % 10;
+                end += 1;
+            }
         }
-        append(out, octet.into());
     }
+    out.extend_from_slice(&text[..end]);
 }
 
 #[cfg(test)]
@@ -81,6 +89,10 @@ mod tests {
             |out| append_seconds(out, Duration::from_millis(3_600_500)),
             "3600.500000",
         );
+        for octet in 0..=255 {
+            let ip = IpAddr::from([octet, 255 - octet, 0, octet]);
+            check(|out| append_ip(out, ip), &ip.to_string());
+        }
         for address in [
             "0.0.0.0:1",
             "255.254.3.20:65535",
