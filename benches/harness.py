@@ -22,6 +22,8 @@ import sys
 import tempfile
 import time
 
+import redis_server
+
 BENCHES = pathlib.Path(__file__).resolve().parent
 ROOT = BENCHES.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
@@ -194,7 +196,7 @@ def stage(proxies, *, routes, workers, connections, profile, core=None):
     with tempfile.TemporaryDirectory(prefix="portico-benches-") as name, contextlib.ExitStack() as running:
         setting = Stage(pathlib.Path(name), tools, routes, workers, connections)
         make_certificate(setting)
-        setting.origin_port, setting.ingress_port, setting.grpc_port, setting.bytes_port, setting.redis_port = free_ports(5)
+        setting.origin_port, setting.ingress_port, setting.grpc_port, setting.bytes_port = free_ports(4)
         listen = {"--listen": setting.origin_port, "--ingress": setting.ingress_port, "--grpc": setting.grpc_port}
         argv = [word for option, port in listen.items() for word in (option, f"127.0.0.1:{port}")]
         origin = Process("origin", [tools / "origin", *argv], setting.directory, core)
@@ -205,11 +207,8 @@ def stage(proxies, *, routes, workers, connections, profile, core=None):
         end.wait_for(setting.bytes_port)
         if "portico" in proxies:
             setting.portico = portico_binary(profile)
-            need("redis-server", "redis-server")
-            options = f"--port {setting.redis_port} --bind 127.0.0.1 --appendonly no --dir {setting.directory}"
-            redis = Process("redis", ["redis-server", *options.split(), "--save", ""], setting.directory, core)
+            redis, setting.redis_port = redis_server.start(setting.directory, core)
             running.callback(redis.stop)
-            redis.wait_for(setting.redis_port)
             seed_redis(setting, setting.redis_port)
         yield setting
 
@@ -227,15 +226,8 @@ def make_certificate(setting):
 def seed_redis(setting, port):
     """One tool a route, as grid web services register: pattern `.*`. One more for gRPC."""
     origin, grpc = f"http://127.0.0.1:{setting.origin_port}", f"h2c://127.0.0.1:{setting.grpc_port}"
-    commands = [f"HSET prefix:app{number} .* {origin}\r\n" for number in range(setting.routes)]
-    commands.append(f"HSET prefix:grpc .* {grpc}\r\n")
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall("".join(commands).encode())
-        answers = connection.makefile("rb")
-        for _ in commands:
-            answer = answers.readline()
-            if answer != b":1\r\n":
-                raise Failure(f"redis did not take a route: {answer!r}")
+    tools = (f"HSET prefix:app{number} .* {origin}" for number in range(setting.routes))
+    redis_server.seed(port, [*tools, f"HSET prefix:grpc .* {grpc}"])
 
 
 def free_ports(count):

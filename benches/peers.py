@@ -10,6 +10,7 @@ import shutil
 import subprocess
 
 import harness
+import redis_server
 
 CONFIGURATIONS = harness.BENCHES / "peers"
 # Where `install` puts what is built from source.
@@ -77,7 +78,7 @@ LEGACY = Kind(
     },
     companions={
         # portico's own redis is on the core of the load and not counted: it is not asked while a run lasts.
-        "redis": "redis-server --port @own_redis@ --bind 127.0.0.1 --appendonly no --save  --dir @directory@".split(" "),
+        "redis": redis_server.command("@own_redis@", "@directory@"),
         "haproxy": ["haproxy", "-db", "-f", "@file:legacy-haproxy.cfg@"],
     },
     cannot={
@@ -206,8 +207,8 @@ KINDS = {
 class Proxy(harness.Process):
     """A running proxy with a plain and a TLS listener, and all the processes it needs for a request."""
 
-    def __init__(self, name, setting, core=None):
-        self.kind = KINDS[name]
+    def __init__(self, name, setting, core=None, kind=None):
+        self.kind = kind or KINDS[name]
         self.http_port, self.https_port, self.tcp_port, own_redis_port, own_haproxy_port = harness.free_ports(5)
         self.values = {
             "name": name,
