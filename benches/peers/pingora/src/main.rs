@@ -22,6 +22,9 @@ use common::{Line, Routes, Settings};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Requests at once on one connection to a gRPC backend; one unless told.
+const GRPC_STREAMS: usize = 128;
+
 fn main() -> common::Result<()> {
     let (settings, routes) = Settings::parse()?;
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -107,6 +110,7 @@ impl ProxyHttp for Proxy {
         peer.options.idle_timeout = Some(self.settings.idle);
         if backend.grpc {
             peer.options.set_http_version(2, 2);
+            peer.options.max_h2_streams = GRPC_STREAMS;
         }
         Ok(Box::new(peer))
     }
