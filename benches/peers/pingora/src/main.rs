@@ -1,6 +1,6 @@
 //! A reverse proxy as one writes it with pingora: its HTTP proxy service with rustls, and callbacks for what a peer has to do.
 //!
-//! It does what `harness.check` asks of a peer. It has no limits beyond pingora's own, no error pages, no metrics and no
+//! It does what `checks.check` asks of a peer. It has no limits beyond pingora's own, no error pages, no metrics and no
 //! reload.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
