@@ -6,14 +6,15 @@ Another case is another row of `CASES`, with another function in `loads.py` wher
 import dataclasses
 import typing
 
+import checks
 import harness
 import loads
+import peers
 
 # Whose better figure a budget is about.
-BUDGET_PEERS = ("nginx", "haproxy")
+BUDGET_PEERS = ("nginx", "haproxy", "haproxy-bufsize")
 # As production was; `legacy` keeps connections that it did not keep.
 OLD_CHAIN = "legacy-as-was"
-GRPC_HOST = f"grpc.{harness.DOMAIN}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Case:
     failing: float = 0  # the share of requests whose answer is to be an error
     rate: float = 0  # requests a second; 0: as fast as it goes
 
+    def __post_init__(self):
+        peers.known(self.needs)
+
 
 def needs(*capabilities):
     return frozenset({"http", *capabilities})
@@ -59,14 +63,16 @@ CASES = [
     Case("handshake", "new TLS connection, X25519", **HANDSHAKES, budget=0.50, options=("--kind", "full", "--key-exchange", "x25519")),
     Case("handshake-browser", "new TLS connection, as browsers offer it", **HANDSHAKES, options=("--kind", "full", "--key-exchange", "browser")),
     Case("handshake-resumed", "new TLS connection, resumed, X25519", **HANDSHAKES, options=("--kind", "resumed", "--key-exchange", "x25519")),
-    Case("down", "HTTP/1.1 TLS, 1 MiB down", loads.wrk, path="/1m", connections=16, budget=0.50),
-    Case("up", "HTTP/1.1 plain, 1 MiB up", loads.wrk, "http", "/up", 16, budget=0.60, script="upload.lua"),
-    Case("up-tls", "HTTP/1.1 TLS, 1 MiB up", loads.wrk, path="/up", connections=16, budget=0.60, script="upload.lua"),
+    Case("down", "HTTP/1.1 TLS, 1 MiB down", loads.wrk, path="/1m", connections=16, budget=0.50, needs=frozenset({"bodies"})),
+    Case("up", "HTTP/1.1 plain, 1 MiB up", loads.wrk, "http", "/up", 16, budget=0.60, script="upload.lua",
+         needs=frozenset({"upload"})),
+    Case("up-tls", "HTTP/1.1 TLS, 1 MiB up", loads.wrk, path="/up", connections=16, budget=0.60, script="upload.lua",
+         needs=frozenset({"bodies"})),
     Case("gzip", "HTTP/1.1 TLS, 100 kB of JSON, gzip level 5", loads.wrk, path="/json", connections=16,
          headers=("Accept-Encoding: gzip",), needs=needs("gzip")),
     Case("messages", "WebSocket over TLS, messages of 125 bytes and back", loads.messages, path="/ws", unit="message", needs=needs("websocket")),
-    Case("grpc", "gRPC, small messages, 16 streams", **H2, path="/tools.Tools/Ask", host=GRPC_HOST, body=loads.GRPC_MESSAGE,
-         headers=("content-type: application/grpc", "te: trailers"), needs=needs("h2", "grpc")),
+    Case("grpc", "gRPC, small messages, 16 streams", **H2, path=checks.GRPC_PATH, host=checks.GRPC_HOST, body=loads.GRPC_MESSAGE,
+         headers=checks.GRPC_FIELDS, needs=needs("h2", "grpc")),
     # Every twentieth request 503 of the backend, every twentieth 404 of a host that nobody knows.
     Case("errors", "HTTP/1.1 TLS, 1 KiB, 10 % errors", loads.wrk, script="errors.lua", failing=0.1),
     # Bytes of TCP connections, by a pool of one node.

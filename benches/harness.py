@@ -1,4 +1,4 @@
-"""What the scripts share: programs started and stopped, the stage of every run, checks, CPU and memory read from /proc.
+"""What the scripts share: programs started and stopped, the stage of every run, a request, CPU and memory read from /proc.
 
 Only the standard library. Nothing here decides what is measured (that is in the scripts) or how a figure is judged
 (that is the reader's part). Everything listens on 127.0.0.1 on free ports, writes into one temporary directory, and ends with
@@ -24,12 +24,15 @@ import tempfile
 import time
 import typing
 
+import redis_server
+
 BENCHES = pathlib.Path(__file__).resolve().parent
 ROOT = BENCHES.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 
 DOMAIN = "tools.example"
-HOST = f"app7.{DOMAIN}"
+HOST_NUMBER = 7
+HOST = f"app{HOST_NUMBER}.{DOMAIN}"
 # A tool without a route: on Kubernetes.
 INGRESS_HOST = f"k8s7.{DOMAIN}"
 UNKNOWN_HOST = f"nobody.{DOMAIN}"
@@ -38,10 +41,6 @@ USER_AGENT = "portico-benches"
 IDLE_SECONDS = 600
 START_SECONDS = 20
 STOP_SECONDS = 10
-# Most flush their log once a second.
-LOG_SECONDS = 5
-# What `bytes` sends at a time.
-BLOCK_BYTES = 16 << 20
 TICK_MICROSECONDS = 1_000_000 / os.sysconf("SC_CLK_TCK")
 
 
@@ -186,7 +185,12 @@ class Stage:
         return self.directory / "key.pem"
 
     def hosts(self):
-        return (f"app{number}.{DOMAIN}" for number in range(self.routes))
+        """All hosts with a route, in the order of the tables: that of the load is in the middle, for who goes through them in order."""
+        numbers = list(range(self.routes))
+        middle = self.routes // 2
+        if HOST_NUMBER < self.routes:
+            numbers[HOST_NUMBER], numbers[middle] = numbers[middle], numbers[HOST_NUMBER]
+        return (f"app{number}.{DOMAIN}" for number in numbers)
 
 
 @contextlib.contextmanager
@@ -201,7 +205,7 @@ def stage(proxies, *, routes, workers, connections, profile, core=None):
     with tempfile.TemporaryDirectory(prefix="portico-benches-") as name, contextlib.ExitStack() as running:
         setting = Stage(pathlib.Path(name), tools, routes, workers, connections)
         make_certificate(setting)
-        setting.origin_port, setting.ingress_port, setting.grpc_port, setting.bytes_port, setting.redis_port = free_ports(5)
+        setting.origin_port, setting.ingress_port, setting.grpc_port, setting.bytes_port = free_ports(4)
         listen = {"--listen": setting.origin_port, "--ingress": setting.ingress_port, "--grpc": setting.grpc_port}
         argv = [word for option, port in listen.items() for word in (option, f"127.0.0.1:{port}")]
         origin = Process("origin", [tools / "origin", *argv], setting.directory, core)
@@ -212,11 +216,8 @@ def stage(proxies, *, routes, workers, connections, profile, core=None):
         end.wait_for(setting.bytes_port)
         if "portico" in proxies:
             setting.portico = portico_binary(profile)
-            need("redis-server", "redis-server")
-            options = f"--port {setting.redis_port} --bind 127.0.0.1 --appendonly no --dir {setting.directory}"
-            redis = Process("redis", ["redis-server", *options.split(), "--save", ""], setting.directory, core)
+            redis, setting.redis_port = redis_server.start(setting.directory, core)
             running.callback(redis.stop)
-            redis.wait_for(setting.redis_port)
             seed_redis(setting, setting.redis_port)
         yield setting
 
@@ -234,15 +235,8 @@ def make_certificate(setting):
 def seed_redis(setting, port):
     """One tool a route, as grid web services register: pattern `.*`. One more for gRPC."""
     origin, grpc = f"http://127.0.0.1:{setting.origin_port}", f"h2c://127.0.0.1:{setting.grpc_port}"
-    commands = [f"HSET prefix:app{number} .* {origin}\r\n" for number in range(setting.routes)]
-    commands.append(f"HSET prefix:grpc .* {grpc}\r\n")
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall("".join(commands).encode())
-        answers = connection.makefile("rb")
-        for _ in commands:
-            answer = answers.readline()
-            if answer != b":1\r\n":
-                raise Failure(f"redis did not take a route: {answer!r}")
+    tools = (f"HSET prefix:app{number} .* {origin}" for number in range(setting.routes))
+    redis_server.seed(port, [*tools, f"HSET prefix:grpc .* {grpc}"])
 
 
 def free_ports(count):
@@ -253,7 +247,7 @@ def free_ports(count):
     return ports
 
 
-# --- checks before a figure is believed ---------------------------------------------------------------------------------
+# --- a request ----------------------------------------------------------------------------------------------------------
 
 
 def fetch(port, path, *, host=HOST, tls=False, agent=USER_AGENT, more=()):
@@ -265,9 +259,7 @@ def fetch(port, path, *, host=HOST, tls=False, agent=USER_AGENT, more=()):
         with contextlib.ExitStack() as stack:
             sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
             if tls:
-                context = ssl.create_default_context()
-                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-                sock = stack.enter_context(context.wrap_socket(sock, server_hostname=host))
+                sock = stack.enter_context(encrypted(sock, host))
             sock.sendall(request.encode())
             response = stack.enter_context(http.client.HTTPResponse(sock, method="GET"))
             response.begin()
@@ -277,107 +269,11 @@ def fetch(port, path, *, host=HOST, tls=False, agent=USER_AGENT, more=()):
         raise Failure(f"no answer to {path} for {host} on port {port}: {error!r}") from error
 
 
-TO_BACKEND = {"host", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-original-uri", "via"}
-NOT_TO_BACKEND = {"x-forwarded-for", "x-real-ip", "forwarded"}
-# The key is that of RFC 6455.
-WEBSOCKET = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
-TO_CLIENT = {"x-clacks-overhead", "permissions-policy"}
-
-
-def check(proxy, setting):
-    """Fails unless the proxy does the work that is compared: right bodies, headers both ways, routes looked up, all of it logged.
-
-    What its row in `peers.KINDS` says it cannot do is not asked for; a case that needs it is not measured on it.
-    """
-    wait_for_routes(proxy, setting)
-    for scheme in ("http", "https"):
-        check_scheme(proxy, setting, scheme)
-    if proxy.can("tcp"):
-        check_bytes(proxy)
-    status, _, body = fetch(setting.origin_port, "/1k")
-    if status != 200 or len(body) != 1024:
-        raise Failure("the origin itself does not answer")
-
-
-def wait_for_routes(proxy, setting):
-    """Sozu listens before it knows all of its routes."""
-    last = f"app{setting.routes - 1}.{DOMAIN}" if setting.routes else INGRESS_HOST
-    deadline = time.monotonic() + START_SECONDS
-    for scheme in ("http", "https"):
-        while (status := fetch(proxy.port(scheme), "/1k", host=last, tls=scheme == "https")[0]) != 200:
-            if time.monotonic() > deadline:
-                raise Failure(f"{proxy.name} over {scheme}: {last} is answered with {status}. It said: {proxy.said()}")
-            time.sleep(0.05)
-
-
-def check_scheme(proxy, setting, scheme):
-    tls, port = scheme == "https", proxy.port(scheme)
-
-    def want(condition, what):
-        if not condition:
-            raise Failure(f"{proxy.name} over {scheme}: {what}. It said: {proxy.said()}")
-
-    for path, size in (("/1k", 1 << 10), ("/1m", 1 << 20)):
-        status, headers, body = fetch(port, path, tls=tls)
-        want(status == 200 and body == b"x" * size, f"{path} answered {status} with {len(body)} bytes")
-    expected = TO_CLIENT | ({"strict-transport-security"} if tls else set())
-    want(expected <= headers.keys(), f"the client did not get {expected - headers.keys()}")
-    want(tls or "strict-transport-security" not in headers, "Strict-Transport-Security without TLS")
-    status, headers, body = fetch(port, "/head", tls=tls)
-    names = {line.split(b":")[0].decode().lower() for line in body.split(b"\r\n")[1:] if line}
-    to_backend = TO_BACKEND if proxy.can("fields") else TO_BACKEND - {"x-original-uri"}
-    want(to_backend <= names, f"the backend did not get {to_backend - names}")
-    want(not names & NOT_TO_BACKEND, f"the backend got {names & NOT_TO_BACKEND}")
-    if proxy.can("gzip"):
-        encoding = fetch(port, "/json", tls=tls, more=["Accept-Encoding: gzip"])[1].get("content-encoding")
-        want(encoding == "gzip", "JSON was not compressed")
-    if proxy.can("ingress"):
-        want(fetch(port, "/1k", host=INGRESS_HOST, tls=tls)[0] == 200, "a tool of the ingress was not answered with 200")
-    want(fetch(port, "/1k", host=UNKNOWN_HOST, tls=tls)[0] == 404, "a host that nobody knows was not answered with 404")
-    if proxy.can("refuse"):
-        want(fetch(port, "/1k", agent=None, tls=tls)[0] == 403, "a request without a User-Agent was not answered with 403")
-    if proxy.can("websocket"):
-        status = fetch(port, "/ws", tls=tls, more=WEBSOCKET)[0]
-        want(status == 101, f"a request for WebSocket was answered with {status}")
-    # The backend does not know it.
-    path = f"/logged-over-{scheme}"
-    line = logged(proxy, path, lambda: fetch(port, path, tls=tls))
-    parts = [HOST, path, "404", "127.0.0.1"]
-    parts += [USER_AGENT, f"127.0.0.1:{setting.origin_port}"] if proxy.can("log") else []
-    missing = [part for part in parts if part not in line]
-    want(not missing, f"the access log has no line of a request with {missing}, but {line!r}")
-
-
-def logged(proxy, path, ask):
-    """The line of the access log with `path`, when it was written; nothing when it was not in time.
-
-    Asked again and again: some write only when there is more to write.
-    """
-    deadline = time.monotonic() + LOG_SECONDS
-    while time.monotonic() < deadline:
-        ask()
-        with contextlib.suppress(OSError):
-            for line in proxy.access_log.read_text(errors="replace").splitlines():
-                if path in line:
-                    return line
-        time.sleep(0.05)
-    return ""
-
-
-def check_bytes(proxy):
-    """Fails unless a block comes out of the TCP listener as it went in, and an end of the connection passes."""
-    block = bytes(range(251)) * (BLOCK_BYTES // 251 + 1)
-    try:
-        with socket.create_connection(("127.0.0.1", proxy.tcp_port), timeout=10) as sock:
-            answers = sock.makefile("rb")
-            sock.sendall(b"d")
-            if answers.read(BLOCK_BYTES) != block[:BLOCK_BYTES]:
-                raise Failure(f"{proxy.name}: other bytes came out of its TCP listener than went in")
-            sock.sendall(b"u" + block[:BLOCK_BYTES] + b"c")
-            if answers.read() != b"u" + b"x" * 1024:
-                raise Failure(f"{proxy.name}: the answer to a block did not come out of its TCP listener, or its end did not")
-    except OSError as error:
-        raise Failure(f"no bytes through the TCP listener of {proxy.name}: {error!r}. It said: {proxy.said()}") from error
+def encrypted(sock, host):
+    """A TLS client that takes any certificate, and what the server makes of OpenSSL's usual offer."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(sock, server_hostname=host)
 
 
 # --- the machine --------------------------------------------------------------------------------------------------------

@@ -1,27 +1,36 @@
 """The proxies that are measured: how each is started, what it cannot do, and its version.
 
 A peer is a row of `KINDS` and its configuration in `peers/`, where `@name@` stands for a value of `Proxy.values`. What all
-have to do is in `harness.check`; what one cannot do is told in its row and never left out in silence.
+have to do is in `checks.check`; what one cannot do is told in its row and never left out in silence.
 """
 
 import dataclasses
+import os
+import pathlib
 import re
 import shutil
 import subprocess
+import sys
 
 import harness
+import redis_server
 
 CONFIGURATIONS = harness.BENCHES / "peers"
 # Where `install` puts what is built from source.
 BUILT = harness.TARGET / "benches" / "peers" / "bin"
+# The others are Debian's.
+FROM_SOURCE = {"hyper", "pingora", "sozu"}
 
 # What a case may need (`Case.needs`) and a peer may lack (`Kind.cannot`).
 CAPABILITIES = {
     "http": "requests over HTTP/1.1, plain and TLS",
+    "upload": "bodies of 1 MiB to the backend, over HTTP/1.1 plain",
+    "bodies": "bodies of 1 MiB, over HTTP/1.1 TLS",
     "h2": "HTTP/2 from clients",
     "gzip": "compression, level 5",
     "ingress": "tools without a route go to a pool",
     "refuse": "403 without a User-Agent",
+    "share": "connections to backends that all clients share",
     "fields": "all header fields, with values of the request",
     "log": "an access log line with host, request, status, User-Agent and backend",
     "websocket": "WebSocket by HTTP/1.1 Upgrade",
@@ -29,6 +38,14 @@ CAPABILITIES = {
     "tcp": "connections of a TCP listener",
     "million-routes": "a table of 1,000,000 routes",
 }
+
+
+def known(capabilities):
+    """A misspelt one would be needed, or lacked, by nobody."""
+    unknown = set(capabilities) - CAPABILITIES.keys()
+    if unknown:
+        raise ValueError(f"not in CAPABILITIES: {', '.join(sorted(unknown))}")
+    return capabilities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,16 +58,23 @@ class Kind:
     files: tuple[str, ...] = ()
     # A line of its route table, which is `<name>.map`; portico and the old chain have their routes from redis.
     route: str | None = None
+    # One more for the host of gRPC, where that is a route as the others.
+    grpc_route: str = ""
     # Its routes are part of its configuration (`@routes@`): it cannot read them from another file.
     routes_inside: bool = False
     # Further values for its files.
     values: dict[str, str] = dataclasses.field(default_factory=dict)
     # Processes without which it does not work; started before it, on its core, and counted with it.
     companions: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    # Capability -> why not. The report prints it, `harness.check` leaves it out.
+    # What it needs beside its programs.
+    libraries: tuple[str, ...] = ()
+    # Capability -> why not. The report prints it, `checks.check` leaves it out.
     cannot: dict[str, str] = dataclasses.field(default_factory=dict)
     # File with its access log; without one its standard output.
     access_log: str | None = None
+
+    def __post_init__(self):
+        known(self.cannot)
 
     def programs(self):
         return [next(word for word in command if "=" not in word and word != "env") for command in [self.command, *self.companions.values()]]
@@ -61,7 +85,8 @@ HAPROXY = Kind(
     ["haproxy", "-v"],
     ("haproxy.cfg",),
     "{host} origin\n",
-    values={"splice": ""},
+    grpc_route="grpc.@domain@ grpc\n",
+    values={"splice": "", "bufsize": "16384"},
     cannot={"gzip": "its compression has no level to set"},
 )
 
@@ -77,13 +102,14 @@ LEGACY = Kind(
     },
     companions={
         # portico's own redis is on the core of the load and not counted: it is not asked while a run lasts.
-        "redis": "redis-server --port @own_redis@ --bind 127.0.0.1 --appendonly no --save  --dir @directory@".split(" "),
+        "redis": redis_server.command("@own_redis@", "@directory@"),
         "haproxy": ["haproxy", "-db", "-f", "@file:legacy-haproxy.cfg@"],
     },
     cannot={
         "tcp": "its HAProxy did that alone: as haproxy",
         "grpc": "it spoke HTTP/1.1 to all backends",
     },
+    libraries=("/usr/lib/nginx/modules/ngx_http_lua_module.so", "/usr/share/lua/5.1/nginx/redis.lua"),
     access_log="legacy.access",
 )
 
@@ -135,16 +161,18 @@ KINDS = {
         access_log="nginx.access",
     ),
     "haproxy": HAPROXY,
-    # The same with splice(2), which is off unless asked for; with `option splice-auto` it was never used here.
+    # The same with larger buffers: uploads cost a fifth less, small requests rather more, so it has a row of its own.
+    "haproxy-bufsize": dataclasses.replace(
+        HAPROXY,
+        values=HAPROXY.values | {"bufsize": "65536"},
+        cannot=HAPROXY.cannot | dict.fromkeys(("http", "h2", "tcp", "million-routes"), "as haproxy, whose buffers are for small requests"),
+    ),
+    # The same with splice(2), which is off unless asked for; with `option splice-auto` it was never used here. It is for
+    # bytes that pass unread, from one plain connection to another.
     "haproxy-splice": dataclasses.replace(
         HAPROXY,
-        values={"splice": "option splice-request\n  option splice-response"},
-        cannot={
-            "gzip": HAPROXY.cannot["gzip"],
-            "http": "as haproxy: only its TCP listener is another",
-            "h2": "as haproxy: only its TCP listener is another",
-            "million-routes": "as haproxy: only its TCP listener is another",
-        },
+        values=HAPROXY.values | {"splice": "option splice-request\n  option splice-response"},
+        cannot=HAPROXY.cannot | dict.fromkeys(("http", "bodies", "h2", "million-routes"), "as haproxy: nothing to splice, or too little"),
     ),
     "legacy": LEGACY,
     # As it was: connections to backends are never kept, and those to redis only after a match.
@@ -178,6 +206,7 @@ KINDS = {
         routes_inside=True,
         cannot={
             "gzip": "it does not compress",
+            "share": "a connection to a backend is one client's alone, and ends with it",
             "refuse": "it cannot answer 403 by a header field",
             "fields": "its header values are fixed: no X-Original-URI, and one X-Forwarded-Host for all tools of the ingress",
             "million-routes": "each route repeats its header fields, in a configuration of more than 1 GB",
@@ -206,8 +235,8 @@ KINDS = {
 class Proxy(harness.Process):
     """A running proxy with a plain and a TLS listener, and all the processes it needs for a request."""
 
-    def __init__(self, name, setting, core=None):
-        self.kind = KINDS[name]
+    def __init__(self, name, setting, core=None, kind=None):
+        self.kind = kind or KINDS[name]
         self.http_port, self.https_port, self.tcp_port, own_redis_port, own_haproxy_port = harness.free_ports(5)
         self.values = {
             "name": name,
@@ -234,7 +263,7 @@ class Proxy(harness.Process):
         self.values |= {key: fill(value, self.values) for key, value in self.kind.values.items()}
         if self.kind.route:
             line = fill(self.kind.route, self.values)
-            routes = "".join(line.replace("{host}", host) for host in setting.hosts())
+            routes = "".join(line.replace("{host}", host) for host in setting.hosts()) + fill(self.kind.grpc_route, self.values)
             if self.kind.routes_inside:
                 self.values["routes"] = routes
                 for host, key in (("*", "ingress_routes"), ("grpc", "grpc_routes")):
@@ -262,16 +291,12 @@ class Proxy(harness.Process):
     def listening(self):
         """Waits until its listeners take connections, without a request."""
         self.wait_for(self.http_port, self.https_port)
-        if self.passes_bytes:
+        if self.can("tcp"):
             self.wait_for(self.tcp_port)
         return self
 
-    @property
-    def passes_bytes(self):
-        return self.can("tcp")
-
     def can(self, *capabilities):
-        return not set(capabilities) & self.kind.cannot.keys()
+        return not set(known(capabilities)) & self.kind.cannot.keys()
 
     def pids(self):
         """All that the chain needs: its companions too."""
@@ -315,10 +340,28 @@ def locked_version(crate):
 
 
 def require(names):
-    """Fails with what to install unless the programs of all these peers are there."""
-    for name in names:
-        if name != "portico":
-            for program in KINDS[name].programs():
-                program = fill(program, {"built": BUILT})
-                if shutil.which(program) is None:
-                    raise harness.Failure(f"`{program}` is not there, which {name} needs: run benches/install (as root for Debian's packages)")
+    """Sees to it that all that these peers need is there: installs it as root, else says how."""
+    missing = {name: lacking(name) for name in names if name != "portico"}
+    missing = {name: what for name, what in missing.items() if what}
+    if not missing:
+        return
+    parts = ["packages", *sorted(missing.keys() & FROM_SOURCE)]
+    said = "; ".join(f"{name} needs {', '.join(what)}" for name, what in missing.items())
+    command = " ".join(["benches/install", *parts])
+    if os.geteuid() != 0:
+        raise harness.Failure(f"not there: {said}. Run `{command}` as root, or choose others with --proxies")
+    print(f"not there: {said}; running `{command}`", file=sys.stderr)
+    if subprocess.run([harness.BENCHES / "install", *parts], stdout=sys.stderr).returncode != 0:
+        raise harness.Failure(f"`{command}` failed, see above; --proxies chooses others")
+    still = {name for name in missing if lacking(name)}
+    if still:
+        raise harness.Failure(f"`{command}` installed not all of what these need: {', '.join(sorted(still))}")
+
+
+def lacking(name):
+    """What is not there of a peer."""
+    kind = KINDS[name]
+    programs = [fill(program, {"built": BUILT}) for program in kind.programs()]
+    return [what for what in programs if shutil.which(what) is None] + [
+        what for what in kind.libraries if not pathlib.Path(what).exists()
+    ]

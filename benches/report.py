@@ -10,10 +10,10 @@ import peers
 from cases import BUDGET_PEERS, OLD_CHAIN, UNITS
 
 # What every proxy is to do for every request.
-DUTIES = ("refuse", "fields", "log")
+DUTIES = ("refuse", "fields", "log", "share")
 # A proxy that used less of its core could have done more.
 FULL_CORE = 0.8
-BETTER = "better of " + " and ".join(BUDGET_PEERS)
+BETTER = "better of nginx and haproxy"
 
 
 def ratios(runs, cases):
@@ -79,10 +79,19 @@ def overview(report, cases, names):
             lines.append(f"| {case.title} | {unit.time}/{case.unit} | " + " | ".join(cells) + " |")
     if notes:
         lines += ["", *(f"[{number}] {why}.  " for why, number in notes.items())]
+    lines += ["", "TLS, as agreed with a client that prefers AES-256: " + tls(report) + "."]
     less = [f"{name}: {peers.KINDS[name].cannot[what]}" for name in names for what in DUTIES if what in peers.KINDS[name].cannot]
     if less:
         lines += ["", "Measured all the same, and doing less than portico: " + "; ".join(less) + "."]
     return lines
+
+
+def tls(report):
+    """Version and suite of each; most agree on the same."""
+    by_suite = {}
+    for name, suite in report["tls"].items():
+        by_suite.setdefault(suite, []).append(name)
+    return "; ".join(f"{suite} ({', '.join(names)})" for suite, names in by_suite.items())
 
 
 def reason(case, name):

@@ -218,7 +218,7 @@ const COMMANDS: &[(&str, How)] = &[
     ),
     ("benches/growth", How::Elsewhere("benches/smoke, smaller")),
     (
-        "benches/growth --axes routes,tools --repetitions 3 --seconds 1",
+        "benches/growth --profile dist --accept",
         How::Elsewhere("benches/smoke, smaller"),
     ),
     ("benches/instructions", How::Elsewhere("scripts/test")),

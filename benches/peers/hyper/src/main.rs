@@ -1,7 +1,7 @@
 //! A reverse proxy as one writes it with hyper: one runtime on a thread for each worker, hyper's HTTP/1.1 and HTTP/2 server,
 //! the pool of hyper-util's client, rustls.
 //!
-//! It does what `harness.check` asks of a peer. It has no limits, no body deadlines, no error pages, no metrics and no
+//! It does what `checks.check` asks of a peer. It has no limits, no body deadlines, no error pages, no metrics and no
 //! reload.
 
 use std::io::Write;

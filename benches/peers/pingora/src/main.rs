@@ -1,6 +1,6 @@
 //! A reverse proxy as one writes it with pingora: its HTTP proxy service with rustls, and callbacks for what a peer has to do.
 //!
-//! It does what `harness.check` asks of a peer. It has no limits beyond pingora's own, no error pages, no metrics and no
+//! It does what `checks.check` asks of a peer. It has no limits beyond pingora's own, no error pages, no metrics and no
 //! reload.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -21,6 +21,9 @@ use common::{Line, Routes, Settings};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Requests at once on one connection to a gRPC backend; one unless told.
+const GRPC_STREAMS: usize = 128;
 
 fn main() -> common::Result<()> {
     let (settings, routes) = Settings::parse()?;
@@ -107,6 +110,7 @@ impl ProxyHttp for Proxy {
         peer.options.idle_timeout = Some(self.settings.idle);
         if backend.grpc {
             peer.options.set_http_version(2, 2);
+            peer.options.max_h2_streams = GRPC_STREAMS;
         }
         Ok(Box::new(peer))
     }
