@@ -17,10 +17,12 @@ import shutil
 import signal
 import socket
 import ssl
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import typing
 
 import redis_server
 
@@ -40,6 +42,10 @@ IDLE_SECONDS = 600
 START_SECONDS = 20
 STOP_SECONDS = 10
 TICK_MICROSECONDS = 1_000_000 / os.sysconf("SC_CLK_TCK")
+
+
+# Where Debian has nginx and haproxy, which not every shell looks at.
+os.environ["PATH"] = os.pathsep.join(["/usr/sbin", "/sbin", os.environ.get("PATH", os.defpath)])
 
 
 class Failure(Exception):
@@ -138,7 +144,8 @@ def need(program, package):
 
 def build(package, profile):
     """The folder with the built programs of `package`."""
-    need("cargo", "cargo")
+    if shutil.which("cargo") is None:
+        raise Failure("no cargo: install Rust (https://rustup.rs) and a C compiler (apt-get install build-essential)")
     argv = ["cargo", "build", "--quiet", "--profile", profile, "-p", package]
     if subprocess.run(argv, cwd=ROOT).returncode != 0:
         raise Failure(f"`{' '.join(argv)}` failed")
@@ -280,6 +287,26 @@ def machine():
             model = line.split(":", 1)[1].strip()
             break
     return {"processor": model, "cores": os.cpu_count(), "kernel": platform.release(), "load_at_start": os.getloadavg()[0]}
+
+
+class Cores(typing.NamedTuple):
+    """Where proxies and load run; None: wherever the kernel likes."""
+
+    proxy: int | None
+    load: int | None
+
+    @staticmethod
+    def usual():
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) == 1:
+            print("warning: one core only, proxy and load share it: the figures mean little", file=sys.stderr)
+        return Cores(cores[0], cores[-1])
+
+
+def spread(values, form):
+    """Median and range."""
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:{form}} [{low:{form}}-{high:{form}}]"
 
 
 def core_busy(core):

@@ -76,24 +76,14 @@ def handshakes(case, proxy, seconds, core, begin):
 
 
 def messages(case, proxy, seconds, core, begin):
-    return ours("messages", [f"127.0.0.1:{proxy.https_port}", "--host", case.host], case, proxy, seconds, core)
+    argv = [f"127.0.0.1:{proxy.https_port}", "--host", case.host]
+    return load_of(opened_first("messages", argv, case, proxy, seconds, core, begin))
 
 
 def requests(case, proxy, seconds, core, begin):
     """HTTP/1.1 on many connections: those are opened before it begins, which `wrk` cannot do."""
-    argv = [*pinned(core), harness.TARGET / "release" / "requests", f"127.0.0.1:{proxy.port(case.scheme)}", "--host", case.host]
-    argv += ["--connections", str(case.connections), "--at-once", str(case.connections), "--seconds", str(seconds)]
-    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout")}
-    with subprocess.Popen(argv + ["--tls"] * (case.scheme == "https"), text=True, **pipes) as load:
-        # "ready" when all are open; it holds them until its input ends.
-        if load.stdout.readline():
-            begin()
-            load.stdin.write("go\n")
-            load.stdin.flush()
-        line = load.stdout.readline()
-    if not line:
-        raise harness.Failure(f"`requests` failed for {proxy.name}, {case.name}, see above")
-    said = json.loads(line)
+    argv = [f"127.0.0.1:{proxy.port(case.scheme)}", "--host", case.host, "--at-once", str(case.connections)]
+    said = opened_first("requests", argv + ["--tls"] * (case.scheme == "https"), case, proxy, seconds, core, begin)
     for failure, count in said["failures"].items():
         print(f"{proxy.name}, {case.name}: {count} x {failure}", file=sys.stderr)
     return Load(said["requests"], said["seconds"], said["errors"])
@@ -102,7 +92,23 @@ def requests(case, proxy, seconds, core, begin):
 def latency(case, proxy, seconds, core, begin):
     """At the rate of the case, whatever the proxy would like."""
     argv = [f"127.0.0.1:{proxy.https_port}", "--host", case.host, "--rate", str(case.rate)]
-    return ours("latency", argv, case, proxy, seconds, core)
+    return load_of(opened_first("latency", argv, case, proxy, seconds, core, begin))
+
+
+def opened_first(program, argv, case, proxy, seconds, core, begin):
+    """What a program of `src/bin` says that opens its connections, says "ready" and waits: opening them is not measured."""
+    argv = [*pinned(core), harness.TARGET / "release" / program, *argv]
+    argv += ["--connections", str(case.connections), "--seconds", str(seconds)]
+    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout")}
+    with subprocess.Popen(argv, text=True, **pipes) as load:
+        if load.stdout.readline():
+            begin()
+            load.stdin.write("go\n")
+            load.stdin.flush()
+        line = load.stdout.readline()
+    if not line:
+        raise harness.Failure(f"`{program}` failed for {proxy.name}, {case.name}, see above")
+    return json.loads(line)
 
 
 def ours(program, argv, case, proxy, seconds, core):
@@ -114,7 +120,10 @@ def ours(program, argv, case, proxy, seconds, core):
         raise harness.Failure(f"`{program}` failed for {proxy.name}, {case.name}: {done.stdout}{done.stderr}")
     if done.stderr:
         print(f"{proxy.name}, {case.name}: {done.stderr.strip()}", file=sys.stderr)
-    said = json.loads(done.stdout)
+    return load_of(json.loads(done.stdout))
+
+
+def load_of(said):
     return Load(said.pop("units"), said.pop("seconds"), said.pop("errors"), said)
 
 

@@ -5,11 +5,14 @@ Nothing is measured here. Ratios are taken within a repetition, never between tw
 
 import statistics
 
+import harness
 import peers
 from cases import BUDGET_PEERS, OLD_CHAIN, UNITS
 
 # What every proxy is to do for every request.
 DUTIES = ("refuse", "fields", "log", "share")
+# A proxy that used less of its core could have done more.
+FULL_CORE = 0.8
 BETTER = "better of nginx and haproxy"
 
 
@@ -106,7 +109,7 @@ def budgets(report, cases):
                 met = "met" if statistics.median(row[over]) <= budget else "**not met**"
                 there = [peer for peer in BUDGET_PEERS if peer in row]
                 of = there[0] if over == BETTER and len(there) == 1 else over
-                lines.append(f"| {case.title} | {of} | {spread(row[over], '.2f')} | {budget:.2f} | {met} |")
+                lines.append(f"| {case.title} | {of} | {harness.spread(row[over], '.2f')} | {budget:.2f} | {met} |")
     return lines and ["", "| CPU of portico | over that of | median [lowest-highest] | budget | |", "|---|---|---:|---:|---|", *lines]
 
 
@@ -124,13 +127,15 @@ def table(report, case, names):
         runs = runs_of(report, case, name)
         if not runs:
             continue
-        spent = spread([run["cpu_us"] / unit.microseconds for run in runs], unit.cpu_form)
+        spent = harness.spread([run["cpu_us"] / unit.microseconds for run in runs], unit.cpu_form)
         ratio = report["ratios"].get(case.name, {}).get(name)
         parts = [f"{median(runs, part) / unit.microseconds:{unit.cpu_form}}" for part in ("user_us", "system_us")]
+        used = median(runs, "core_used")
+        limit = " (load was the limit)" if used < FULL_CORE else ""
         upstream = "-" if case.scheme == "tcp" else f"{median(runs, 'upstream_connections'):.0f}"
         lines.append(
-            f"| {name} | {spent} | {spread(ratio, '.2f') if ratio else '-'} | {' | '.join(parts)} | "
-            f"{spread([run['rate'] for run in runs], unit.rate_form)} | {median(runs, 'core_used'):.0%} | "
+            f"| {name} | {spent} | {harness.spread(ratio, '.2f') if ratio else '-'} | {' | '.join(parts)} | "
+            f"{harness.spread([run['rate'] for run in runs], unit.rate_form)} | {used:.0%}{limit} | "
             f"{median(runs, 'core_used_by_others'):.0%} | {upstream} | {sum(run['errors'] for run in runs)} |"
         )
     agreed = [name for name in names if any(run["detail"].get("post_quantum") for run in runs_of(report, case, name))]
@@ -144,17 +149,19 @@ def latencies(report, case, names):
         "",
         f"**{case.title}** (`{case.name}`): {case.rate:,.0f} requests/s on {case.connections} connections, whatever the proxy",
         "",
-        "| | p50, us | p99, us | p99.9, us | CPU us per request | by others | load program late by (p99), us | errors |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| | p50, us | p99, us | p99.9, us | samples | CPU us per request | by others | load program late by (p99), us | errors |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name in names:
         runs = runs_of(report, case, name)
         if runs:
-            cells = [spread([run["detail"][key] for run in runs], ",.0f") for key in ("p50_us", "p99_us", "p999_us")]
-            cells.append(spread([run["cpu_us"] for run in runs], ",.1f"))
+            cells = [harness.spread([run["detail"][key] for run in runs], ",.0f") for key in ("p50_us", "p99_us", "p999_us")]
+            cells.append(f"{sum(run['detail']['samples'] for run in runs):,}")
+            cells.append(harness.spread([run["cpu_us"] for run in runs], ",.1f"))
             cells.append(f"{median(runs, 'core_used_by_others'):.0%}")
             late = max(run["detail"]["late_p99_us"] for run in runs)
-            lines.append(f"| {name} | {' | '.join(cells)} | {late:,} | {sum(run['errors'] for run in runs)} |")
+            late = f"{late:,}" + " (load late)" * any(run["load_late"] for run in runs)
+            lines.append(f"| {name} | {' | '.join(cells)} | {late} | {sum(run['errors'] for run in runs)} |")
     return lines
 
 
@@ -173,7 +180,8 @@ def beside(report, earlier, cases):
     """Which figures differ from those of another run: CPU, and latency, whose ranges do not overlap."""
     compared, lines = 0, []
     figures = [("CPU us", lambda run: run["cpu_us"])]
-    figures += [(key.removesuffix("_us"), lambda run, key=key: run["detail"].get(key)) for key in ("p50_us", "p99_us")]
+    figures += [(key.removesuffix("_us"), lambda run, key=key: run["detail"].get(key)) for key in ("p50_us", "p99_us", "p999_us")]
+    figures.append(("rate", lambda run: None if run["detail"].get("late_p99_us") is not None else run["rate"]))
     for case in cases:
         for name in report["versions"]:
             for title, figure in figures:
@@ -183,8 +191,13 @@ def beside(report, earlier, cases):
                 compared += 1
                 before, now = both
                 if max(before) < min(now) or max(now) < min(before):
-                    lines.append(f"| {case.title} | {name} | {title} | {spread(before, ',.1f')} | {spread(now, ',.1f')} |")
+                    lines.append(f"| {case.title} | {name} | {title} | {harness.spread(before, ',.1f')} | {harness.spread(now, ',.1f')} |")
     said = f"Beside the run of {earlier['date']}: the ranges of {compared - len(lines)} of {compared} figures overlap."
+    differ = [key for key in ("seconds", "latency_seconds", "versions") if earlier.get(key) != report.get(key)]
+    machines = [{key: value for key, value in one["machine"].items() if key != "load_at_start"} for one in (earlier, report)]
+    differ += ["machine"] * (machines[0] != machines[1])
+    if differ:
+        said += f" **The two differ in {', '.join(differ)}.**"
     head = ["", "| these do not | | | then | now |", "|---|---|---|---:|---:|"]
     return "\n".join(["", said, *(head + lines if lines else [])]) + "\n"
 
@@ -196,8 +209,3 @@ def runs_of(report, case, name):
 def median(runs, key):
     return statistics.median(run[key] for run in runs)
 
-
-def spread(values, form):
-    """Median and range."""
-    middle, low, high = statistics.median(values), min(values), max(values)
-    return f"{middle:{form}} [{low:{form}}-{high:{form}}]"

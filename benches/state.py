@@ -1,7 +1,8 @@
 """The runs of `compare` on disk, so that one that was stopped goes on where it was: a line of JSON each, the first of them says
 what all have in common.
 
-A file belongs to one way of measuring: the same options, programs, scripts and machine. For any other it begins anew. It is
+A file belongs to one way of measuring: the same options, programs, scripts and machine. With another one the file stays
+as it is and the run is refused. Only whole groups count: what all proxies did in one case of one repetition, without an error. It is
 removed when the last run is done and reported: the same command then measures again.
 """
 
@@ -17,17 +18,39 @@ import harness
 
 class State:
     def __init__(self, path, key, fresh):
-        self.path, self.runs = path, []
+        self.path, self.key, self.runs = path, key, []
         found = None if fresh else read(path)
-        if found and found[0] == key:
+        if found and found[0] != key:
+            different = ", ".join(sorted(name for name in key if found[0].get(name) != key[name]))
+            raise harness.Failure(f"{path} holds an unfinished run that differs in {different}: give --fresh to forget it")
+        if found:
             self.runs = found[1:]
             print(f"going on after {len(self.runs)} runs of {path} (--fresh begins anew)", file=sys.stderr)
-            return
-        if found:
-            different = ", ".join(sorted(name for name in key if found[0].get(name) != key[name]))
-            print(f"{path} is of another run ({different}): beginning anew", file=sys.stderr)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(key) + "\n")
+        else:
+            self.write()
+
+    def write(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Never half a file: a stop here must not lose the runs.
+        new = self.path.with_suffix(".new")
+        new.write_text("".join(json.dumps(line) + "\n" for line in (self.key, *self.runs)))
+        new.replace(self.path)
+
+    def keep_whole(self, case, proxies):
+        """Forgets what was measured of this case in a repetition that not all of its proxies have ended without an error: ratios are of
+        runs that followed each other."""
+        groups = {}
+        for run in self.runs:
+            if run["case"] == case:
+                groups.setdefault(run["repetition"], []).append(run)
+        broken = {
+            repetition
+            for repetition, runs in groups.items()
+            if {run["proxy"] for run in runs} != set(proxies) or any(run["errors"] for run in runs)
+        }
+        if broken:
+            self.runs = [run for run in self.runs if run["case"] != case or run["repetition"] not in broken]
+            self.write()
 
     def add(self, run):
         self.runs.append(run)
@@ -63,7 +86,8 @@ def fingerprint(programs):
     machine = harness.machine()
     del machine["load_at_start"]
     found = {}
-    for program in programs:
+    tools = [harness.TARGET / "release" / name for name in ("origin", "bytes", "handshakes", "latency", "messages", "requests")]
+    for program in [*programs, *tools, "wrk", "h2load"]:
         file = shutil.which(program)
         if file:
             status = os.stat(file)

@@ -1,5 +1,5 @@
 //! What the measuring programs share: TLS clients that trust any certificate, one request of
-//! HTTP/1.1, and the room for file descriptors.
+//! HTTP/1.1, the room for file descriptors, and what they say of themselves.
 //!
 //! The programs are in `src/bin`; the scripts `compare`, `memory`, `routes` and others start them. Nothing
 //! here is part of the proxy, and nothing of the proxy is linked here, but for `lookups`: what
@@ -8,9 +8,11 @@
 pub mod http1;
 pub mod websocket;
 
-use std::io;
+use std::io::{self, BufRead, Write};
 use std::sync::Arc;
+use std::time::Instant;
 
+use anyhow::{Context, bail};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, Resumption};
@@ -18,6 +20,7 @@ use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
+use tokio::task::JoinHandle;
 
 /// A TLS client for one ALPN protocol: trusts any certificate, and never resumes a session,
 /// so that every connection costs the server a full handshake and holds what a full
@@ -92,6 +95,58 @@ pub fn allow_open_files(needed: u64) -> Result<(), String> {
             "{needed} open files are needed and the hard limit is {hard} ({error}): run `ulimit -Hn {needed}` as root first"
         )
     })
+}
+
+/// Says `ready` and waits for a line on standard input: what came before is not measured. Nothing else
+/// happens in this thread meanwhile.
+///
+/// # Errors
+/// When nobody reads or answers.
+pub fn ready() -> anyhow::Result<()> {
+    say("ready")?;
+    if io::stdin().lock().read_line(&mut String::new())? == 0 {
+        bail!("standard input ended before the run");
+    }
+    Ok(())
+}
+
+/// Writes a line to standard output at once.
+///
+/// # Errors
+/// When nobody reads it.
+pub fn say(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// What a client has done, and what ended it before its time.
+pub type Done = (u64, Option<io::Error>);
+
+/// Waits for all clients and says what they did together: `{"units":N,"seconds":N,"errors":N}`, and the last error
+/// on standard error. What a client counts is so many units.
+///
+/// # Errors
+/// When a client panicked, or nobody reads it.
+pub async fn say_total(
+    clients: Vec<JoinHandle<Done>>,
+    unit: f64,
+    start: Instant,
+) -> anyhow::Result<()> {
+    let (mut done, mut errors, mut last) = (0, 0, None);
+    for client in clients {
+        let (by_one, failed) = client.await.context("a client ended")?;
+        done += by_one;
+        errors += u32::from(failed.is_some());
+        last = failed.or(last);
+    }
+    if let Some(error) = last {
+        writeln!(io::stderr(), "the last error: {error}")?;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let units = done as f64 * unit;
+    say(&serde_json::json!({ "units": units, "seconds": seconds, "errors": errors }).to_string())?;
+    Ok(())
 }
 
 /// Takes whatever certificate comes: ours is made for the run.

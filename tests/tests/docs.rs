@@ -200,12 +200,18 @@ const COMMANDS: &[(&str, How)] = &[
         "benches/compare --system-calls",
         How::Elsewhere("by hand: it needs a kernel that allows perf"),
     ),
-    ("benches/start", How::Elsewhere("benches/smoke, smaller")),
     (
-        "benches/memory --peers",
+        "benches/start --profile dist",
         How::Elsewhere("benches/smoke, smaller"),
     ),
-    ("benches/routes", How::Elsewhere("benches/smoke, smaller")),
+    (
+        "benches/memory --profile dist --peers",
+        How::Elsewhere("benches/smoke, smaller"),
+    ),
+    (
+        "benches/routes --profile dist",
+        How::Elsewhere("benches/smoke, smaller"),
+    ),
     (
         "benches/routes --patterns --sizes 1000000",
         How::Elsewhere("benches/smoke, smaller"),

@@ -20,8 +20,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
+use portico_benches::{Done, say_total};
 use rustix::fs::{MemfdFlags, memfd_create, sendfile};
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -149,35 +149,15 @@ async fn load(
             spawn_local(async move { client(proxy, kind, end, &shared).await })
         })
         .collect();
-    let (mut units, mut errors, mut last) = (0, 0, None);
-    for client in clients {
-        let (done, failed) = client.await.context("a client ended")?;
-        units += done;
-        if let Some(error) = failed {
-            errors += 1;
-            last = Some(error);
-        }
-    }
-    if let Some(error) = last {
-        writeln!(io::stderr(), "the last error: {error}")?;
-    }
-    let units = match kind {
-        Kind::Connect => units as f64,
-        Kind::Down | Kind::Up => (units * BLOCK_BYTES) as f64 / f64::from(1 << 30),
+    let unit = match kind {
+        Kind::Connect => 1.0,
+        Kind::Down | Kind::Up => BLOCK_BYTES as f64 / f64::from(1 << 30),
     };
-    let seconds = start.elapsed().as_secs_f64();
-    let said = serde_json::json!({ "units": units, "seconds": seconds, "errors": errors });
-    writeln!(io::stdout(), "{said}")?;
-    Ok(())
+    say_total(clients, unit, start).await
 }
 
 /// What one client has done, blocks or connections, until the time was over or something failed.
-async fn client(
-    proxy: SocketAddr,
-    kind: Kind,
-    end: Instant,
-    shared: &Shared,
-) -> (usize, Option<io::Error>) {
+async fn client(proxy: SocketAddr, kind: Kind, end: Instant, shared: &Shared) -> Done {
     let mut done = 0;
     let mut stream = None;
     while Instant::now() < end {

@@ -1,7 +1,7 @@
 //! Latency at a fixed rate: requests become due at even intervals, whether or not the earlier ones were answered, and each
 //! takes the next free one of some keep-alive TLS connections. Its latency begins when it was due; so a proxy that stops for a
-//! moment pays for every request of that moment (no coordinated omission). Prints one line of JSON:
-//! `{"units":N,"seconds":N,"errors":N,"p50_us":N,"p99_us":N,"p999_us":N,"late_p99_us":N}`.
+//! moment pays for every request of that moment (no coordinated omission). When the connections are open, says `ready` and waits for a line on
+//! standard input. Prints one line of JSON: `{"units":N,"seconds":N,"errors":N,"samples":N,"p50_us":N,"p99_us":N,"p999_us":N,"late_p99_us":N}`.
 //!
 //! `late` is how much after its time the generator itself looked at a request: when that is not far below
 //! the latencies, the generator was the limit, and not the proxy. The clock is a timer of the kernel, since those of the runtime
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use clap::Parser;
 use portico_benches::http1::exchange;
-use portico_benches::{allow_open_files, tls_client};
+use portico_benches::{allow_open_files, ready, say, tls_client};
 use rustix::fd::OwnedFd;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
@@ -74,6 +74,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     for stream in open(&arguments).await? {
         connections.push(serve(stream, request.clone(), Rc::clone(&work)));
     }
+    ready()?;
     let interval = Duration::from_secs_f64(1.0 / arguments.rate);
     let timer = every(interval)?;
     let start = Instant::now();
@@ -117,12 +118,13 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         "units": requests,
         "seconds": start.elapsed().as_secs_f64(),
         "errors": errors,
+        "samples": latencies.len(),
         "p50_us": percentile(&latencies, 0.5),
         "p99_us": percentile(&latencies, 0.99),
         "p999_us": percentile(&latencies, 0.999),
         "late_p99_us": percentile(&late, 0.99),
     });
-    writeln!(io::stdout(), "{said}")?;
+    say(&said.to_string())?;
     Ok(())
 }
 

@@ -1,18 +1,18 @@
-//! WebSocket messages through a proxy: each connection is upgraded at `/ws`, then sends a masked frame of 125 bytes, waits for its
-//! echo, compares it, and sends the next. Prints `{"units":N,"seconds":N,"errors":N}`; a unit is a message with its echo.
+//! WebSocket messages through a proxy: each connection is upgraded at `/ws`. When all are, says `ready` and waits for a line on standard
+//! input. Then each sends a masked frame of 125 bytes, waits for its echo, compares it, and sends the next. Prints
+//! `{"units":N,"seconds":N,"errors":N}`; a unit is a message with its echo.
 //!
 //! Over TLS, as browsers come. Not a WebSocket client: no fragments, pings or longer frames.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
 use memchr::memmem;
-use portico_benches::{allow_open_files, tls_client, websocket};
+use portico_benches::{Done, allow_open_files, ready, say_total, tls_client, websocket};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -52,36 +52,24 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let client = Rc::new(Client {
+    let client = Client {
         address: arguments.address,
         name: ServerName::try_from(arguments.host.clone()).context("not a host name")?,
         tls: tls_client("http/1.1")?,
         upgrade: websocket::upgrade_request(&arguments.host),
-    });
+    };
+    let mut streams = Vec::new();
+    for _ in 0..arguments.connections {
+        streams.push(within(client.open()).await?);
+    }
+    ready()?;
     let start = Instant::now();
     let end = start + Duration::from_secs_f64(arguments.seconds);
-    let clients: Vec<_> = (0..arguments.connections)
-        .map(|number| {
-            let client = Rc::clone(&client);
-            spawn_local(async move { client.run(number as u32, end).await })
-        })
+    let clients = (0..)
+        .zip(streams)
+        .map(|(number, stream)| spawn_local(messages(stream, number, end)))
         .collect();
-    let (mut units, mut errors, mut last) = (0, 0, None);
-    for client in clients {
-        let (done, failed) = client.await.context("a client ended")?;
-        units += done;
-        if let Some(error) = failed {
-            errors += 1;
-            last = Some(error);
-        }
-    }
-    if let Some(error) = last {
-        writeln!(io::stderr(), "the last error: {error}")?;
-    }
-    let seconds = start.elapsed().as_secs_f64();
-    let said = serde_json::json!({ "units": units, "seconds": seconds, "errors": errors });
-    writeln!(io::stdout(), "{said}")?;
-    Ok(())
+    say_total(clients, 1.0, start).await
 }
 
 struct Client {
@@ -92,27 +80,6 @@ struct Client {
 }
 
 impl Client {
-    /// How many messages came back, and what ended the connection before its time.
-    async fn run(&self, seed: u32, end: Instant) -> (u64, Option<io::Error>) {
-        let mut done = 0;
-        match self.messages(seed, end, &mut done).await {
-            Ok(()) => (done, None),
-            Err(error) => (done, Some(error)),
-        }
-    }
-
-    async fn messages(&self, seed: u32, end: Instant, done: &mut u64) -> io::Result<()> {
-        let mut stream = within(self.open()).await?;
-        let mut number = seed;
-        while Instant::now() < end {
-            number = number.wrapping_add(0x9e37_79b9);
-            let payload = websocket::payload(number);
-            within(echo(&mut stream, &payload, number)).await?;
-            *done += 1;
-        }
-        stream.shutdown().await
-    }
-
     async fn open(&self) -> io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
@@ -132,6 +99,21 @@ impl Client {
         }
         Ok(stream)
     }
+}
+
+/// How many messages came back, and what ended the connection before its time.
+async fn messages(mut stream: TlsStream<TcpStream>, seed: u32, end: Instant) -> Done {
+    let mut done = 0;
+    let mut number = seed;
+    while Instant::now() < end {
+        number = number.wrapping_add(0x9e37_79b9);
+        let payload = websocket::payload(number);
+        if let Err(error) = within(echo(&mut stream, &payload, number)).await {
+            return (done, Some(error));
+        }
+        done += 1;
+    }
+    (done, stream.shutdown().await.err())
 }
 
 async fn echo(

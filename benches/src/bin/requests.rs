@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Parser;
 use portico_benches::http1::exchange;
-use portico_benches::{allow_open_files, tls_client};
+use portico_benches::{allow_open_files, ready, say, tls_client};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -85,11 +85,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         .await
         .context("the connections were not opened in time")??;
 
-    say("ready")?;
-    // Nothing else is to be done until the answer comes.
-    if io::stdin().lock().read_line(&mut String::new())? == 0 {
-        bail!("standard input ended before the run");
-    }
+    ready()?;
     let started = Instant::now();
     let length = Duration::from_secs_f64(arguments.seconds);
     load.next.set(started);
@@ -129,12 +125,6 @@ async fn open(load: &Rc<Load>, arguments: &Arguments) -> anyhow::Result<()> {
         result??;
     }
     Ok(())
-}
-
-fn say(line: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{line}")?;
-    out.flush()
 }
 
 /// A connection, over TLS or not.
