@@ -24,12 +24,14 @@ impl<T> Spare<T> {
         self.things.borrow_mut().pop()
     }
 
-    /// Keeps it, if there is room.
-    pub fn put(&self, thing: T) {
+    /// Keeps it, if there is room: whether there was.
+    pub fn put(&self, thing: T) -> bool {
         let mut kept = self.things.borrow_mut();
-        if kept.len() < self.most {
+        let room = kept.len() < self.most;
+        if room {
             kept.push(thing);
         }
+        room
     }
 }
 

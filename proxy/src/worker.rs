@@ -18,6 +18,7 @@ use crate::buffer::{BufferPool, SMALL};
 use crate::deadline::Deadline;
 use crate::http1::{HeadLimits, RequestParser, ResponseParser};
 use crate::http2::repeated::RepeatedFields;
+use crate::http2::tasks::StreamTasks;
 use crate::pools::Turns;
 use crate::process::Process;
 use crate::repeats::Repeats;
@@ -88,6 +89,8 @@ pub struct Worker {
     pub frames: Rc<SpareBuffers>,
     /// Fields of answers over HTTP/2.
     pub answer_fields: Rc<RepeatedFields>,
+    /// Tasks for streams of HTTP/2.
+    pub stream_tasks: StreamTasks,
     deadlines: Spare<Deadline>,
     /// Keep messages that every connection could cause from filling the log.
     repeats: RefCell<WorkerRepeats>,
@@ -152,6 +155,7 @@ impl Worker {
             heads: SpareBuffers::new(KEPT, HEAD, HEAD_KEPT),
             frames,
             answer_fields: Rc::default(),
+            stream_tasks: StreamTasks::default(),
             deadlines: Spare::new(KEPT),
             repeats: RefCell::default(),
             clocks: Cell::new((Instant::now(), SystemTime::now())),

@@ -18,6 +18,7 @@ pub mod inbox;
 pub mod repeated;
 pub mod sending;
 pub mod stream;
+pub mod tasks;
 #[cfg(test)]
 mod tests;
 pub mod unread;
@@ -52,6 +53,7 @@ use coalesce::{Breach, Coalesce};
 use head::Body;
 use sending::Piece;
 use stream::RequestStream;
+use tasks::Stream;
 use websocket::Key;
 
 /// The window of a stream: what a client may send of one body before somebody has taken it.
@@ -318,19 +320,13 @@ impl<S: ByteStream + 'static> Driver<S> {
     }
 
     fn start(&self, request: Request<RecvStream>, respond: SendResponse<Piece>) {
-        let place = Streams::enter(&self.streams);
-        let (worker, client) = (Rc::clone(&self.worker), self.client.clone());
-        // Boxed here, because the runtime would move a future of some kilobytes three times.
-        let serving = Box::pin(serve_request(
+        tasks::serve(Stream {
             request,
             respond,
-            worker,
-            client,
-            self.websocket,
-        ));
-        tokio::task::spawn_local(async move {
-            serving.await;
-            drop(place);
+            worker: Rc::clone(&self.worker),
+            client: self.client.clone(),
+            websocket: self.websocket,
+            place: Streams::enter(&self.streams),
         });
     }
 }
