@@ -37,8 +37,10 @@ pub struct RepeatedFields {
 #[derive(Debug, Clone, Default)]
 struct Set {
     kept: [Option<Kept>; WAYS],
-    /// The hash of the last line that was not found here.
-    missed: u64,
+    /// The hashes of the last lines that were not found here.
+    missed: [u64; WAYS],
+    /// Which of them is the oldest.
+    oldest: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -47,7 +49,7 @@ struct Kept {
     line: Box<[u8]>,
     name: HeaderName,
     value: HeaderValue,
-    /// It was found since another line wanted its place.
+    /// It came since another line wanted its place.
     used: bool,
 }
 
@@ -71,16 +73,15 @@ impl RepeatedFields {
             return Some((kept.name.clone(), kept.value.clone()));
         }
         let (name, value) = head::read_field(line, HeaderValue::from_bytes)?;
-        if set.missed == hash && line.len() <= LONGEST && name != SET_COOKIE {
+        if set.missed_before(hash) && line.len() <= LONGEST && name != SET_COOKIE {
             set.keep(Kept {
                 hash,
                 line: line.into(),
                 name: name.clone(),
                 value: value.clone(),
-                used: false,
+                used: true,
             });
         }
-        set.missed = hash;
         Some((name, value))
     }
 }
@@ -91,17 +92,32 @@ impl Set {
         kept.find(|kept| kept.hash == hash && *kept.line == *line)
     }
 
+    /// Whether a line that is not found here was not found lately either; next time it was.
+    fn missed_before(&mut self, hash: u64) -> bool {
+        let before = self.missed.contains(&hash);
+        if !before && let Some(oldest) = self.missed.get_mut(self.oldest) {
+            *oldest = hash;
+            self.oldest = (self.oldest + 1) % WAYS;
+        }
+        before
+    }
+
     /// Keeps a line in place of one that was not used lately. If all were, it has to come again:
     /// those that come with every answer would otherwise push each other out for ever.
     fn keep(&mut self, new: Kept) {
-        let is_free = |kept: &&mut Option<Kept>| kept.as_ref().is_none_or(|kept| !kept.used);
-        match self.kept.iter_mut().find(is_free) {
+        let empty = self.kept.iter().position(Option::is_none);
+        let unused = || {
+            self.kept
+                .iter()
+                .position(|kept| kept.as_ref().is_some_and(|kept| !kept.used))
+        };
+        let place = empty.or_else(unused);
+        match place.and_then(|place| self.kept.get_mut(place)) {
             Some(place) => *place = Some(new),
-            None => self
-                .kept
-                .iter_mut()
-                .flatten()
-                .for_each(|kept| kept.used = false),
+            None => {
+                let kept = self.kept.iter_mut().flatten();
+                kept.for_each(|kept| kept.used = false);
+            }
         }
     }
 }
@@ -159,11 +175,26 @@ mod tests {
         };
         assert_eq!(keep("a:  ", true), "a:  ");
         assert_eq!(keep("b:  ", false), "a:  b:  ");
-        assert_eq!(keep("c:  ", true), "a:  c:  ");
-        assert_eq!(keep("d:  ", true), "a:  c:  d:  ");
-        assert_eq!(keep("e:  ", true), "a:  c:  d:  e:  ");
-        assert_eq!(keep("f:  ", true), "a:  c:  d:  e:  ");
-        assert_eq!(keep("f:  ", true), "f:  c:  d:  e:  ");
+        assert_eq!(keep("c:  ", true), "a:  b:  c:  ");
+        assert_eq!(keep("d:  ", true), "a:  b:  c:  d:  ");
+        assert_eq!(keep("e:  ", true), "a:  e:  c:  d:  ");
+        assert_eq!(keep("f:  ", true), "a:  e:  c:  d:  ");
+        assert_eq!(keep("f:  ", true), "f:  e:  c:  d:  ");
+    }
+
+    /// The lines of an answer that comes again and again, whatever sets they meet in.
+    #[test]
+    fn all_lines_of_a_repeated_answer_are_kept() {
+        for workers in 0..100 {
+            let fields = RepeatedFields::default();
+            let answer: Vec<_> = (0..WAYS).map(|line| format!("a: {line}")).collect();
+            for _ in 0..2 {
+                for line in &answer {
+                    fields.read(line.as_bytes()).unwrap();
+                }
+            }
+            assert_eq!(kept(&fields), answer, "worker {workers}");
+        }
     }
 
     proptest! {
