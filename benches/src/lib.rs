@@ -1,5 +1,5 @@
-//! What the measuring programs share: TLS clients that trust any certificate, one request of
-//! HTTP/1.1, the room for file descriptors, and what they say of themselves.
+//! What the measuring programs share: how they run, TLS connections that trust any certificate, how long a step of one
+//! may take, one request of HTTP/1.1, and what they say of themselves.
 //!
 //! The programs are in `src/bin`; the scripts `compare`, `memory`, `routes` and others start them. Nothing
 //! here is part of the proxy, and nothing of the proxy is linked here, but for `lookups`: what
@@ -8,11 +8,13 @@
 pub mod http1;
 pub mod websocket;
 
+use std::fmt::Display;
 use std::io::{self, BufRead, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, Resumption};
@@ -20,7 +22,99 @@ use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
-use tokio::task::JoinHandle;
+use tokio::net::TcpStream;
+use tokio::runtime::Builder;
+use tokio::task::{JoinHandle, LocalSet};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Descriptors for everything that is not a connection.
+const SPARE_FILES: u64 = 64;
+/// A step of a connection that is not done by then never will be.
+const STALL: Duration = Duration::from_secs(20);
+
+/// Does the work of a program that opens so many connections, on this thread alone.
+///
+/// # Errors
+/// Those of the work, or that so many files may not be open.
+pub fn block_on<T>(
+    connections: usize,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    allow_open_files(connections as u64 + SPARE_FILES)?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, work)
+}
+
+/// Raises the soft limit of open files to `needed`, and the hard one with it where the process may.
+fn allow_open_files(needed: u64) -> anyhow::Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|soft| soft >= needed) {
+        return Ok(());
+    }
+    limit.current = Some(needed);
+    limit.maximum = limit.maximum.map(|hard| hard.max(needed));
+    setrlimit(Resource::Nofile, limit).map_err(|error| {
+        let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+        let error = io::Error::from(error);
+        anyhow!(
+            "{needed} open files are needed and the hard limit is {hard} ({error}): run `ulimit -Hn {needed}` as root first"
+        )
+    })
+}
+
+/// One step of a connection, which fails when it takes too long: a proxy that has lost something must not hold a
+/// measurement for ever.
+///
+/// # Errors
+/// Those of the step, or that it timed out.
+pub async fn within<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(STALL, step)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// A TCP connection that sends what it is given at once.
+///
+/// # Errors
+/// When nobody takes it.
+pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Where TLS connections go, and how.
+pub struct TlsTo {
+    address: SocketAddr,
+    name: ServerName<'static>,
+    connector: TlsConnector,
+}
+
+impl TlsTo {
+    /// # Errors
+    /// When `host` is no name for SNI.
+    pub fn new(
+        address: SocketAddr,
+        host: &str,
+        config: Arc<ClientConfig>,
+    ) -> anyhow::Result<TlsTo> {
+        Ok(TlsTo {
+            address,
+            name: ServerName::try_from(host.to_string()).context("not a host name")?,
+            connector: TlsConnector::from(config),
+        })
+    }
+
+    /// A new connection, after its handshake.
+    ///
+    /// # Errors
+    /// When nobody takes it, or the handshake fails.
+    pub async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
+        let stream = connect(self.address).await?;
+        self.connector.connect(self.name.clone(), stream).await
+    }
+}
 
 /// A TLS client for one ALPN protocol: trusts any certificate, and never resumes a session,
 /// so that every connection costs the server a full handshake and holds what a full
@@ -77,26 +171,6 @@ fn client(
     Ok(config)
 }
 
-/// Raises the soft limit of open files to `needed`, and the hard one with it where the process may.
-///
-/// # Errors
-/// The sentence to show when the hard limit stands in the way.
-pub fn allow_open_files(needed: u64) -> Result<(), String> {
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|soft| soft >= needed) {
-        return Ok(());
-    }
-    limit.current = Some(needed);
-    limit.maximum = limit.maximum.map(|hard| hard.max(needed));
-    setrlimit(Resource::Nofile, limit).map_err(|error| {
-        let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-        let error = io::Error::from(error);
-        format!(
-            "{needed} open files are needed and the hard limit is {hard} ({error}): run `ulimit -Hn {needed}` as root first"
-        )
-    })
-}
-
 /// Says `ready` and waits for a line on standard input: what came before is not measured. Nothing else
 /// happens in this thread meanwhile.
 ///
@@ -114,7 +188,7 @@ pub fn ready() -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When nobody reads it.
-pub fn say(line: &str) -> io::Result<()> {
+pub fn say(line: impl Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
@@ -145,7 +219,7 @@ pub async fn say_total(
     }
     let seconds = start.elapsed().as_secs_f64();
     let units = done as f64 * unit;
-    say(&serde_json::json!({ "units": units, "seconds": seconds, "errors": errors }).to_string())?;
+    say(serde_json::json!({ "units": units, "seconds": seconds, "errors": errors }))?;
     Ok(())
 }
 

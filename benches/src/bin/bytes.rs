@@ -21,19 +21,17 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use portico_benches::{Done, say_total};
+use portico_benches::{Done, block_on, say, say_total, within};
 use rustix::fs::{MemfdFlags, memfd_create, sendfile};
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 
 const BLOCK_BYTES: usize = 16 << 20;
 const SMALL_BYTES: usize = 1 << 10;
 /// How much one call takes off a socket.
 const RECEIVE_BYTES: usize = 1 << 20;
-/// A proxy that moves nothing for so long has lost something.
-const STALL: Duration = Duration::from_secs(20);
 
 #[derive(Parser)]
 #[command(about = "Bytes through a TCP proxy, from memory to nowhere")]
@@ -90,24 +88,24 @@ fn main() -> anyhow::Result<()> {
         block: file,
         nowhere: RefCell::new(vec![0; RECEIVE_BYTES]),
     });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let tasks = LocalSet::new();
     match part {
-        Part::Serve { listen } => tasks.block_on(&runtime, serve(listen, shared)),
+        // How many connections come is not known.
+        Part::Serve { listen } => block_on(0, serve(listen, shared)),
         Part::Load {
             connect,
             kind,
             connections,
             seconds,
-        } => tasks.block_on(&runtime, load(connect, kind, connections, seconds, shared)),
+        } => block_on(
+            connections,
+            load(connect, kind, connections, seconds, shared),
+        ),
     }
 }
 
 async fn serve(address: SocketAddr, shared: Rc<Shared>) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await?;
-    writeln!(io::stdout(), "listening on {}", listener.local_addr()?)?;
+    say(format_args!("listening on {}", listener.local_addr()?))?;
     loop {
         let (stream, _) = listener.accept().await?;
         let shared = Rc::clone(&shared);
@@ -161,12 +159,10 @@ async fn client(proxy: SocketAddr, kind: Kind, end: Instant, shared: &Shared) ->
     let mut done = 0;
     let mut stream = None;
     while Instant::now() < end {
-        let step = tokio::time::timeout(STALL, step(proxy, kind, &mut stream, shared)).await;
-        match step {
-            Ok(Ok(())) => done += 1,
-            Ok(Err(error)) => return (done, Some(error)),
-            Err(_) => return (done, Some(io::ErrorKind::TimedOut.into())),
+        if let Err(error) = within(step(proxy, kind, &mut stream, shared)).await {
+            return (done, Some(error));
         }
+        done += 1;
     }
     (done, None)
 }

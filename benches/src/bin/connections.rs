@@ -5,11 +5,10 @@
 //! It measures nothing itself: `memory` reads the proxy's size while the connections idle.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -17,8 +16,7 @@ use bytes::Bytes;
 use clap::Parser;
 use h2::client::SendRequest;
 use portico_benches::http1::exchange;
-use portico_benches::{allow_open_files, tls_client};
-use rustls::ClientConfig;
+use portico_benches::{block_on, say, tls_client};
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
@@ -29,8 +27,6 @@ use tokio_rustls::client::TlsStream;
 /// Connections from one source address: well below the 28,232 local ports that Linux
 /// gives out by default.
 const CONNECTIONS_PER_SOURCE: usize = 20_000;
-/// Descriptors for everything that is not a connection.
-const SPARE_FILES: u64 = 64;
 
 #[derive(Parser)]
 #[command(about = "Opens many keep-alive TLS connections, uses each twice, and counts errors")]
@@ -62,18 +58,14 @@ struct Arguments {
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    allow_open_files(arguments.count as u64 + SPARE_FILES).map_err(anyhow::Error::msg)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    tokio::task::LocalSet::new().block_on(&runtime, run(&arguments))
+    block_on(arguments.count, run(&arguments))
 }
 
 async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let client = Rc::new(Client {
         address: arguments.address,
         name: ServerName::try_from(arguments.host.clone()).context("not a host name")?,
-        tls: tls_client(if arguments.http2 { "h2" } else { "http/1.1" })?,
+        tls: tls_client(if arguments.http2 { "h2" } else { "http/1.1" })?.into(),
         request: if arguments.http2 {
             Request::Http2(
                 http::Request::get(format!("https://{}{}", arguments.host, arguments.target))
@@ -131,7 +123,7 @@ enum Connection {
 struct Client {
     address: SocketAddr,
     name: ServerName<'static>,
-    tls: Arc<ClientConfig>,
+    tls: TlsConnector,
     request: Request,
     at_once: Semaphore,
     timeout: Duration,
@@ -148,9 +140,8 @@ impl Client {
             .within(self.connect(number))
             .await
             .map_err(|error| ("connect", error))?;
-        let connector = TlsConnector::from(Arc::clone(&self.tls));
         let stream = self
-            .within(connector.connect(self.name.clone(), stream))
+            .within(self.tls.connect(self.name.clone(), stream))
             .await
             .map_err(|error| ("handshake", error))?;
         let mut connection = match &self.request {
@@ -284,17 +275,14 @@ impl Round {
     }
 
     fn print(&self, asked: usize) -> anyhow::Result<()> {
-        let line = serde_json::json!({
+        say(serde_json::json!({
             "round": self.name,
             "asked": asked,
             "open": self.open.len(),
             "errors": self.failures.values().sum::<usize>(),
             "failures": self.failures,
             "seconds": self.started.elapsed().as_secs_f64(),
-        });
-        let mut out = io::stdout().lock();
-        writeln!(out, "{line}")?;
-        out.flush()?;
+        }))?;
         Ok(())
     }
 }

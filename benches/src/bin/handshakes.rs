@@ -15,17 +15,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use portico_benches::{KeyExchange, cheap_tls_client};
+use portico_benches::{KeyExchange, TlsTo, block_on, cheap_tls_client, say, within};
 use rustls::client::Resumption;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, HandshakeKind, NamedGroup};
+use rustls::{HandshakeKind, NamedGroup};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::task::{LocalSet, spawn_local};
-use tokio_rustls::TlsConnector;
+use tokio::task::spawn_local;
 
-/// A connection that is not over by then has failed.
-const STALL: Duration = Duration::from_secs(20);
 const BODY_BYTES: usize = 1 << 10;
 /// One server name, and what a server sends at once.
 const TICKETS: usize = 8;
@@ -59,35 +54,29 @@ enum Kind {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    LocalSet::new().block_on(&runtime, run(arguments))
+    block_on(arguments.connections, run(arguments))
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config = cheap_tls_client(arguments.key_exchange)?;
-    let name = ServerName::try_from(arguments.host.clone()).context("not a host name")?;
+    let request = format!(
+        "GET /1k HTTP/1.1\r\nHost: {}\r\nUser-Agent: portico-benches\r\nConnection: close\r\n\r\n",
+        arguments.host
+    );
     let start = Instant::now();
     let end = start + Duration::from_secs_f64(arguments.seconds);
-    let clients: Vec<_> = (0..arguments.connections)
-        .map(|_| {
-            let mut config = config.clone();
-            if arguments.kind == Kind::Resumed {
-                config.resumption = Resumption::in_memory_sessions(TICKETS);
-            }
-            let client = Client {
-                address: arguments.address,
-                name: name.clone(),
-                tls: TlsConnector::from(Arc::<ClientConfig>::new(config)),
-                request: format!(
-                    "GET /1k HTTP/1.1\r\nHost: {}\r\nUser-Agent: portico-benches\r\nConnection: close\r\n\r\n",
-                    arguments.host
-                ),
-            };
-            spawn_local(client.run(arguments.kind, end))
-        })
-        .collect();
+    let mut clients = Vec::new();
+    for _ in 0..arguments.connections {
+        let mut config = config.clone();
+        if arguments.kind == Kind::Resumed {
+            config.resumption = Resumption::in_memory_sessions(TICKETS);
+        }
+        let client = Client {
+            to: TlsTo::new(arguments.address, &arguments.host, Arc::new(config))?,
+            request: request.clone(),
+        };
+        clients.push(spawn_local(client.run(arguments.kind, end)));
+    }
     let mut total = Count::default();
     for client in clients {
         let count = client.await.context("a client ended")?;
@@ -99,13 +88,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if let Some(error) = total.last_error {
         writeln!(io::stderr(), "the last error: {error}")?;
     }
-    let said = serde_json::json!({
+    say(serde_json::json!({
         "units": total.units,
         "seconds": start.elapsed().as_secs_f64(),
         "errors": total.errors,
         "post_quantum": total.post_quantum,
-    });
-    writeln!(io::stdout(), "{said}")?;
+    }))?;
     Ok(())
 }
 
@@ -118,9 +106,7 @@ struct Count {
 }
 
 struct Client {
-    address: SocketAddr,
-    name: ServerName<'static>,
-    tls: TlsConnector,
+    to: TlsTo,
     request: String,
 }
 
@@ -135,8 +121,7 @@ impl Client {
         let mut count = Count::default();
         let mut has_ticket = false;
         while Instant::now() < end {
-            let step = tokio::time::timeout(STALL, self.connection()).await;
-            let handshake = match step.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            let handshake = match within(self.connection()).await {
                 Ok(handshake) => handshake,
                 Err(error) => {
                     count.errors += 1;
@@ -159,9 +144,7 @@ impl Client {
     }
 
     async fn connection(&self) -> io::Result<Handshake> {
-        let stream = TcpStream::connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        let mut stream = self.tls.connect(self.name.clone(), stream).await?;
+        let mut stream = self.to.connect().await?;
         stream.write_all(self.request.as_bytes()).await?;
         let mut answer = Vec::with_capacity(4096);
         loop {

@@ -17,24 +17,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use clap::Parser;
 use portico_benches::http1::exchange;
-use portico_benches::{allow_open_files, ready, say, tls_client};
+use portico_benches::{TlsTo, block_on, ready, say, tls_client, within};
 use rustix::fd::OwnedFd;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
-use rustls::pki_types::ServerName;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
-use tokio_rustls::TlsConnector;
+use tokio::task::{JoinHandle, spawn_local};
 use tokio_rustls::client::TlsStream;
-
-/// An answer that has not come by then never will.
-const STALL: Duration = Duration::from_secs(20);
-/// Descriptors for everything that is not a connection.
-const SPARE_FILES: u64 = 64;
 
 #[derive(Parser)]
 #[command(about = "Latency of requests at a fixed rate over keep-alive TLS connections")]
@@ -57,11 +50,7 @@ struct Arguments {
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     ensure!(arguments.rate >= 1.0, "the rate must be 1 or more");
-    allow_open_files(arguments.connections as u64 + SPARE_FILES).map_err(anyhow::Error::msg)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    LocalSet::new().block_on(&runtime, run(arguments))
+    block_on(arguments.connections, run(arguments))
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -114,7 +103,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     errors += work.due.borrow().len();
     latencies.sort_unstable();
     late.sort_unstable();
-    let said = serde_json::json!({
+    say(serde_json::json!({
         "units": requests,
         "seconds": start.elapsed().as_secs_f64(),
         "errors": errors,
@@ -123,8 +112,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         "p99_us": percentile(&latencies, 0.99),
         "p999_us": percentile(&latencies, 0.999),
         "late_p99_us": percentile(&late, 0.99),
-    });
-    say(&said.to_string())?;
+    }))?;
     Ok(())
 }
 
@@ -159,13 +147,10 @@ impl Work {
 }
 
 async fn open(arguments: &Arguments) -> anyhow::Result<Vec<TlsStream<TcpStream>>> {
-    let connector = TlsConnector::from(tls_client("http/1.1")?);
-    let name = ServerName::try_from(arguments.host.clone()).context("not a host name")?;
+    let to = TlsTo::new(arguments.address, &arguments.host, tls_client("http/1.1")?)?;
     let mut streams = Vec::new();
     for _ in 0..arguments.connections {
-        let stream = TcpStream::connect(arguments.address).await?;
-        stream.set_nodelay(true)?;
-        streams.push(connector.connect(name.clone(), stream).await?);
+        streams.push(within(to.connect()).await?);
     }
     Ok(streams)
 }
@@ -177,12 +162,10 @@ fn serve(mut stream: TlsStream<TcpStream>, request: String, work: Rc<Work>) -> J
     spawn_local(async move {
         let mut latencies = Vec::new();
         while let Some(due) = work.next().await {
-            let answered = tokio::time::timeout(STALL, exchange(&mut stream, request.as_bytes()));
-            match answered.await {
-                Ok(Ok(())) if due.counts => latencies.push(micros(due.at.elapsed())),
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return (latencies, Some(error)),
-                Err(_) => return (latencies, Some(io::ErrorKind::TimedOut.into())),
+            match within(exchange(&mut stream, request.as_bytes())).await {
+                Ok(()) if due.counts => latencies.push(micros(due.at.elapsed())),
+                Ok(()) => {}
+                Err(error) => return (latencies, Some(error)),
             }
         }
         (latencies, None)

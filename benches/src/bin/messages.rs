@@ -6,26 +6,17 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use clap::Parser;
 use memchr::memmem;
-use portico_benches::{Done, allow_open_files, ready, say_total, tls_client, websocket};
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
+use portico_benches::{Done, TlsTo, block_on, ready, say_total, tls_client, websocket, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::{LocalSet, spawn_local};
-use tokio_rustls::TlsConnector;
+use tokio::task::spawn_local;
 use tokio_rustls::client::TlsStream;
 
-/// An echo that has not come by then never will.
-const STALL: Duration = Duration::from_secs(20);
 const HEAD_BYTES: usize = 16 * 1024;
-/// Descriptors for everything that is not a connection.
-const SPARE_FILES: u64 = 64;
 
 #[derive(Parser)]
 #[command(about = "WebSocket messages that are echoed, one in flight on each connection")]
@@ -44,18 +35,12 @@ struct Arguments {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    allow_open_files(arguments.connections as u64 + SPARE_FILES).map_err(anyhow::Error::msg)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    LocalSet::new().block_on(&runtime, run(arguments))
+    block_on(arguments.connections, run(arguments))
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let client = Client {
-        address: arguments.address,
-        name: ServerName::try_from(arguments.host.clone()).context("not a host name")?,
-        tls: tls_client("http/1.1")?,
+        to: TlsTo::new(arguments.address, &arguments.host, tls_client("http/1.1")?)?,
         upgrade: websocket::upgrade_request(&arguments.host),
     };
     let mut streams = Vec::new();
@@ -73,18 +58,13 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 struct Client {
-    address: SocketAddr,
-    name: ServerName<'static>,
-    tls: Arc<ClientConfig>,
+    to: TlsTo,
     upgrade: String,
 }
 
 impl Client {
     async fn open(&self) -> io::Result<TlsStream<TcpStream>> {
-        let stream = TcpStream::connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        let connector = TlsConnector::from(Arc::clone(&self.tls));
-        let mut stream = connector.connect(self.name.clone(), stream).await?;
+        let mut stream = self.to.connect().await?;
         stream.write_all(self.upgrade.as_bytes()).await?;
         let mut head = Vec::with_capacity(HEAD_BYTES);
         while memmem::find(&head, b"\r\n\r\n").is_none() {
@@ -113,7 +93,7 @@ async fn messages(mut stream: TlsStream<TcpStream>, seed: u32, end: Instant) -> 
         }
         done += 1;
     }
-    (done, stream.shutdown().await.err())
+    (done, within(stream.shutdown()).await.err())
 }
 
 async fn echo(
@@ -130,10 +110,4 @@ async fn echo(
         return Err(io::Error::other("another message came back"));
     }
     Ok(())
-}
-
-async fn within<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(STALL, step)
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -14,23 +14,16 @@ use std::io::{self, BufRead, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
 use portico_benches::http1::exchange;
-use portico_benches::{allow_open_files, ready, say, tls_client};
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
+use portico_benches::{TlsTo, block_on, connect, ready, say, tls_client};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
 
-/// Descriptors for everything that is not a connection.
-const SPARE_FILES: u64 = 64;
 /// Connections that are opened at the same time.
 const OPENED_AT_ONCE: usize = 64;
 /// What the proxy may take for opening, and for what is under way at the end.
@@ -72,11 +65,7 @@ struct Arguments {
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    allow_open_files(arguments.connections as u64 + SPARE_FILES).map_err(anyhow::Error::msg)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    tokio::task::LocalSet::new().block_on(&runtime, run(arguments))
+    block_on(arguments.connections, run(arguments))
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -98,13 +87,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         .await
         .context("an answer did not come in time")?;
     let failures = load.failures.borrow();
-    say(&serde_json::json!({
+    say(serde_json::json!({
         "requests": load.answered.get(),
         "seconds": started.elapsed().as_secs_f64(),
         "errors": failures.values().sum::<u64>(),
         "failures": *failures,
-    })
-    .to_string())?;
+    }))?;
     io::stdin().lock().read_line(&mut String::new())?;
     Ok(ExitCode::from(u8::from(!failures.is_empty())))
 }
@@ -133,7 +121,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
 struct Load {
     address: SocketAddr,
-    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    tls: Option<TlsTo>,
     /// What stands before, between and behind the numbers of a request.
     parts: Vec<Vec<u8>>,
     tools: u32,
@@ -152,7 +140,11 @@ impl Load {
         let text = request(&arguments.target, &arguments.host, arguments.fields)?;
         let tls = if arguments.tls {
             let name = arguments.host.replace('#', "0");
-            Some((tls_client("http/1.1")?, ServerName::try_from(name)?))
+            Some(TlsTo::new(
+                arguments.address,
+                &name,
+                tls_client("http/1.1")?,
+            )?)
         } else {
             None
         };
@@ -172,14 +164,9 @@ impl Load {
     }
 
     async fn connect(&self) -> anyhow::Result<Box<dyn Stream>> {
-        let stream = TcpStream::connect(self.address).await?;
-        stream.set_nodelay(true)?;
         Ok(match &self.tls {
-            None => Box::new(stream),
-            Some((config, name)) => {
-                let connector = TlsConnector::from(Arc::clone(config));
-                Box::new(connector.connect(name.clone(), stream).await?)
-            }
+            None => Box::new(connect(self.address).await?),
+            Some(to) => Box::new(to.connect().await?),
         })
     }
 
