@@ -8,7 +8,8 @@
 //!
 //! Bounds: [`SETS`] times [`WAYS`] lines of at most [`LONGEST`] bytes. A line is kept when it comes for
 //! the second time, so that those which are new each time (lengths, tags) cost nothing; never
-//! Set-Cookie, since secrets shall not stay in memory.
+//! Set-Cookie, whose secret would stay in memory until another line takes its place. A line is
+//! found by all of its bytes: nobody gets what only somebody else was told.
 
 use std::cell::RefCell;
 use std::hash::BuildHasher;
