@@ -274,7 +274,7 @@ fn a_node_has_all_its_time_after_a_long_wait_in_the_queue() {
     let node = Gate::shut();
     let portico = narrow(
         &node,
-        "queue_timeout = \"60s\"\n[timeouts]\nresponse = \"1s\"",
+        "queue_timeout = \"60s\"\n[timeouts]\nresponse = \"1s\"\nconnect = \"500ms\"",
     );
     let mut first = asking(&portico, "/first");
     node.wait_for(1);
