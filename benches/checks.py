@@ -148,7 +148,7 @@ def check_grpc(proxy):
 
 def fetch_h2(proxy, path, *, host=HOST, more=(), file=None):
     """({header: value}, {trailer: value}, body) of one request over HTTP/2 and TLS: of what nghttp prints of its frames."""
-    harness.need("nghttp", "nghttp2-client")
+    harness.need("nghttp")
     # Asked twice: what it says of frames would stand in the midst of the body.
     said, body = (nghttp(proxy, path, host, more, file, mode) for mode in (["-v", "-n"], []))
     blocks, fields = [], {}

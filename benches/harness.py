@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import glob
 import http.client
+import json
 import os
 import pathlib
 import platform
@@ -41,6 +42,7 @@ USER_AGENT = "portico-benches"
 IDLE_SECONDS = 600
 START_SECONDS = 20
 STOP_SECONDS = 10
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 TICK_MICROSECONDS = 1_000_000 / os.sysconf("SC_CLK_TCK")
 
 
@@ -63,7 +65,9 @@ class Process:
         self.output = directory / f"{name}.out"
         pinned = [] if core is None else ["taskset", "-c", str(core)]
         self.started = time.monotonic()
-        with open(self.output, "wb") as output:
+        # Appended to, so that no hole stays where it is truncated while the program runs (`peers.Proxy.empty_log`).
+        self.output.unlink(missing_ok=True)
+        with open(self.output, "ab") as output:
             self.popen = subprocess.Popen(
                 pinned + [str(word) for word in argv],
                 stdin=subprocess.DEVNULL,
@@ -86,16 +90,25 @@ class Process:
                 time.sleep(0.05)
 
     def said(self):
-        return self.output.read_text(errors="replace").strip()[-2000:] or "(no output)"
+        """The end of its output, which may be an access log."""
+        with open(self.output, "rb") as output:
+            output.seek(max(0, output.seek(0, os.SEEK_END) - 2000))
+            return output.read().decode(errors="replace").strip() or "(no output)"
 
     def stop(self):
-        if self.popen.poll() is None:
-            self.popen.send_signal(signal.SIGTERM)
-            try:
-                self.popen.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.popen.kill()
-                self.popen.wait()
+        if self.popen.poll() is not None:
+            return
+        # Those that it started do not always end with it, and without it nobody knows them any more.
+        started = Process.pids(self)[1:]
+        self.popen.send_signal(signal.SIGTERM)
+        try:
+            self.popen.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+            for pid in started:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def pids(self):
         """The process and all that it started."""
@@ -111,8 +124,8 @@ class Process:
     def cpu(self):
         """CPU time used so far, microseconds: (user, system, exact).
 
-        User and system come in ticks of 10 ms; exact is the scheduler's own count over all threads, in nanoseconds
-        at the source.
+        User and system come in ticks of 10 ms; exact is the CPU clock of each process, in nanoseconds at the source. All
+        three hold what threads used that have ended since.
         """
         user = system = exact = 0
         for pid in self.pids():
@@ -120,9 +133,9 @@ class Process:
                 fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
                 user += int(fields[11]) * TICK_MICROSECONDS
                 system += int(fields[12]) * TICK_MICROSECONDS
-            for path in glob.glob(f"/proc/{pid}/task/*/schedstat"):
-                with contextlib.suppress(OSError):
-                    exact += int(pathlib.Path(path).read_text().split()[0]) / 1000
+            with contextlib.suppress(OSError):
+                # What clock_getcpuclockid(3) makes of a process id.
+                exact += time.clock_gettime_ns((~pid << 3) | 2) / 1000
         return user, system, exact
 
     def memory(self):
@@ -134,12 +147,33 @@ class Process:
                     key = line.split(":")[0].lower()
                     if key in total:
                         total[key] += int(line.split()[1])
+        if not total["pss"]:
+            raise Failure(f"the memory of {self.name} cannot be read (/proc/PID/smaps_rollup): another user's, or it ended")
         return total
 
 
-def need(program, package):
-    if shutil.which(program) is None:
-        raise Failure(f"`{program}` is not installed: apt-get install {package}")
+# Which of Debian's packages has a program.
+PACKAGES = {
+    "callgrind_control": "valgrind",
+    "h2load": "nghttp2-client",
+    "nghttp": "nghttp2-client",
+    "openssl": "openssl",
+    "perf": "linux-perf",
+    "redis-server": "redis-server",
+    "taskset": "util-linux",
+    "wrk": "wrk",
+}
+
+
+def need(*programs):
+    """Fails unless all are installed, and names all that are not."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        packages = " ".join(dict.fromkeys(PACKAGES[program] for program in missing))
+        raise Failure(
+            f"not installed: {', '.join(missing)}. As root: `apt-get install {packages}`, or `benches/install packages` for all that "
+            "`compare` needs"
+        )
 
 
 def build(package, profile):
@@ -193,15 +227,25 @@ class Stage:
         return (f"app{number}.{DOMAIN}" for number in numbers)
 
 
+def leave(number, _frame):
+    """Ends the script so that it stops what it started; no second signal breaks into that."""
+    for ending in ENDING:
+        signal.signal(ending, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 @contextlib.contextmanager
 def stage(proxies, *, routes, workers, connections, profile, core=None):
     """Builds what is needed, starts origin, `bytes` (and redis for portico) on `core`, and cleans up behind the run."""
+    need("openssl", *(["redis-server"] if "portico" in proxies else []))
     tools = build("portico-benches", "release")
-    need("openssl", "openssl")
     # Each connection of a client is one descriptor here and up to two in the proxy.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in ENDING:
+        # nohup: who asked not to be told of the terminal's end is not.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, leave)
     with tempfile.TemporaryDirectory(prefix="portico-benches-") as name, contextlib.ExitStack() as running:
         setting = Stage(pathlib.Path(name), tools, routes, workers, connections)
         make_certificate(setting)
@@ -269,6 +313,11 @@ def fetch(port, path, *, host=HOST, tls=False, agent=USER_AGENT, more=()):
         raise Failure(f"no answer to {path} for {host} on port {port}: {error!r}") from error
 
 
+def counts(port):
+    """How many requests and connections an origin has seen, this one included."""
+    return json.loads(fetch(port, "/count")[2])
+
+
 def encrypted(sock, host):
     """A TLS client that takes any certificate, and what the server makes of OpenSSL's usual offer."""
     context = ssl.create_default_context()
@@ -287,6 +336,11 @@ def machine():
             model = line.split(":", 1)[1].strip()
             break
     return {"processor": model, "cores": os.cpu_count(), "kernel": platform.release(), "load_at_start": os.getloadavg()[0]}
+
+
+def said_of(machine):
+    """The machine in a report's first sentence."""
+    return f"{machine['processor']}, {machine['cores']} cores, kernel {machine['kernel']}"
 
 
 class Cores(typing.NamedTuple):

@@ -10,11 +10,14 @@ import json
 import re
 import subprocess
 import sys
+import threading
 
 import harness
 
 # What a load program may take for its connections, and for what is under way at the end.
 PATIENCE_SECONDS = 60
+# h2load would rather have AES-128, all other load programs AES-256: that a case costs less must not be for its cipher.
+TLS13_CIPHERS = "--tls13-ciphers=TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256"
 GRPC_MESSAGE = b"\0\0\0\0\x0bwho are you"
 
 
@@ -36,21 +39,26 @@ def wrk(case, proxy, seconds, core, begin):
     if case.script:
         argv += ["-s", harness.BENCHES / case.script]
     done = run([*argv, proxy.url(case.scheme, case.path)], seconds)
+    units, took, refused, broken = said_by_wrk(done)
+    # As many as the case asks for are no error; those in flight at the end may be of one kind all.
+    if case.failing and abs(refused - units * case.failing) <= case.connections:
+        refused = 0
+    return Load(units, took, refused + broken)
+
+
+def said_by_wrk(done):
+    """(requests, seconds, answers neither 2xx nor 3xx, connections that broke) of a run of wrk that has ended."""
     total = re.search(r"(\d+) requests in ([\d.]+)(ms|s|m)", done.stdout)
     if not total:
         raise harness.Failure(f"wrk said nothing of use: {done.stdout}{done.stderr}")
     refused = re.search(r"Non-2xx or 3xx responses: (\d+)", done.stdout)
     broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", done.stdout)
     unit = {"ms": 0.001, "s": 1, "m": 60}[total[3]]
-    units, refused = int(total[1]), int(refused[1]) if refused else 0
-    # As many as the case asks for are no error; those in flight at the end may be of one kind all.
-    if case.failing and abs(refused - units * case.failing) <= case.connections:
-        refused = 0
-    return Load(units, float(total[2]) * unit, refused + sum(map(int, broken.groups() if broken else ())))
+    return int(total[1]), float(total[2]) * unit, int(refused[1]) if refused else 0, sum(map(int, broken.groups() if broken else ()))
 
 
 def h2load(case, proxy, seconds, core, begin):
-    argv = [*pinned(core), "h2load", "-t1", f"-c{case.connections}", f"-m{case.streams}", f"-D{seconds}"]
+    argv = [*pinned(core), "h2load", "-t1", f"-c{case.connections}", f"-m{case.streams}", f"-D{seconds}", TLS13_CIPHERS]
     argv += ["-H", f":authority: {case.host}", "-H", f"User-Agent: {harness.USER_AGENT}"]
     for header in case.headers:
         argv += ["-H", header]
@@ -63,7 +71,9 @@ def h2load(case, proxy, seconds, core, begin):
     if not total or "Application protocol: h2" not in done.stdout:
         raise harness.Failure(f"h2load said nothing of use: {done.stdout}{done.stderr}")
     not_2xx = sum(map(int, re.search(r"2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", done.stdout).groups()))
-    return Load(int(total[1]), float(seconds), sum(map(int, total.groups()[1:])) + not_2xx)
+    cipher = re.search(r"Cipher: (\S+)", done.stdout)
+    detail = {"cipher": cipher[1]} if cipher else {}
+    return Load(int(total[1]), float(seconds), sum(map(int, total.groups()[1:])) + not_2xx, detail)
 
 
 def tcp(case, proxy, seconds, core, begin):
@@ -96,18 +106,34 @@ def latency(case, proxy, seconds, core, begin):
 
 
 def opened_first(program, argv, case, proxy, seconds, core, begin):
-    """What a program of `src/bin` says that opens its connections, says "ready" and waits: opening them is not measured."""
-    argv = [*pinned(core), harness.TARGET / "release" / program, *argv]
-    argv += ["--connections", str(case.connections), "--seconds", str(seconds)]
+    argv = [harness.TARGET / "release" / program, *argv, "--connections", case.connections]
+    return talk(f"{proxy.name}, {case.name}", argv, seconds, core, begin)
+
+
+def talk(what, argv, seconds, core, begin, end=lambda: None):
+    """What a program of `src/bin` says that opens its connections, says "ready" and waits: opening them is not measured.
+
+    `begin` is called then, `end` when all answers have come, both while the connections stand. `what` is for who reads of a failure.
+    """
+    argv = [*pinned(core), *map(str, argv), "--seconds", str(seconds)]
     pipes = {name: subprocess.PIPE for name in ("stdin", "stdout")}
     with subprocess.Popen(argv, text=True, **pipes) as load:
-        if load.stdout.readline():
-            begin()
-            load.stdin.write("go\n")
-            load.stdin.flush()
-        line = load.stdout.readline()
+        # For connections that never come to stand, and for answers that never come.
+        limit = threading.Timer(seconds + 2 * PATIENCE_SECONDS, load.kill)
+        limit.start()
+        try:
+            line = load.stdout.readline()
+            if line:
+                begin()
+                load.stdin.write("go\n")
+                load.stdin.flush()
+                line = load.stdout.readline()
+                end()
+            load.communicate()
+        finally:
+            limit.cancel()
     if not line:
-        raise harness.Failure(f"`{program}` failed for {proxy.name}, {case.name}, see above")
+        raise harness.Failure(f"{what}: `{' '.join(argv)}` failed, see above, or did not end")
     return json.loads(line)
 
 
@@ -135,4 +161,5 @@ def run(argv, seconds):
 
 
 def pinned(core):
-    return ["taskset", "-c", str(core)]
+    """The beginning of a command line that runs on this core; None: wherever the kernel likes."""
+    return [] if core is None else ["taskset", "-c", str(core)]

@@ -4,6 +4,7 @@ A peer is a row of `KINDS` and its configuration in `peers/`, where `@name@` sta
 have to do is in `checks.check`; what one cannot do is told in its row and never left out in silence.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -310,6 +311,11 @@ class Proxy(harness.Process):
         for companion in self.companions:
             companion.stop()
 
+    def empty_log(self):
+        """After a run, whose lines would fill the disk in the end, and be written to it while others are measured. Each proxy appends."""
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(self.access_log, 0)
+
     def port(self, scheme):
         return self.https_port if scheme == "https" else self.http_port
 
@@ -339,17 +345,22 @@ def locked_version(crate):
     return f"{crate} " + re.search(rf'name = "{crate}"\nversion = "(.*)"', lock)[1]
 
 
+def programs(names, setting):
+    """The files that these proxies are, and their companions."""
+    values = {"portico": setting.portico, "built": BUILT}
+    return [fill(program, values) for name in names for program in KINDS[name].programs()]
+
+
 def require(names):
-    """Sees to it that all that these peers need is there: installs it as root, else says how."""
+    """Sees to it that all that these peers need is there: builds it, and installs packages as root, else `install` says which."""
     missing = {name: lacking(name) for name in names if name != "portico"}
     missing = {name: what for name, what in missing.items() if what}
     if not missing:
         return
-    parts = ["packages", *sorted(missing.keys() & FROM_SOURCE)]
+    # Which sees to packages first.
+    parts = sorted(missing.keys() & FROM_SOURCE) or ["packages"]
     said = "; ".join(f"{name} needs {', '.join(what)}" for name, what in missing.items())
     command = " ".join(["benches/install", *parts])
-    if os.geteuid() != 0:
-        raise harness.Failure(f"not there: {said}. Run `{command}` as root, or choose others with --proxies")
     print(f"not there: {said}; running `{command}`", file=sys.stderr)
     if subprocess.run([harness.BENCHES / "install", *parts], stdout=sys.stderr).returncode != 0:
         raise harness.Failure(f"`{command}` failed, see above; --proxies chooses others")
@@ -359,9 +370,14 @@ def require(names):
 
 
 def lacking(name):
-    """What is not there of a peer."""
+    """What is not there of a peer, or is of other sources than those that are here."""
     kind = KINDS[name]
-    programs = [fill(program, {"built": BUILT}) for program in kind.programs()]
-    return [what for what in programs if shutil.which(what) is None] + [
-        what for what in kind.libraries if not pathlib.Path(what).exists()
-    ]
+    wanted = [fill(program, {"built": BUILT}) for program in kind.programs()]
+    missing = [what for what in wanted if shutil.which(what) is None]
+    missing += [what for what in kind.libraries if not pathlib.Path(what).exists()]
+    if not missing and (CONFIGURATIONS / name).is_dir():
+        sources = [CONFIGURATIONS / "common.rs", *(CONFIGURATIONS / name).glob("Cargo.*"), *(CONFIGURATIONS / name / "src").iterdir()]
+        built = pathlib.Path(wanted[0]).stat().st_mtime
+        if built < max(source.stat().st_mtime for source in sources):
+            missing.append(f"{wanted[0]} of the present sources")
+    return missing

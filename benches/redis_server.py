@@ -20,7 +20,7 @@ def command(port, directory):
 
 def start(directory, core=None):
     """The running process and its port."""
-    harness.need("redis-server", "redis-server")
+    harness.need("redis-server")
     (port,) = harness.free_ports(1)
     process = harness.Process("redis", command(port, directory), directory, core)
     try:

@@ -1,9 +1,9 @@
-"""The runs of `compare` on disk, so that one that was stopped goes on where it was: a line of JSON each, the first of them says
+"""The runs of `compare` and `growth` on disk, so that one that was stopped goes on where it was: a line of JSON each, the first of them says
 what all have in common.
 
 A file belongs to one way of measuring: the same options, programs, scripts and machine. With another one the file stays
-as it is and the run is refused. Only whole groups count: what all proxies did in one case of one repetition, without an error. It is
-removed when the last run is done and reported: the same command then measures again.
+as it is and the run is refused. Only whole groups count: what all proxies did in one case of one repetition, without an error.
+`compare` removes it when the last run is done and reported: the same command then measures again.
 """
 
 import contextlib
@@ -22,9 +22,12 @@ class State:
         found = None if fresh else read(path)
         if found and found[0] != key:
             different = ", ".join(sorted(name for name in key if found[0].get(name) != key[name]))
-            raise harness.Failure(f"{path} holds an unfinished run that differs in {different}: give --fresh to forget it")
+            raise harness.Failure(f"{path} holds runs that differ in {different}: give --fresh to forget them")
         if found:
             self.runs = found[1:]
+            if path.read_text().count("\n") != len(found):
+                # One was cut short: what follows is added behind a whole line.
+                self.write()
             print(f"going on after {len(self.runs)} runs of {path} (--fresh begins anew)", file=sys.stderr)
         else:
             self.write()
@@ -52,6 +55,13 @@ class State:
             self.runs = [run for run in self.runs if run["case"] != case or run["repetition"] not in broken]
             self.write()
 
+    def forget(self, which):
+        """Forgets runs, which are then measured again."""
+        kept = [run for run in self.runs if not which(run)]
+        if len(kept) < len(self.runs):
+            self.runs = kept
+            self.write()
+
     def add(self, run):
         self.runs.append(run)
         with open(self.path, "a") as file:
@@ -75,14 +85,14 @@ def read(path):
                 lines.append(json.loads(line))
             except json.JSONDecodeError:
                 break
-    if lines:
-        # What follows is added behind a whole line.
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return lines or None
 
 
 def fingerprint(programs):
-    """What the figures depend on besides the options: machine, programs (size and time of change), scripts and configurations."""
+    """What the figures depend on besides the options: machine, programs (size and time of change), scripts and configurations.
+
+    Of the scripts those that measure, not `memory` and the like, nor what is only read by people.
+    """
     machine = harness.machine()
     del machine["load_at_start"]
     found = {}
@@ -93,7 +103,8 @@ def fingerprint(programs):
             status = os.stat(file)
             found[str(program)] = [status.st_size, int(status.st_mtime)]
     scripts = hashlib.sha256()
-    for file in sorted([*harness.BENCHES.glob("*"), *(harness.BENCHES / "peers").glob("*")]):
-        if file.is_file() and file.suffix != ".md":
-            scripts.update(file.read_bytes())
+    for pattern in ("*.py", "*.lua", "compare", "growth", "peers/*"):
+        for file in sorted(harness.BENCHES.glob(pattern)):
+            if file.is_file():
+                scripts.update(file.read_bytes())
     return {"machine": machine, "programs": found, "scripts": scripts.hexdigest()}

@@ -6,9 +6,9 @@
 //! when it fires early it is armed again for the rest. In the steady state of a busy connection the
 //! wheel is touched once per idle period, not once per request.
 //!
-//! Invariants: a wait never ends later than its own deadline (to the wheel's millisecond), and a
-//! wait that is ready at once neither reads the clock nor touches the timer. Nor does the first one
-//! after somebody else has read it: see [`Deadline::begins_at`].
+//! Invariants: a wait ends neither later nor earlier than its own deadline (to the wheel's
+//! millisecond), and a wait that is ready at once neither reads the clock nor touches the timer. Nor
+//! does the first one after somebody else has read it: see [`Deadline::begins_at`].
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -44,7 +44,8 @@ impl Deadline {
     }
 
     /// Says when the next wait begins, as somebody has just read the clock for a reason of his own.
-    /// Forgotten with the first wait that is not ready at once.
+    /// Forgotten with the first wait that is not ready at once. Whoever lets time pass before that
+    /// without waiting here says so: [`Deadline::forget_begin`].
     pub fn begins_at(&mut self, now: std::time::Instant) {
         self.next = Some(now.into());
     }

@@ -4,6 +4,7 @@
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, mpsc};
+use std::time::{Duration, Instant};
 
 use portico_tests::client::Response;
 use portico_tests::origin::{Connection, Origin};
@@ -133,6 +134,45 @@ fn start(words: &[String]) -> Child {
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     curl.spawn().expect("curl starts")
+}
+
+/// A tool that is always ahead of the encoder, for longer than `timeouts.response`, and pauses then:
+/// only the pause counts as its silence.
+#[test]
+fn what_was_never_waited_for_is_no_silence() {
+    let origin = Origin::scripted("grid", |connection| {
+        if connection.read_request().is_some() {
+            let mut first = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n".to_vec();
+            // Digits: the slowest text there is.
+            let mut piece = body_bytes(1 << 20);
+            for byte in &mut piece {
+                *byte = b'0' + *byte % 10;
+            }
+            first.extend(&piece);
+            connection.send(&first);
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_secs(3) {
+                connection.send(&piece);
+            }
+            std::thread::sleep(Duration::from_millis(1500));
+            connection.send("the end");
+        }
+    });
+    let builder = Builder::new()
+        .with("[server]\nworkers = 1\n[timeouts]\nresponse = '2s'\n[compression]\nlevel.gzip = 9");
+    let portico = builder.route("grid", &origin.url()).start();
+    let mut curl = start(&curl_words(&portico, "--http1.1", "gzip", "/"));
+    let mut stdout = curl.stdout.take().unwrap();
+    let (mut chunk, mut last) = (vec![0; 1 << 16], Vec::new());
+    loop {
+        match stdout.read(&mut chunk).unwrap() {
+            0 => break,
+            n => last = [last, chunk[..n].to_vec()].concat(),
+        }
+        last = last.split_off(last.len().saturating_sub(7));
+    }
+    assert_eq!(String::from_utf8_lossy(&last), "the end");
+    assert!(curl.wait().unwrap().success());
 }
 
 /// A part is never taken for the whole, though each part could be decoded.

@@ -391,6 +391,29 @@ fn a_stream_outlives_the_silence_of_the_client() {
     origin.forgive();
 }
 
+/// Timers are used again, and the one of a stream that has ended knows when that was.
+#[test]
+fn the_silence_of_a_client_counts_from_its_own_stream_on() {
+    const IDLE: Duration = Duration::from_secs(1);
+    let origin = Origin::echo("grid");
+    let portico = Builder::new()
+        .route("grid", &origin.url())
+        .with("[server]\nworkers = 1\n[timeouts]\nbody_idle = '1s'")
+        .start();
+    let mut client = portico.http2();
+    let before = [(); 3].map(|()| client.request(&Head::get(HOST, "/"), true));
+    for stream in before {
+        assert_eq!(client.answer(stream).status, 200);
+    }
+    thread::sleep(IDLE + IDLE / 2);
+    let stream = client.request(&Head::post(HOST, "/"), false);
+    for last in [false, true] {
+        thread::sleep(IDLE / 5);
+        client.send(&Frame::data(stream, b"x".to_vec(), last));
+    }
+    assert_eq!(client.answer(stream).status, 200);
+}
+
 /// A client that cancels ends the tool's request; one that never cancels is not harmed.
 #[test]
 fn a_reset_ends_the_tools_side() {

@@ -268,6 +268,26 @@ fn clients_that_take_nothing_hold_no_place_at_a_node_that_is_done() {
     assert_eq!(h2.answer(slow).status, 200);
 }
 
+/// The wait for a place has a limit of its own, `queue_timeout`: none of it counts as the node's.
+#[test]
+fn a_node_has_all_its_time_after_a_long_wait_in_the_queue() {
+    let node = Gate::shut();
+    let portico = narrow(
+        &node,
+        "queue_timeout = \"60s\"\n[timeouts]\nresponse = \"1s\"\nconnect = \"500ms\"",
+    );
+    let mut first = asking(&portico, "/first");
+    node.wait_for(1);
+    let mut second = asking(&portico, "/second");
+    // The place is free when the node's time for the first is over: the second has waited as long.
+    assert_eq!(first.response().status, 504);
+    eventually("the node has the second", SOON, || {
+        (node.targets().len() == 2).then_some(())
+    });
+    node.release_all();
+    assert_eq!(second.response().text(), "/second");
+}
+
 #[test]
 fn clients_that_leave_make_room_in_the_queue() {
     let node = Gate::shut();

@@ -40,12 +40,12 @@ fn told(body: &[u8]) -> String {
     format!("{} {:016x}", body.len(), checksum(CHECKSUM_START, body))
 }
 
-/// Lengths around those of buffers, sent in pieces of all sizes,
-/// with the next request in the same write as the end.
+/// Lengths around those of buffers, sent in pieces of all sizes, with the next request in the same
+/// write as the end.
 #[test]
 fn every_byte_arrives_and_not_one_of_the_next_request() {
     const SMALL: usize = 16 << 10;
-    const LARGE: usize = 256 << 10;
+    const LARGE: usize = 62 << 10;
     let origin = Origin::scripted("summary", summary);
     let portico = before(&origin, "");
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
@@ -62,6 +62,7 @@ fn every_byte_arrives_and_not_one_of_the_next_request() {
         LARGE,
         SMALL + LARGE,
         2 * LARGE,
+        256 << 10,
         1 << 20,
         (1 << 20) + SMALL,
     ];

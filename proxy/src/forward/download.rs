@@ -365,6 +365,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
             if encodes {
                 // Other requests of the worker get their turn between two pieces.
                 yield_now().await;
+                self.deadline.forget_begin();
             }
             answer.release(&self.worker.buffers);
             match self.read(answer, size).await {
