@@ -37,7 +37,7 @@ def ratios(runs, cases):
 def markdown(report, cases, names):
     machine = report["machine"]
     lines = [
-        f"{report['date']}, {machine['processor']}, {machine['cores']} cores, kernel {machine['kernel']}, load at start "
+        f"{report['date']}, commit {report['commit']}, profile `{report['profile']}`, {machine['processor']}, {machine['cores']} cores, kernel {machine['kernel']}, load at start "
         f"{machine['load_at_start']:.1f}. {report['routes']:,} routes, {report['repetitions']} runs of {report['seconds']} s. "
         + "; ".join(dict.fromkeys(report["versions"].values()))
         + ".",
@@ -80,6 +80,13 @@ def overview(report, cases, names):
     if notes:
         lines += ["", *(f"[{number}] {why}.  " for why, number in notes.items())]
     lines += ["", "TLS, as agreed with a client that prefers AES-256: " + tls(report) + "."]
+    others = {
+        f"{run['proxy']} took {run['detail']['cipher']} in {run['case']}"
+        for run in report["runs"]
+        if "cipher" in run["detail"] and not report["tls"][run["proxy"]].endswith(run["detail"]["cipher"])
+    }
+    if others:
+        lines += ["", f"**Not with every load program: {'; '.join(sorted(others))}.**"]
     less = [f"{name}: {peers.KINDS[name].cannot[what]}" for name in names for what in DUTIES if what in peers.KINDS[name].cannot]
     if less:
         lines += ["", "Measured all the same, and doing less than portico: " + "; ".join(less) + "."]
@@ -193,7 +200,9 @@ def beside(report, earlier, cases):
                 if max(before) < min(now) or max(now) < min(before):
                     lines.append(f"| {case.title} | {name} | {title} | {harness.spread(before, ',.1f')} | {harness.spread(now, ',.1f')} |")
     said = f"Beside the run of {earlier['date']}: the ranges of {compared - len(lines)} of {compared} figures overlap."
-    differ = [key for key in ("seconds", "latency_seconds", "versions") if earlier.get(key) != report.get(key)]
+    differ = [key for key in ("seconds", "latency_seconds", "routes", "profile", "versions") if earlier.get(key) != report.get(key)]
+    rates = [{run["rate_asked"] for run in one["runs"] if run["rate_asked"]} for one in (earlier, report)]
+    differ += ["the rate of latency"] * (rates[0] != rates[1])
     machines = [{key: value for key, value in one["machine"].items() if key != "load_at_start"} for one in (earlier, report)]
     differ += ["machine"] * (machines[0] != machines[1])
     if differ:

@@ -55,6 +55,13 @@ class State:
             self.runs = [run for run in self.runs if run["case"] != case or run["repetition"] not in broken]
             self.write()
 
+    def forget(self, which):
+        """Forgets runs, which are then measured again."""
+        kept = [run for run in self.runs if not which(run)]
+        if len(kept) < len(self.runs):
+            self.runs = kept
+            self.write()
+
     def add(self, run):
         self.runs.append(run)
         with open(self.path, "a") as file:
