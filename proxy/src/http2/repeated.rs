@@ -103,17 +103,11 @@ impl Set {
         before
     }
 
-    /// Keeps a line in place of one that was not used lately. If all were, it has to come again:
+    /// Keeps a line where there is none, or one that was not used lately. If all were, it has to come again:
     /// those that come with every answer would otherwise push each other out for ever.
     fn keep(&mut self, new: Kept) {
-        let empty = self.kept.iter().position(Option::is_none);
-        let unused = || {
-            self.kept
-                .iter()
-                .position(|kept| kept.as_ref().is_some_and(|kept| !kept.used))
-        };
-        let place = empty.or_else(unused);
-        match place.and_then(|place| self.kept.get_mut(place)) {
+        let is_free = |kept: &&mut Option<Kept>| kept.as_ref().is_none_or(|kept| !kept.used);
+        match self.kept.iter_mut().find(is_free) {
             Some(place) => *place = Some(new),
             None => {
                 let kept = self.kept.iter_mut().flatten();
@@ -176,11 +170,11 @@ mod tests {
         };
         assert_eq!(keep("a:  ", true), "a:  ");
         assert_eq!(keep("b:  ", false), "a:  b:  ");
-        assert_eq!(keep("c:  ", true), "a:  b:  c:  ");
-        assert_eq!(keep("d:  ", true), "a:  b:  c:  d:  ");
-        assert_eq!(keep("e:  ", true), "a:  e:  c:  d:  ");
-        assert_eq!(keep("f:  ", true), "a:  e:  c:  d:  ");
-        assert_eq!(keep("f:  ", true), "f:  e:  c:  d:  ");
+        assert_eq!(keep("c:  ", true), "a:  c:  ");
+        assert_eq!(keep("d:  ", true), "a:  c:  d:  ");
+        assert_eq!(keep("e:  ", true), "a:  c:  d:  e:  ");
+        assert_eq!(keep("f:  ", true), "a:  c:  d:  e:  ");
+        assert_eq!(keep("f:  ", true), "f:  c:  d:  e:  ");
     }
 
     /// The lines of an answer that comes again and again, whatever sets they meet in.
