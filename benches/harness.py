@@ -65,9 +65,7 @@ class Process:
         self.output = directory / f"{name}.out"
         pinned = [] if core is None else ["taskset", "-c", str(core)]
         self.started = time.monotonic()
-        # Appended to, so that no hole stays where it is truncated while the program runs (`peers.Proxy.empty_log`).
-        self.output.unlink(missing_ok=True)
-        with open(self.output, "ab") as output:
+        with open(self.output, "wb") as output:
             self.popen = subprocess.Popen(
                 pinned + [str(word) for word in argv],
                 stdin=subprocess.DEVNULL,
@@ -93,7 +91,8 @@ class Process:
         """The end of its output, which may be an access log."""
         with open(self.output, "rb") as output:
             output.seek(max(0, output.seek(0, os.SEEK_END) - 2000))
-            return output.read().decode(errors="replace").strip() or "(no output)"
+            # Zeros: a hole where it was emptied.
+            return output.read().decode(errors="replace").strip("\0 \n") or "(no output)"
 
     def stop(self):
         if self.popen.poll() is not None:

@@ -312,7 +312,10 @@ class Proxy(harness.Process):
             companion.stop()
 
     def empty_log(self):
-        """After a run, whose lines would fill the disk in the end, and be written to it while others are measured. Each proxy appends."""
+        """After a run, whose lines would fill the disk in the end, and be written to it while others are measured.
+
+        Each proxy appends, but for HAProxy, which takes that flag from its standard output: it leaves a hole, which needs no room.
+        """
         with contextlib.suppress(FileNotFoundError):
             os.truncate(self.access_log, 0)
 

@@ -37,7 +37,7 @@ def ratios(runs, cases):
 def markdown(report, cases, names):
     machine = report["machine"]
     lines = [
-        f"{report['date']}, commit {report['commit']}, profile `{report['profile']}`, {machine['processor']}, {machine['cores']} cores, kernel {machine['kernel']}, load at start "
+        f"{report['date']}, commit {report['commit']}, profile `{report['profile']}`, {harness.said_of(machine)}, load at start "
         f"{machine['load_at_start']:.1f}. {report['routes']:,} routes, {report['repetitions']} runs of {report['seconds']} s. "
         + "; ".join(dict.fromkeys(report["versions"].values()))
         + ".",
