@@ -179,10 +179,12 @@ const COMMANDS: &[(&str, How)] = &[
         How::Configured,
     ),
     (
+        "sudo benches/install packages",
+        How::Elsewhere("by hand; scripts/test installs what CI needs of it"),
+    ),
+    (
         "benches/install",
-        How::Elsewhere(
-            "by hand: it compiles for minutes; scripts/test installs what CI needs of it",
-        ),
+        How::Elsewhere("by hand: it compiles for minutes"),
     ),
     (
         "benches/compare --profile dist --markdown compare.md --json compare.json",
@@ -218,7 +220,7 @@ const COMMANDS: &[(&str, How)] = &[
     ),
     ("benches/growth", How::Elsewhere("benches/smoke, smaller")),
     (
-        "benches/growth --profile dist --accept",
+        "benches/growth --profile dist --fresh --accept",
         How::Elsewhere("benches/smoke, smaller"),
     ),
     ("benches/instructions", How::Elsewhere("scripts/test")),
