@@ -201,7 +201,7 @@ def beside(report, earlier, cases):
                     lines.append(f"| {case.title} | {name} | {title} | {harness.spread(before, ',.1f')} | {harness.spread(now, ',.1f')} |")
     said = f"Beside the run of {earlier['date']}: the ranges of {compared - len(lines)} of {compared} figures overlap."
     differ = [key for key in ("seconds", "latency_seconds", "routes", "profile", "versions") if earlier.get(key) != report.get(key)]
-    rates = [{run["rate_asked"] for run in one["runs"] if run["rate_asked"]} for one in (earlier, report)]
+    rates = [{run["rate_asked"] for run in one["runs"] if run.get("rate_asked")} for one in (earlier, report)]
     differ += ["the rate of latency"] * (rates[0] != rates[1])
     machines = [{key: value for key, value in one["machine"].items() if key != "load_at_start"} for one in (earlier, report)]
     differ += ["machine"] * (machines[0] != machines[1])

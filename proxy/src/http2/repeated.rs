@@ -103,8 +103,8 @@ impl Set {
         before
     }
 
-    /// Keeps a line where there is none, or one that was not used lately. If all were, it has to come again:
-    /// those that come with every answer would otherwise push each other out for ever.
+    /// Keeps a line where there is none, or one that was not used lately. If all were, it has to
+    /// come again: those that come with every answer would otherwise push each other out for ever.
     fn keep(&mut self, new: Kept) {
         let is_free = |kept: &&mut Option<Kept>| kept.as_ref().is_none_or(|kept| !kept.used);
         match self.kept.iter_mut().find(is_free) {
