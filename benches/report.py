@@ -184,31 +184,48 @@ def system_calls(report, cases):
 
 
 def beside(report, earlier, cases):
-    """Which figures differ from those of another run: CPU, and latency, whose ranges do not overlap."""
-    compared, lines = 0, []
+    """Which figures differ from those of another run: those whose ranges do not overlap.
+
+    Ratios first: the machine's pace changes, and they are of runs that followed each other.
+    """
+    ratios_then, ratios_now = (ratios(one["runs"], cases) for one in (earlier, report))
+    compared = []
+    for case in cases:
+        for peer, now in ratios_now.get(case.name, {}).items():
+            then = ratios_then.get(case.name, {}).get(peer)
+            compared.append((f"| {case.title} | {peer} | portico over it", then, now, ".2f"))
+    lines = [overlapping(compared, "ratios")]
     figures = [("CPU us", lambda run: run["cpu_us"])]
     figures += [(key.removesuffix("_us"), lambda run, key=key: run["detail"].get(key)) for key in ("p50_us", "p99_us", "p999_us")]
     figures.append(("rate", lambda run: None if run["detail"].get("late_p99_us") is not None else run["rate"]))
+    compared = []
     for case in cases:
         for name in report["versions"]:
             for title, figure in figures:
-                both = [[figure(run) for run in runs_of(one, case, name)] for one in (earlier, report)]
-                if any(not values or None in values for values in both):
-                    continue
-                compared += 1
-                before, now = both
-                if max(before) < min(now) or max(now) < min(before):
-                    lines.append(f"| {case.title} | {name} | {title} | {harness.spread(before, ',.1f')} | {harness.spread(now, ',.1f')} |")
-    said = f"Beside the run of {earlier['date']}: the ranges of {compared - len(lines)} of {compared} figures overlap."
+                then, now = ([figure(run) for run in runs_of(one, case, name)] for one in (earlier, report))
+                if None not in then + now:
+                    compared.append((f"| {case.title} | {name} | {title}", then, now, ",.1f"))
+    lines.append(overlapping(compared, "figures"))
+    said = f"Beside the run of {earlier['date']}:"
     differ = [key for key in ("seconds", "latency_seconds", "routes", "profile", "versions") if earlier.get(key) != report.get(key)]
     rates = [{run["rate_asked"] for run in one["runs"] if run.get("rate_asked")} for one in (earlier, report)]
     differ += ["the rate of latency"] * (rates[0] != rates[1])
     machines = [{key: value for key, value in one["machine"].items() if key != "load_at_start"} for one in (earlier, report)]
     differ += ["machine"] * (machines[0] != machines[1])
     if differ:
-        said += f" **The two differ in {', '.join(differ)}.**"
-    head = ["", "| these do not | | | then | now |", "|---|---|---|---:|---:|"]
-    return "\n".join(["", said, *(head + lines if lines else [])]) + "\n"
+        said += f" **the two differ in {', '.join(differ)}.**"
+    return "\n".join(["", said, *lines]) + "\n"
+
+
+def overlapping(compared, what):
+    """How many of two runs' figures have ranges that overlap, and which have not."""
+    compared = [row for row in compared if row[1] and row[2]]
+    apart = [row for row in compared if max(row[1]) < min(row[2]) or max(row[2]) < min(row[1])]
+    lines = ["", f"The ranges of {len(compared) - len(apart)} of {len(compared)} {what} overlap."]
+    if apart:
+        lines += ["", "| these do not | | | then | now |", "|---|---|---|---:|---:|"]
+        lines += [f"{row} | {harness.spread(then, form)} | {harness.spread(now, form)} |" for row, then, now, form in apart]
+    return "\n".join(lines)
 
 
 def runs_of(report, case, name):

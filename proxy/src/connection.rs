@@ -152,7 +152,7 @@ impl<S: ClientStream> Connection<S> {
     }
 
     /// Ends the connection after an answer of portico's or a backend's.
-    pub async fn end(self, after: After) {
+    pub async fn end(&mut self, after: After) {
         match after {
             After::KeepAlive | After::Close => self.close_within(LINGER_SILENCE).await,
             After::Linger => self.close_within(LINGER).await,
@@ -161,14 +161,14 @@ impl<S: ClientStream> Connection<S> {
     }
 
     /// Ends a connection on which nothing is under way.
-    pub async fn end_idle(mut self) {
+    pub async fn end_idle(&mut self) {
         let shutdown = self.io.shutdown();
         let _ = self.deadline.within(FAREWELL, shutdown).await;
     }
 
     /// Says that nothing more will come, and waits until the client has closed too: for at most
     /// `most`, and less if it is silent. Whatever it sends is thrown away.
-    async fn close_within(mut self, most: Duration) {
+    async fn close_within(&mut self, most: Duration) {
         self.input.discard(&self.worker.buffers);
         let shutdown = self.io.shutdown();
         let told = self.deadline.within(FAREWELL, shutdown).await;
@@ -187,7 +187,7 @@ impl<S: ClientStream> Connection<S> {
     }
 
     /// Ends the connection so that the client sees that something is missing.
-    fn reset(mut self) {
+    fn reset(&mut self) {
         self.io.reset();
     }
 }

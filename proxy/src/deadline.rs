@@ -65,12 +65,12 @@ impl Deadline {
     ///
     /// # Errors
     /// [`Elapsed`] when the limit passed first; the future is dropped.
-    pub async fn within<F: Future>(
+    pub fn within<F: Future>(
         &mut self,
         limit: Duration,
         future: F,
-    ) -> Result<F::Output, Elapsed> {
-        self.wait(None, limit, future).await
+    ) -> impl Future<Output = Result<F::Output, Elapsed>> {
+        self.wait(None, limit, future)
     }
 
     /// Waits for `future` until `at`: for limits that span several waits, such as
@@ -78,8 +78,12 @@ impl Deadline {
     ///
     /// # Errors
     /// [`Elapsed`] when `at` passed first; the future is dropped.
-    pub async fn until<F: Future>(&mut self, at: Instant, future: F) -> Result<F::Output, Elapsed> {
-        self.wait(Some(at), Duration::ZERO, future).await
+    pub fn until<F: Future>(
+        &mut self,
+        at: Instant,
+        future: F,
+    ) -> impl Future<Output = Result<F::Output, Elapsed>> {
+        self.wait(Some(at), Duration::ZERO, future)
     }
 
     /// Ready once `at` has passed; else the task is woken then, or earlier.

@@ -32,30 +32,46 @@ enum Waited {
 }
 
 /// Serves a client until the connection ends.
-pub async fn serve<S: ClientStream>(io: S, worker: Rc<Worker>, client: ClientInfo) {
-    let _open = worker.metrics.open(Protocol::Http1, client.over_tls);
-    let mut connection = Connection::new(io, Rc::clone(&worker), client);
+pub fn serve<S: ClientStream>(
+    io: S,
+    worker: Rc<Worker>,
+    client: ClientInfo,
+) -> impl Future<Output = ()> {
+    // Not an `async fn`: that would keep the room of its arguments beside the connection.
+    let mut connection = Connection::new(io, worker, client);
+    async move { drive(&mut connection).await }
+}
+
+async fn drive<S: ClientStream>(connection: &mut Connection<S>) {
+    let worker = Rc::clone(&connection.worker);
+    let _open = worker
+        .metrics
+        .open(Protocol::Http1, connection.client.over_tls);
     let mut close_idle = CloseIdle {
         notified: pin!(worker.close_idle.notified()),
         asked: false,
     };
     loop {
-        if connection.input.is_empty() && !idle(&mut connection, &mut close_idle).await {
+        if connection.input.is_empty() && !idle(connection, &mut close_idle).await {
             break;
         }
         let mut parser = worker.request_parser();
-        let after = match read_head(&mut connection, &mut parser).await {
-            Waited::Head => request::handle(&mut connection, &parser).await,
+        let after = match read_head(connection, &mut parser).await {
+            Waited::Head => request::handle(connection, parser).await,
             Waited::Bad(error) => {
-                request::answer_failure(&mut connection, &Failure::Malformed(error)).await
+                worker.put_request_parser(parser);
+                request::answer_failure(connection, &Failure::Malformed(error)).await
             }
             Waited::TooSlow => {
-                request::answer_failure(&mut connection, &Failure::HeaderTimeout).await
+                worker.put_request_parser(parser);
+                request::answer_failure(connection, &Failure::HeaderTimeout).await
             }
-            Waited::Nothing => After::KeepAlive,
+            Waited::Nothing => {
+                worker.put_request_parser(parser);
+                After::KeepAlive
+            }
             Waited::Over => After::Close,
         };
-        worker.put_request_parser(parser);
         if after != After::KeepAlive {
             return connection.end(after).await;
         }

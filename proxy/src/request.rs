@@ -91,10 +91,12 @@ impl Own {
     }
 }
 
-/// Serves one request, whose head the parser has read from the connection's input.
+/// Serves one request, whose head the parser has read from the connection's input. The parser goes
+/// back to the worker before anything is waited for: the next request finds it in the processor's
+/// cache, and thousands that wait for a slow tool hold none.
 pub async fn handle<S: ClientStream>(
     connection: &mut Connection<S>,
-    parser: &RequestParser,
+    parser: Box<RequestParser>,
 ) -> After {
     let head = parser.head();
     let version = match S::FRAMED {
@@ -114,7 +116,9 @@ pub async fn handle<S: ClientStream>(
     );
     let after = match plan {
         Plan::Forward(destination) => {
-            match forward::run(connection, request, head, destination).await {
+            let out = forward::write_head(connection, request, head, &destination);
+            connection.worker.put_request_parser(parser);
+            match forward::run(connection, request, &destination, out).await {
                 Outcome::Answered(after) => after,
                 Outcome::Failed {
                     failure,
@@ -124,15 +128,18 @@ pub async fn handle<S: ClientStream>(
         }
         Plan::Answer(own) => {
             let body_is_read = take_head_and_body(connection, head);
+            connection.worker.put_request_parser(parser);
             request.facts.route.set(own.route());
             answer(connection, request, &own.as_answer(), body_is_read).await
         }
         Plan::Fail(failure) => {
             let body_is_read = take_head_and_body(connection, head);
+            connection.worker.put_request_parser(parser);
             fail(connection, request, &failure, body_is_read).await
         }
     };
-    finish(underway, after)
+    finish(&underway.request, after);
+    after
 }
 
 /// A request from its head to its end. It is counted and logged when this is dropped: also if its
@@ -149,7 +156,7 @@ impl Underway {
         let id = worker.request_ids.next();
         let mut request = Request::new(worker.snapshot.load(), id, head, read, version);
         if request.snapshot.logs_requests() {
-            request.copy = Some(HeadCopy::of(head, read, version, worker.head()));
+            request.copy = Some(HeadCopy::of(head, read, version, worker.held_head()));
         }
         worker.metrics.request_begins();
         Self {
@@ -167,21 +174,20 @@ impl Drop for Underway {
         let record = self.request.record(&self.client, ended);
         self.worker.tell(&record);
         if let Some(copy) = self.request.copy.take() {
-            self.worker.put_head(copy.into_buffer());
+            self.worker.put_held_head(copy.into_buffer());
         }
     }
 }
 
 /// The last phase of every request that was not cut.
-fn finish(underway: Underway, after: After) -> After {
-    let ending = &underway.request.facts.ending;
+fn finish(request: &Request, after: After) {
+    let ending = &request.facts.ending;
     if ending.get().is_none() {
         ending.set(Some(match after {
             After::Reset => Ending::ClientGone,
             After::KeepAlive | After::Close | After::Linger => Ending::Complete,
         }));
     }
-    after
 }
 
 /// Phases 3 to 6. Also what [`explain`](crate::explain) asks, with a table and counts of its own.

@@ -12,6 +12,7 @@
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -291,32 +292,41 @@ fn start_http(
         .tls
         .as_ref()
         .map(|tls| Arc::clone(&tls.config));
-    // Boxed: a task is moved several times, and this one is large.
+    // Boxed: a task is moved several times.
     tokio::task::spawn_local(Box::pin(async move {
         let _held = (open, place);
         let Some(mut client) = proxy_protocol::identify(&worker, &mut stream, peer).await else {
             return;
         };
-        match tls.filter(|_| over_tls) {
+        let serving: Serving = match tls.filter(|_| over_tls) {
             None if over_tls => {
-                debug!("a connection to an https listener that a reload has just removed")
+                return debug!("a connection to an https listener that a reload has just removed");
             }
-            None => driver::serve(stream, worker, client).await,
+            None => Box::pin(driver::serve(stream, worker, client)),
             Some(tls) => {
                 let acceptor = TlsAcceptor::from(tls);
                 let begin = Instant::now();
-                if let Some(stream) = handshake(&worker, &acceptor, stream).await {
-                    client.tls = tls::session(stream.get_ref().1);
-                    let metrics = &worker.metrics;
-                    metrics.handshake(client.tls.as_ref(), begin.elapsed());
-                    match stream.get_ref().1.alpn_protocol() {
-                        Some(tls::HTTP2) => http2::serve(stream, worker, client).await,
-                        _ => driver::serve(stream, worker, client).await,
-                    }
-                }
+                let shaken = Box::pin(handshake(&worker, &acceptor, stream)).await;
+                let Some(stream) = shaken else { return };
+                client.tls = tls::session(stream.get_ref().1);
+                let metrics = &worker.metrics;
+                metrics.handshake(client.tls.as_ref(), begin.elapsed());
+                serve_tls(stream, worker, client)
             }
-        }
+        };
+        serving.await;
     }));
+}
+
+/// What a connection does once it is known what it speaks. Boxed, each with the room that it needs: a
+/// task has that of its largest part for as long as it lives.
+type Serving = Pin<Box<dyn Future<Output = ()>>>;
+
+fn serve_tls(stream: ServerStream, worker: Rc<Worker>, client: ClientInfo) -> Serving {
+    match stream.get_ref().1.alpn_protocol() {
+        Some(tls::HTTP2) => Box::pin(http2::serve(stream, worker, client)),
+        _ => Box::pin(driver::serve(stream, worker, client)),
+    }
 }
 
 type ServerStream = tokio_rustls::server::TlsStream<Counted>;

@@ -85,6 +85,10 @@ pub struct Worker {
     request_parsers: Spare<Box<RequestParser>>,
     response_parsers: Spare<Box<ResponseParser>>,
     heads: SpareBuffers,
+    /// Those of requests, which are held until the answer has ended: were they among the others, an
+    /// answer would be written into the one that the request before it gave back, which no longer
+    /// is in the processor's cache.
+    held_heads: SpareBuffers,
     /// For frames of HTTP/2 that are being written.
     pub frames: Rc<SpareBuffers>,
     /// Fields of answers over HTTP/2.
@@ -153,6 +157,7 @@ impl Worker {
             request_parsers: Spare::new(KEPT),
             response_parsers: Spare::new(KEPT),
             heads: SpareBuffers::new(KEPT, HEAD, HEAD_KEPT),
+            held_heads: SpareBuffers::new(KEPT, HEAD, HEAD_KEPT),
             frames,
             answer_fields: Rc::default(),
             stream_tasks: StreamTasks::default(),
@@ -245,6 +250,17 @@ impl Worker {
     /// Takes a head buffer back.
     pub fn put_head(&self, head: Vec<u8>) {
         self.heads.put(head);
+    }
+
+    /// The same for what is held while an answer is waited for; give it back with
+    /// [`Worker::put_held_head`].
+    pub fn held_head(&self) -> Vec<u8> {
+        self.held_heads.take()
+    }
+
+    /// Takes a buffer of [`Worker::held_head`] back.
+    pub fn put_held_head(&self, head: Vec<u8>) {
+        self.held_heads.put(head);
     }
 
     /// A timer; give it back with [`Worker::put_deadline`] where it would be made often.

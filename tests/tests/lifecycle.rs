@@ -14,6 +14,19 @@ use portico_tests::portico::{self, Builder, HOST, Portico, Running};
 use portico_tests::websocket::{self, TEXT};
 use portico_tests::{SOON, eventually, signal};
 
+// --- start
+
+#[test]
+fn memory_comes_in_small_pages() {
+    let portico = Builder::new().start();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", portico.pid())).unwrap();
+    // Kernels from 5.0 on tell.
+    let told = status
+        .lines()
+        .find_map(|line| line.strip_prefix("THP_enabled:"));
+    assert_eq!(told.map(str::trim), Some("0"), "{status}");
+}
+
 // --- stop
 
 #[test]

@@ -56,6 +56,8 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
+    // As portico does: huge pages would make lookups by chance twice as fast.
+    rustix::thread::disable_transparent_huge_pages(true)?;
     let arguments = Arguments::parse();
     let before = resident_kb()?;
     let table = Table::new();

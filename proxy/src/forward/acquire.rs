@@ -32,6 +32,7 @@ use crate::upstream::connect::{ConnectError, TlsTarget, connect};
 use crate::upstream::h2c::stream::H2cStream;
 use crate::upstream::idle::Taken;
 use crate::upstream::stream::UpstreamStream;
+use crate::worker::Worker;
 
 /// Addresses or nodes that one request tries to connect to.
 pub(crate) const MAX_ATTEMPTS: usize = 3;
@@ -126,83 +127,103 @@ pub(super) async fn acquire<S: ClientStream>(
             return to_node(connection, request, pool, attempts, max_idle, uploaded).await;
         }
     };
-    let acquired = to_backend(connection, request, backend, policy, max_idle).await;
+    if let Some(max_idle) = max_idle
+        && let Some(acquired) = idle(&connection.worker, request, backend, policy, max_idle)
+    {
+        return Ok(acquired);
+    }
+    let fresh_only = max_idle.is_none();
+    let acquired = to_backend(connection, request, backend, policy, fresh_only).await;
     acquired.map_err(NoConnection::Fault)
 }
 
 type Policy = fn(&BackendPolicy, SocketAddr) -> Result<(), Refusal>;
 
+/// A pooled connection to a backend, idle for at most `max_idle`.
+fn idle(
+    worker: &Worker,
+    request: &Request,
+    backend: &Backend,
+    policy: Policy,
+    max_idle: Duration,
+) -> Option<Acquired> {
+    if backend.scheme == Scheme::H2c {
+        return None;
+    }
+    let server_name = server_name(backend);
+    let addresses = Addresses::of(backend, worker);
+    addresses.sockets(backend).find_map(|address| {
+        // The policy first: the pool may hold connections that the ingress made, or another route.
+        policy(&request.snapshot.backends, address).ok()?;
+        let now = request.facts.seeks();
+        let taken = worker
+            .idle
+            .take(address, server_name.as_deref(), max_idle, now);
+        let stream = taken.alive()?;
+        request.facts.attempt(address, true);
+        Some(Acquired {
+            stream,
+            address,
+            reused: true,
+            visit: None,
+        })
+    })
+}
+
+/// The addresses of a backend, as far as they are known.
+enum Addresses {
+    One([IpAddr; 1]),
+    OfName(Arc<Vec<IpAddr>>),
+}
+
+impl Addresses {
+    fn of(backend: &Backend, worker: &Worker) -> Self {
+        match &backend.host {
+            BackendHost::Ip(ip) => Self::One([*ip]),
+            BackendHost::Name(name) => Self::OfName(worker.process.resolver.lookup(name)),
+        }
+    }
+
+    /// Those that are tried, with the backend's port.
+    fn sockets(&self, backend: &Backend) -> impl Iterator<Item = SocketAddr> {
+        let all = match self {
+            Self::One(one) => &one[..],
+            Self::OfName(all) => all,
+        };
+        let tried = all.iter().take(MAX_ATTEMPTS);
+        tried.map(|ip| SocketAddr::new(*ip, backend.port))
+    }
+}
+
+/// The name that the certificate of a backend has to have, if it speaks TLS.
+fn server_name(backend: &Backend) -> Option<Cow<'_, str>> {
+    (backend.scheme == Scheme::Https).then(|| match &backend.host {
+        BackendHost::Ip(ip) => Cow::Owned(ip.to_string()),
+        BackendHost::Name(name) => Cow::Borrowed(&**name),
+    })
+}
+
+/// A new connection to one of the addresses of a backend, or a stream of one that speaks HTTP/2:
+/// of an open connection, unless `fresh_only`.
 async fn to_backend<S>(
     connection: &mut Connection<S>,
     request: &Request,
     backend: &Backend,
     policy: Policy,
-    max_idle: Option<Duration>,
+    fresh_only: bool,
 ) -> Result<Acquired, BackendFault> {
-    let server_name = (backend.scheme == Scheme::Https).then(|| match &backend.host {
-        BackendHost::Ip(ip) => Cow::Owned(ip.to_string()),
-        BackendHost::Name(name) => Cow::Borrowed(&**name),
-    });
-    let (one, many);
-    let addresses = match &backend.host {
-        BackendHost::Ip(ip) => {
-            one = [*ip];
-            &one[..]
-        }
-        BackendHost::Name(name) => {
-            many = connection.worker.process.resolver.lookup(name);
-            &many[..]
-        }
-    };
-    let server_name = server_name.as_deref();
-    let idle = max_idle.filter(|_| backend.scheme != Scheme::H2c);
-    if let Some(max_idle) = idle {
-        for ip in addresses.iter().take(MAX_ATTEMPTS) {
-            let address = SocketAddr::new(*ip, backend.port);
-            // The policy first: the pool may hold connections that the ingress made, or another
-            // route.
-            if policy(&request.snapshot.backends, address).is_ok()
-                && let Taken::Alive(stream) = connection.worker.idle.take(
-                    address,
-                    server_name,
-                    max_idle,
-                    request.facts.seeks(),
-                )
-            {
-                request.facts.attempt(address, true);
-                return Ok(Acquired {
-                    stream,
-                    address,
-                    reused: true,
-                    visit: None,
-                });
-            }
-        }
-    }
-    let tls = server_name.map(|name| TlsTarget {
+    let tls = server_name(backend).map(|name| TlsTarget {
         config: Arc::clone(&connection.worker.process.backend_tls),
         server_name: Arc::from(name),
     });
     let how = match backend.scheme {
-        Scheme::H2c => How::H2c {
-            fresh: max_idle.is_none(),
-        },
+        Scheme::H2c => How::H2c { fresh: fresh_only },
         Scheme::Http | Scheme::Https => How::Connection(tls.as_ref()),
     };
-    fresh_to_any(connection, request, (backend, addresses), policy, how).await
-}
-
-/// A new connection to one of the addresses of a backend.
-async fn fresh_to_any<S>(
-    connection: &mut Connection<S>,
-    request: &Request,
-    (backend, addresses): (&Backend, &[IpAddr]),
-    policy: Policy,
-    how: How<'_>,
-) -> Result<Acquired, BackendFault> {
+    let addresses = Addresses::of(backend, &connection.worker);
     let mut fault = BackendFault::Unresolved;
-    for ip in addresses.iter().take(MAX_ATTEMPTS) {
-        let (id, address) = (request.id, SocketAddr::new(*ip, backend.port));
+    for address in addresses.sockets(backend) {
+        let id = request.id;
         if let Err(refusal) = policy(&request.snapshot.backends, address) {
             debug!(%id, %backend, %address, %refusal, "a backend is where portico may not connect");
             fault = BackendFault::Forbidden;
@@ -218,7 +239,11 @@ async fn fresh_to_any<S>(
                 debug!(%id, %backend, %address, error = text, "cannot connect to a backend");
                 fault = fault_of(&error);
                 if let BackendHost::Name(name) = &backend.host {
-                    connection.worker.process.resolver.unreachable(name, *ip);
+                    connection
+                        .worker
+                        .process
+                        .resolver
+                        .unreachable(name, address.ip());
                 }
             }
         }
@@ -416,7 +441,8 @@ async fn attempt<S>(
     request.facts.attempt(address, false);
     let begin = Instant::now();
     let worker = &connection.worker;
-    let acquiring = async {
+    // By reference: what an `async fn` takes by value it keeps twice.
+    let acquiring = pin!(async {
         let (stream, reused) = match how {
             // Boxed: rare, and its room for a TLS handshake would be part of every request.
             How::Connection(tls) => (
@@ -436,7 +462,7 @@ async fn attempt<S>(
             reused,
             visit: None,
         })
-    };
+    });
     let acquired = match connection.deadline.within(limit, acquiring).await {
         Ok(acquired) => acquired,
         Err(_) => Err(ConnectError::Connect(ErrorKind::TimedOut.into())),

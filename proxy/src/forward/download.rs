@@ -102,8 +102,16 @@ impl BrokenOff {
 
 impl<S: ClientStream> Download<'_, '_, S> {
     pub(super) async fn run(&mut self) -> Downloaded {
-        let mut parser = self.worker.response_parser();
         let mut answer = Buffer::default();
+        // A parser is taken when there is something to parse: one that comes from the worker then
+        // is in the processor's cache, and thousands that wait for a slow tool hold none.
+        match self.read(&mut answer, SMALL).await {
+            Read::Bytes(_) => {}
+            Read::Ended | Read::Failed => return Downloaded::Dead,
+            Read::TimedOut => return Downloaded::Fault(BackendFault::Timeout),
+            Read::ClientGone => return Downloaded::Broken,
+        }
+        let mut parser = self.worker.response_parser();
         let downloaded = match self.read_head(&mut parser, &mut answer).await {
             Ok(()) if self.breaks_handshake(parser.head(), &answer) => {
                 Downloaded::Fault(BackendFault::Malformed)
@@ -117,7 +125,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
         downloaded
     }
 
-    /// Reads until the head of the final answer is complete. Interim answers go to clients that
+    /// Reads on until the head of the final answer is complete. Interim answers go to clients that
     /// know them (HTTP/1.1): 103, but not 100, which portico has said itself.
     async fn read_head(
         &mut self,
@@ -128,7 +136,6 @@ impl<S: ClientStream> Download<'_, '_, S> {
             head: self.request.method == Method::Head,
             upgrade: self.request.upgrade,
         };
-        let mut any = false;
         let (mut interim, mut interim_bytes) = (0, 0);
         loop {
             match parser.parse(answer.filled_mut(), kind) {
@@ -166,8 +173,7 @@ impl<S: ClientStream> Download<'_, '_, S> {
                 answer.grow(&self.worker.buffers, answer.len() * 2);
             }
             match self.read(answer, SMALL).await {
-                Read::Bytes(_) => any = true,
-                Read::Ended | Read::Failed if !any => return Err(Downloaded::Dead),
+                Read::Bytes(_) => {}
                 Read::Ended | Read::Failed => {
                     return Err(Downloaded::Fault(BackendFault::Closed));
                 }
@@ -497,13 +503,13 @@ impl<S: ClientStream> Download<'_, '_, S> {
         }
     }
 
-    async fn read(&mut self, answer: &mut Buffer, size: usize) -> Read {
+    fn read(&mut self, answer: &mut Buffer, size: usize) -> impl Future<Output = Read> {
         let (pool, silence) = (&self.worker.buffers, self.request.silence);
-        read(self.link, pool, self.deadline, silence, answer, size).await
+        read(self.link, pool, self.deadline, silence, answer, size)
     }
 
-    async fn send(&mut self, message: &mut Outgoing<'_>) -> Result<(), WriteError> {
+    fn send(&mut self, message: &mut Outgoing<'_>) -> impl Future<Output = Result<(), WriteError>> {
         let limit = self.request.snapshot.config.timeouts.write;
-        send(&self.link.client, self.deadline, limit, message).await
+        send(&self.link.client, self.deadline, limit, message)
     }
 }

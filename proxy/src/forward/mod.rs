@@ -62,28 +62,39 @@ pub enum Outcome {
     },
 }
 
-/// Forwards the request whose head stands at the front of the connection's input.
-pub async fn run<S: ClientStream>(
+/// Takes the request's head from the front of the connection's input, and gives what the backend is
+/// to get in its place.
+pub fn write_head<S>(
     connection: &mut Connection<S>,
-    request: &mut Request,
+    request: &Request,
     head: &RequestHead,
-    destination: Destination,
-) -> Outcome {
-    let mut out = connection.worker.head();
+    destination: &Destination,
+) -> Vec<u8> {
+    let mut out = connection.worker.held_head();
     head::write(
         &mut out,
         connection.input.filled(),
         head,
         request,
         &connection.client,
-        &destination,
+        destination,
     );
     connection.input.consume(head.len);
     connection.input.release(&connection.worker.buffers);
-    let outcome = send(connection, request, &destination, &mut out).await;
+    out
+}
+
+/// Forwards the request of which [`write_head`] made `out`.
+pub async fn run<S: ClientStream>(
+    connection: &mut Connection<S>,
+    request: &mut Request,
+    destination: &Destination,
+    mut out: Vec<u8>,
+) -> Outcome {
+    let outcome = send(connection, request, destination, &mut out).await;
     // Before a page is written to a client that may be slow.
     request.leave_node();
-    connection.worker.put_head(out);
+    connection.worker.put_held_head(out);
     outcome
 }
 

@@ -86,12 +86,22 @@ const DATA_FRAME_BUDGET: usize = 2 * 1024 * 1024;
 const RESET_MEMORY: Duration = Duration::from_secs(5);
 
 /// Serves a client until the connection ends.
-pub async fn serve<S: ByteStream + 'static>(io: S, worker: Rc<Worker>, client: ClientInfo) {
+pub fn serve<S: ByteStream + 'static>(
+    io: S,
+    worker: Rc<Worker>,
+    client: ClientInfo,
+) -> impl Future<Output = ()> {
+    // Not an `async fn`: that would keep the room of `io` for as long as it runs.
+    let io = Coalesce::new(io, Rc::clone(&worker.frames), Peer::Client);
+    drive(io, worker, client)
+}
+
+async fn drive<S: ByteStream + 'static>(io: Coalesce<S>, worker: Rc<Worker>, client: ClientInfo) {
     let metrics = Arc::clone(&worker.metrics);
     let _open = metrics.open(Protocol::Http2, client.over_tls);
     let snapshot = worker.snapshot.load();
-    let io = Coalesce::new(io, Rc::clone(&worker.frames), Peer::Client);
-    let handshake = shake_hands(&io, &snapshot);
+    // Boxed, as the farewell is: their room would be part of every idle connection.
+    let handshake = Box::pin(shake_hands(&io, &snapshot));
     let limit = snapshot.config.timeouts.header;
     let h2 = match tokio::time::timeout(limit, handshake).await {
         Ok(Ok(h2)) => h2,
@@ -118,7 +128,8 @@ pub async fn serve<S: ByteStream + 'static>(io: S, worker: Rc<Worker>, client: C
         client,
     };
     driver.run().await;
-    let _ = tokio::time::timeout(LINGER, driver.io.discard(LINGER_BYTES)).await;
+    let farewell = Box::pin(driver.io.discard(LINGER_BYTES));
+    let _ = tokio::time::timeout(LINGER, farewell).await;
 }
 
 type H2<S> = server::Connection<Coalesce<S>, Piece>;
@@ -367,14 +378,14 @@ async fn serve_request(
     if connection.io.is_open() {
         let mut parser = worker.request_parser();
         let after = match parser.parse(connection.input.filled()) {
-            Ok(Parsed::Complete) => request::handle(&mut connection, &parser).await,
+            Ok(Parsed::Complete) => request::handle(&mut connection, parser).await,
             // Nothing in a whole head can make the parser wait for more.
             Ok(Parsed::Partial) => After::Reset,
             Err(error) => {
+                worker.put_request_parser(parser);
                 request::answer_failure(&mut connection, &Failure::Malformed(error)).await
             }
         };
-        worker.put_request_parser(parser);
         match after {
             After::KeepAlive | After::Close => {}
             After::Linger => {
