@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::{Case, text_of};
 use crate::forward::{self, Destination};
 use crate::http1::{HeadLimits, RequestKind, ResponseHead, ResponseParser, write_field};
+use crate::http2::repeated::RepeatedFields;
 use crate::response::compress::{self, Plan};
 use crate::upstream::h2c::stream::read_request;
 
@@ -89,7 +90,7 @@ pub(super) fn to_backend(case: &Case<'_>, destination: &Destination) -> Changes 
 
 /// What HTTP/2 makes of a head; the host is `:authority` there.
 fn over_http2(text: &[u8]) -> Option<(String, Vec<FieldLine>)> {
-    let request = read_request(text)?;
+    let request = read_request(text, &RepeatedFields::default())?;
     let target = request.uri().path_and_query()?;
     let line = format!("{} {target} HTTP/2", request.method());
     let host = FieldLine {

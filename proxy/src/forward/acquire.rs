@@ -29,6 +29,7 @@ use crate::pools::{NoPlace, NodePlace, Pool, Tried};
 use crate::response::failure::Failure;
 use crate::telemetry::metrics::shard::Connect;
 use crate::upstream::connect::{ConnectError, TlsTarget, connect};
+use crate::upstream::h2c::Lease;
 use crate::upstream::h2c::stream::H2cStream;
 use crate::upstream::idle::Taken;
 use crate::upstream::stream::UpstreamStream;
@@ -139,7 +140,7 @@ pub(super) async fn acquire<S: ClientStream>(
 
 type Policy = fn(&BackendPolicy, SocketAddr) -> Result<(), Refusal>;
 
-/// A pooled connection to a backend, idle for at most `max_idle`.
+/// A pooled connection to a backend, idle for at most `max_idle`, or a stream of an open one.
 fn idle(
     worker: &Worker,
     request: &Request,
@@ -147,19 +148,19 @@ fn idle(
     policy: Policy,
     max_idle: Duration,
 ) -> Option<Acquired> {
-    if backend.scheme == Scheme::H2c {
-        return None;
-    }
     let server_name = server_name(backend);
     let addresses = Addresses::of(backend, worker);
     addresses.sockets(backend).find_map(|address| {
         // The policy first: the pool may hold connections that the ingress made, or another route.
         policy(&request.snapshot.backends, address).ok()?;
         let now = request.facts.seeks();
-        let taken = worker
-            .idle
-            .take(address, server_name.as_deref(), max_idle, now);
-        let stream = taken.alive()?;
+        let stream = match backend.scheme {
+            Scheme::H2c => worker.h2c.take(address).map(|lease| h2c(lease, now)),
+            Scheme::Http | Scheme::Https => worker
+                .idle
+                .take(address, server_name.as_deref(), max_idle, now)
+                .alive(),
+        }?;
         request.facts.attempt(address, true);
         Some(Acquired {
             stream,
@@ -168,6 +169,10 @@ fn idle(
             visit: None,
         })
     })
+}
+
+fn h2c(lease: Lease, now: Instant) -> UpstreamStream {
+    UpstreamStream::h2c(H2cStream::new(lease, now.into()))
 }
 
 /// The addresses of a backend, as far as they are known.
@@ -453,7 +458,7 @@ async fn attempt<S>(
                 let lease = worker.h2c.lease(address, fresh).await;
                 let lease = lease.map_err(ConnectError::Connect)?;
                 let reused = lease.reused;
-                (UpstreamStream::h2c(H2cStream::new(lease)), reused)
+                (h2c(lease, begin), reused)
             }
         };
         Ok(Acquired {

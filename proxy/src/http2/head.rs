@@ -11,10 +11,9 @@
 //! The `h2` crate has refused already: upper-case names, unknown, double, late or missing
 //! pseudo-fields, fields of one connection, a Content-Length that the data belies.
 
-use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, InvalidHeaderValue, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_KEY, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, request};
 
@@ -131,7 +130,7 @@ pub fn read_answer(text: &[u8], repeated: &RepeatedFields) -> Response<()> {
         StatusCode::SWITCHING_PROTOCOLS => StatusCode::OK,
         status => status,
     };
-    *answer.headers_mut() = collect_fields(fields, |line| repeated.read(line));
+    *answer.headers_mut() = read_fields(fields, repeated);
     if status == StatusCode::SWITCHING_PROTOCOLS {
         // Proves something to whoever made the key.
         answer.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
@@ -141,39 +140,15 @@ pub fn read_answer(text: &[u8], repeated: &RepeatedFields) -> Response<()> {
 
 /// The fields of `name: value` lines, up to an empty line or the end, without those that are about
 /// an HTTP/1 connection.
-pub fn read_fields(text: &[u8]) -> HeaderMap {
-    // One copy for all values, which then share it.
-    let shared = Bytes::copy_from_slice(text);
-    collect_fields(&shared, |line| {
-        read_field(line, |value| {
-            HeaderValue::from_maybe_shared(shared.slice_ref(value))
-        })
-    })
-}
-
-/// The field of a `name: value` line. `None`: the line is no field.
-pub fn read_field(
-    line: &[u8],
-    read_value: impl FnOnce(&[u8]) -> Result<HeaderValue, InvalidHeaderValue>,
-) -> Option<(HeaderName, HeaderValue)> {
-    let colon = memchr::memchr(b':', line)?;
-    let name = HeaderName::from_bytes(line.get(..colon)?).ok()?;
-    let value = read_value(line.get(colon + 2..).unwrap_or_default()).ok()?;
-    Some((name, value))
-}
-
-fn collect_fields(
-    mut text: &[u8],
-    read: impl Fn(&[u8]) -> Option<(HeaderName, HeaderValue)>,
-) -> HeaderMap {
-    let mut fields = HeaderMap::with_capacity(FIELDS);
+pub fn read_fields(mut text: &[u8], repeated: &RepeatedFields) -> HeaderMap {
+    let mut fields = HeaderMap::with_capacity(1 + text.len() / SHORT_LINE);
     loop {
         let (line, rest) = split_line(text);
         if line.is_empty() {
             return fields;
         }
         text = rest;
-        if let Some((name, value)) = read(line)
+        if let Some((name, value)) = repeated.read(line)
             && !matches!(name, CONNECTION | TRANSFER_ENCODING | UPGRADE)
         {
             // Fails for more fields than a map can hold; the parser's limit is far below.
@@ -182,10 +157,20 @@ fn collect_fields(
     }
 }
 
-/// Fields that an answer usually has at most.
-const FIELDS: usize = 24;
+/// Bytes of a line, rather fewer than most have: room for a field too many costs less than a map
+/// that grows.
+const SHORT_LINE: usize = 24;
 
-fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
+/// The field of a `name: value` line. `None`: the line is no field.
+pub fn read_field(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let colon = memchr::memchr(b':', line)?;
+    let name = HeaderName::from_bytes(line.get(..colon)?).ok()?;
+    let value = HeaderValue::from_bytes(line.get(colon + 2..).unwrap_or_default()).ok()?;
+    Some((name, value))
+}
+
+/// The first line, without its end, and what is behind it.
+pub fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
     // No CR but that of the line's end: the parsers refuse or mend others.
     match memchr::memchr(b'\r', text) {
         Some(end) => (
@@ -394,7 +379,8 @@ mod tests {
                 write_field(&mut text, name.as_bytes(), value.as_bytes());
             }
             text.extend_from_slice(b"\r\n");
-            let map = read_fields(&text);
+            let repeated = RepeatedFields::default();
+            let map = read_fields(&text, &repeated);
             prop_assert_eq!(map.len(), fields.len());
             for (name, _) in &fields {
                 let all: Vec<&str> = map.get_all(name.as_str()).iter().map(|v| v.to_str().unwrap()).collect();
@@ -405,7 +391,7 @@ mod tests {
             let mut again = write_trailers(&map);
             prop_assert!(again.ends_with(b"\r\n"));
             again.truncate(again.len() - 2);
-            prop_assert_eq!(read_fields(&again), map);
+            prop_assert_eq!(read_fields(&again, &repeated), map);
         }
     }
 }

@@ -1,21 +1,22 @@
-//! Fields of answers that come again and again, as the `h2` crate wants them.
+//! Fields that come again and again, as the `h2` crate wants them: of answers to clients, of requests
+//! to backends, of trailers.
 //!
-//! Most lines of an answer's head stood in the one before it: what portico adds to every answer,
-//! what a tool says each time. To read a line anew takes checks of each byte and allocations; to
+//! Most lines of a head stood in the one before it: what portico adds to every answer, what a tool
+//! says each time. To read a line anew takes checks of each byte and allocations; to
 //! find it here takes a hash and a comparison.
 //!
 //! Not here: what a line means. Nothing depends on what was kept, but for the time it takes.
 //!
 //! Bounds: [`SETS`] times [`WAYS`] lines of at most [`LONGEST`] bytes. A line is kept when it comes for
 //! the second time, so that those which are new each time (lengths, tags) cost nothing; never
-//! Set-Cookie, whose secret would stay in memory until another line takes its place. A line is
-//! found by all of its bytes: nobody gets what only somebody else was told.
+//! cookies and credentials ([`SECRETS`]), which would stay in memory until another line takes their
+//! place. A line is found by all of its bytes: nobody gets what only somebody else was told.
 
 use std::cell::RefCell;
 use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
-use http::header::SET_COOKIE;
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE};
 use http::{HeaderName, HeaderValue};
 
 use super::head;
@@ -25,6 +26,8 @@ const SETS: usize = 32;
 /// Lines of a set. The ten of an answer hardly ever meet in one, where one line each would not do:
 /// more than four do in one worker of 4,000, two of ten in 128 single places in three of ten.
 const WAYS: usize = 4;
+/// Fields that are not kept.
+const SECRETS: [HeaderName; 4] = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SET_COOKIE];
 /// Longer lines are not kept.
 const LONGEST: usize = 256;
 
@@ -73,8 +76,8 @@ impl RepeatedFields {
             kept.used = true;
             return Some((kept.name.clone(), kept.value.clone()));
         }
-        let (name, value) = head::read_field(line, HeaderValue::from_bytes)?;
-        if set.missed_before(hash) && line.len() <= LONGEST && name != SET_COOKIE {
+        let (name, value) = head::read_field(line)?;
+        if set.missed_before(hash) && line.len() <= LONGEST && !SECRETS.contains(&name) {
             set.keep(Kept {
                 hash,
                 line: line.into(),
@@ -149,7 +152,10 @@ mod tests {
         check(&["a: b", "c: d"], &[]);
         check(&["a: b", "a: b"], &["a: b"]);
         check(&["a: b", "a: c"], &[]);
-        check(&["set-cookie: a", "set-cookie: a", "set-cookie: a"], &[]);
+        for secret in SECRETS {
+            let line = format!("{secret}: a");
+            check(&[&line, &line, &line], &[]);
+        }
         let long = format!("a: {}", "x".repeat(LONGEST));
         check(&[&long, &long], &[]);
     }
@@ -158,7 +164,7 @@ mod tests {
     fn what_is_used_is_not_pushed_out() {
         let mut set = Set::default();
         let mut keep = |line: &str, used: bool| {
-            let (name, value) = head::read_field(line.as_bytes(), HeaderValue::from_bytes).unwrap();
+            let (name, value) = head::read_field(line.as_bytes()).unwrap();
             set.keep(Kept {
                 hash: 0,
                 line: line.as_bytes().into(),
@@ -200,7 +206,7 @@ mod tests {
         ) {
             let fields = RepeatedFields::default();
             for line in lines {
-                let alone = head::read_field(line.as_bytes(), HeaderValue::from_bytes);
+                let alone = head::read_field(line.as_bytes());
                 prop_assert_eq!(fields.read(line.as_bytes()), alone);
             }
             prop_assert!(kept(&fields).len() <= SETS * WAYS);

@@ -16,6 +16,7 @@ use h2::{Reason, SendStream};
 use tokio::time::{Sleep, sleep};
 
 use super::head;
+use super::repeated::RepeatedFields;
 use crate::outgoing::Frames;
 
 /// Data handed to the crate at once.
@@ -35,6 +36,8 @@ const PATIENCE: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct Sending {
     stream: SendStream<Piece>,
+    /// Of trailers.
+    fields: Rc<RepeatedFields>,
     /// From the first piece on that is not the last.
     held: Option<Rc<Held>>,
     /// Ends a wait for a larger window.
@@ -51,9 +54,10 @@ struct Held {
 
 impl Sending {
     /// The sending side of this stream.
-    pub fn new(stream: SendStream<Piece>) -> Self {
+    pub fn new(stream: SendStream<Piece>, fields: Rc<RepeatedFields>) -> Self {
         Self {
             stream,
+            fields,
             held: None,
             patience: None,
         }
@@ -140,7 +144,9 @@ impl Sending {
     pub fn send_end(&mut self, trailers: &[u8]) -> io::Result<()> {
         match trailers {
             b"" => self.stream.send_data(Piece::default(), true),
-            text => self.stream.send_trailers(head::read_fields(text)),
+            text => self
+                .stream
+                .send_trailers(head::read_fields(text, &self.fields)),
         }
         .map_err(broken)
     }

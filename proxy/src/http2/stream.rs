@@ -115,7 +115,7 @@ impl RequestStream {
             return respond.send_informational(answer).map_err(broken);
         }
         let stream = respond.send_response(answer, ended).map_err(broken)?;
-        self.reply = Reply::Begun(Sending::new(stream));
+        self.reply = Reply::Begun(Sending::new(stream, Rc::clone(&self.fields)));
         Ok(())
     }
 

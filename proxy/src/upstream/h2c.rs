@@ -37,6 +37,7 @@ use tracing::debug;
 
 use crate::http2::budget::Peer;
 use crate::http2::coalesce::Coalesce;
+use crate::http2::repeated::RepeatedFields;
 use crate::http2::sending::Piece;
 use crate::places::{Place, Places};
 use crate::spare::SpareBuffers;
@@ -67,6 +68,8 @@ const FAREWELL: Duration = Duration::from_secs(5);
 pub struct H2cPool {
     /// For frames that are being written.
     buffers: Rc<SpareBuffers>,
+    /// Of requests and their trailers.
+    fields: Rc<RepeatedFields>,
     /// The places for connections to backends.
     places: Arc<Places>,
     addresses: RefCell<HashMap<SocketAddr, Connections, foldhash::fast::RandomState>>,
@@ -86,6 +89,7 @@ struct Connections {
 #[derive(Debug)]
 struct Connection {
     requests: SendRequest<Piece>,
+    fields: Rc<RepeatedFields>,
     streams: Cell<usize>,
     /// When the last stream ended.
     idle_since: Cell<Instant>,
@@ -115,9 +119,18 @@ impl H2cPool {
     pub fn new(buffers: Rc<SpareBuffers>, places: Arc<Places>) -> Self {
         Self {
             buffers,
+            fields: Rc::default(),
             places,
             addresses: RefCell::default(),
         }
+    }
+
+    /// A place on an open connection to `address`, if one has room.
+    pub fn take(&self, address: SocketAddr) -> Option<Lease> {
+        let addresses = self.addresses.borrow();
+        let mut open = addresses.get(&address)?.open.iter();
+        open.find(|open| open.has_room())
+            .map(|open| Lease::new(open, true))
     }
 
     /// A place on a connection to `address`, an open one if there is room; else it makes one, or
@@ -165,7 +178,8 @@ impl H2cPool {
             Rc::clone(&addresses.entry(address).or_default().changed)
         };
         let io = Coalesce::new(tcp, Rc::clone(&self.buffers), Peer::Server);
-        let connection = open(io, changed, place).await?;
+        let fields = Rc::clone(&self.fields);
+        let connection = open(io, changed, place, fields).await?;
         let lease = Lease::new(&connection, false);
         let mut addresses = self.addresses.borrow_mut();
         addresses.entry(address).or_default().open.push(connection);
@@ -274,6 +288,7 @@ async fn open(
     io: Coalesce<TcpStream>,
     changed: Rc<Notify>,
     place: Place,
+    fields: Rc<RepeatedFields>,
 ) -> io::Result<Rc<Connection>> {
     let handshake = client::Builder::new()
         .enable_push(false)
@@ -291,6 +306,7 @@ async fn open(
     let (requests, h2) = handshake.await.map_err(io::Error::other)?;
     let connection = Rc::new(Connection {
         requests,
+        fields,
         streams: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
         retired: Cell::new(false),

@@ -9,6 +9,7 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use super::Lease;
 use crate::http1::write_field;
 use crate::http2::head;
 use crate::http2::inbox::Inbox;
+use crate::http2::repeated::RepeatedFields;
 use crate::http2::sending::{Sending, broken};
 use crate::outgoing::Outgoing;
 
@@ -74,8 +76,8 @@ pub enum Fault {
 }
 
 impl H2cStream {
-    /// For one request.
-    pub fn new(lease: Lease) -> Self {
+    /// For one request, which begins `now`.
+    pub fn new(lease: Lease, now: Instant) -> Self {
         Self {
             state: State::New,
             sending: None,
@@ -84,7 +86,7 @@ impl H2cStream {
             id: 0,
             is_head: false,
             fault: None,
-            begun: Instant::now(),
+            begun: now,
             received: lease.connection.received.get(),
             lease,
         }
@@ -131,14 +133,15 @@ impl H2cStream {
     }
 
     fn send_head(&mut self, text: &[u8], ended: bool) -> io::Result<()> {
-        let request = read_request(text).ok_or(ErrorKind::InvalidInput)?;
+        let fields = &self.lease.connection.fields;
+        let request = read_request(text, fields).ok_or(ErrorKind::InvalidInput)?;
         self.is_head = request.method() == Method::HEAD;
         let mut requests = self.lease.connection.requests.clone();
         match requests.send_request(request, ended) {
             Ok((answer, sending)) => {
                 self.id = answer.stream_id().as_u32();
                 self.state = State::Awaited(answer);
-                self.sending = (!ended).then(|| Sending::new(sending));
+                self.sending = (!ended).then(|| Sending::new(sending, Rc::clone(fields)));
                 Ok(())
             }
             Err(error) => {
@@ -236,16 +239,13 @@ impl Drop for H2cStream {
 }
 
 /// Makes a request of a head that `forward` has written as HTTP/1.1 text.
-pub(crate) fn read_request(text: &[u8]) -> Option<Request<()>> {
-    let end = memchr::memmem::find(text, b"\r\n")?;
-    let (line, fields) = (text.get(..end)?, text.get(end + 2..)?);
+pub(crate) fn read_request(text: &[u8], repeated: &RepeatedFields) -> Option<Request<()>> {
+    let (line, fields) = head::split_line(text);
     let line = line.strip_suffix(b" HTTP/1.1")?;
     let space = memchr::memchr(b' ', line)?;
     let (method, target) = (line.get(..space)?, line.get(space + 1..)?);
     // Always the first.
-    let fields = fields.strip_prefix(b"Host: ")?;
-    let end = memchr::memmem::find(fields, b"\r\n")?;
-    let (host, fields) = (fields.get(..end)?, fields.get(end + 2..)?);
+    let (host, fields) = head::split_line(fields.strip_prefix(b"Host: ")?);
     let uri = Uri::builder()
         .scheme(Scheme::HTTP)
         .authority(host)
@@ -255,7 +255,7 @@ pub(crate) fn read_request(text: &[u8]) -> Option<Request<()>> {
     let mut request = Request::new(());
     *request.method_mut() = Method::from_bytes(method).ok()?;
     *request.uri_mut() = uri;
-    *request.headers_mut() = head::read_fields(fields);
+    *request.headers_mut() = head::read_fields(fields, repeated);
     Some(request)
 }
 
@@ -277,11 +277,19 @@ fn path_and_query(target: &[u8]) -> Option<PathAndQuery> {
     PathAndQuery::try_from(escaped).ok()
 }
 
+/// Room for a status line; with a longer one the text grows.
+const STATUS_LINE: usize = 64;
+
 /// Writes the head of an answer as HTTP/1.1 text. `empty`: no body follows, and that has to be said.
 fn write_answer(answer: &Response<()>, empty: bool) -> Bytes {
     let status = answer.status();
+    let fields = answer.headers().iter();
+    let len = fields.map(|(name, value)| name.as_str().len() + value.len() + b": \r\n".len());
+    let mut text = Vec::with_capacity(STATUS_LINE + len.sum::<usize>());
     let reason = status.canonical_reason().unwrap_or_default();
-    let mut text = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
+    for part in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"] {
+        text.extend_from_slice(part.as_bytes());
+    }
     for (name, value) in answer.headers() {
         write_field(&mut text, name.as_str().as_bytes(), value.as_bytes());
     }

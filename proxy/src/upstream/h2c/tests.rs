@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 
 use super::stream::{Fault, H2cStream};
 use super::*;
+use crate::http2::repeated::RepeatedFields;
 use crate::outgoing::{Coding, Outgoing};
 use crate::worker::Worker;
 
@@ -93,8 +94,12 @@ impl Backend {
 
     async fn stream(&self, worker: &Rc<Worker>) -> H2cStream {
         let lease = worker.h2c.lease(self.address, false).await;
-        H2cStream::new(lease.unwrap())
+        begin(lease.unwrap())
     }
+}
+
+fn begin(lease: Lease) -> H2cStream {
+    H2cStream::new(lease, Instant::now())
 }
 
 async fn wait_for(condition: impl Fn() -> bool) {
@@ -249,7 +254,7 @@ fn check_raw(bytes: &'static [u8], repeats: usize, max_idle: Duration, expected:
         let address = listener.local_addr().unwrap();
         let lease = worker.h2c.lease(address, false);
         let (lease, accepted) = tokio::join!(lease, listener.accept());
-        let mut stream = H2cStream::new(lease.unwrap());
+        let mut stream = begin(lease.unwrap());
         let head = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         send_whole(&mut stream, head, Some(b"")).await.unwrap();
         let mut tcp = accepted.unwrap().0;
@@ -377,6 +382,29 @@ fn who_gets_a_place_wakes_the_next() {
     });
 }
 
+/// Without a wait: what is open and has room, and nothing else.
+#[test]
+fn only_open_connections_are_taken() {
+    run(false, async |worker| {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(worker.h2c.take(address).is_none());
+        let lease = worker.h2c.lease(address, false);
+        let (first, accepted) = tokio::join!(lease, listener.accept());
+        let mut tcp = accepted.unwrap().0;
+        tcp.write_all(&streams_frame(2)).await.unwrap();
+        wait_for(|| room(&worker, address) == 1).await;
+        let second = worker.h2c.take(address).unwrap();
+        assert!(second.reused);
+        assert!(worker.h2c.take(address).is_none());
+        drop(second);
+        assert!(worker.h2c.take(address).is_some());
+        drop(tcp);
+        wait_for(|| worker.h2c.take(address).is_none()).await;
+        drop(first);
+    });
+}
+
 /// What many backends leave idle does not use up the descriptors.
 #[test]
 fn idle_connections_are_bounded() {
@@ -413,7 +441,7 @@ async fn stuck(worker: &Rc<Worker>) -> (H2cStream, TcpStream) {
     let address = listener.local_addr().unwrap();
     let lease = worker.h2c.lease(address, false);
     let (lease, accepted) = tokio::join!(lease, listener.accept());
-    let mut stream = H2cStream::new(lease.unwrap());
+    let mut stream = begin(lease.unwrap());
     let mut tcp = accepted.unwrap().0;
     // INITIAL_WINDOW_SIZE, and WINDOW_UPDATE for the connection.
     let windows = b"\0\0\x06\x04\0\0\0\0\0\0\x04\x7f\xff\xff\xff\
@@ -440,7 +468,7 @@ fn a_request_that_was_never_written_may_be_repeated() {
         let address = tcp.local_addr().unwrap();
         let lease = worker.h2c.lease(address, false).await.unwrap();
         assert!(lease.reused);
-        let mut second = H2cStream::new(lease);
+        let mut second = begin(lease);
         send_whole(&mut second, HEAD, Some(b"")).await.unwrap();
         tokio::task::yield_now().await;
         drop(tcp);
@@ -608,7 +636,7 @@ fn a_silent_connection_is_given_up_after_a_request_was() {
         let address = listener.local_addr().unwrap();
         for (waits, connections) in [(1, 1), (60, 0)] {
             let lease = worker.h2c.lease(address, false).await.unwrap();
-            let mut stream = H2cStream::new(lease);
+            let mut stream = begin(lease);
             send_whole(&mut stream, HEAD, Some(b"")).await.unwrap();
             let wait = Duration::from_secs(waits);
             assert!(timeout(wait, stream.read_u8()).await.is_err());
@@ -736,7 +764,7 @@ fn targets() {
     #[track_caller]
     fn check(target: &str, expected: &str) {
         let text = format!("GET {target} HTTP/1.1\r\nHost: a_b:80\r\n\r\n");
-        let request = stream::read_request(text.as_bytes()).unwrap();
+        let request = stream::read_request(text.as_bytes(), &RepeatedFields::default()).unwrap();
         assert_eq!(
             request.uri().to_string(),
             format!("http://a_b:80{expected}")
