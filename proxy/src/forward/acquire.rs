@@ -140,7 +140,9 @@ pub(super) async fn acquire<S: ClientStream>(
 
 type Policy = fn(&BackendPolicy, SocketAddr) -> Result<(), Refusal>;
 
-/// A pooled connection to a backend, idle for at most `max_idle`, or a stream of an open one.
+/// A pooled connection to a backend, idle for at most `max_idle`; or a stream of an open one, which
+/// has no idle time: a backend that closes one says so (GOAWAY). Of several addresses, the first that
+/// has either.
 fn idle(
     worker: &Worker,
     request: &Request,
@@ -458,7 +460,7 @@ async fn attempt<S>(
                 let lease = worker.h2c.lease(address, fresh).await;
                 let lease = lease.map_err(ConnectError::Connect)?;
                 let reused = lease.reused;
-                (h2c(lease, begin), reused)
+                (h2c(lease, Instant::now()), reused)
             }
         };
         Ok(Acquired {

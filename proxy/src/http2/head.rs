@@ -141,7 +141,9 @@ pub fn read_answer(text: &[u8], repeated: &RepeatedFields) -> Response<()> {
 /// The fields of `name: value` lines, up to an empty line or the end, without those that are about
 /// an HTTP/1 connection.
 pub fn read_fields(mut text: &[u8], repeated: &RepeatedFields) -> HeaderMap {
-    let mut fields = HeaderMap::with_capacity(1 + text.len() / SHORT_LINE);
+    // A guess: a map can grow, but a long line must not have it begin large.
+    let guess = 1 + text.len() / SHORT_LINE;
+    let mut fields = HeaderMap::with_capacity(guess.min(MANY));
     loop {
         let (line, rest) = split_line(text);
         if line.is_empty() {
@@ -160,6 +162,8 @@ pub fn read_fields(mut text: &[u8], repeated: &RepeatedFields) -> HeaderMap {
 /// Bytes of a line, rather fewer than most have: room for a field too many costs less than a map
 /// that grows.
 const SHORT_LINE: usize = 24;
+/// Fields that a map has room for from its start, at most.
+const MANY: usize = 48;
 
 /// The field of a `name: value` line. `None`: the line is no field.
 pub fn read_field(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
@@ -366,6 +370,15 @@ mod tests {
             (switching.status().as_u16(), switching.headers().len()),
             (200, 0)
         );
+    }
+
+    /// `http` panics when it is asked for more room than a map can have.
+    #[test]
+    fn a_long_line_does_not_ask_for_a_large_map() {
+        let text = format!("a: {}\r\n", "x".repeat(1 << 20));
+        let map = read_fields(text.as_bytes(), &RepeatedFields::default());
+        assert_eq!(map["a"].len(), 1 << 20);
+        assert!(map.capacity() <= 2 * MANY, "{}", map.capacity());
     }
 
     proptest! {

@@ -10,7 +10,7 @@
 //! Bounds: [`SETS`] times [`WAYS`] lines of at most [`LONGEST`] bytes. A line is kept when it comes for
 //! the second time, so that those which are new each time (lengths, tags) cost nothing; never
 //! cookies and credentials ([`SECRETS`]), which would stay in memory until another line takes their
-//! place. A line is found by all of its bytes: nobody gets what only somebody else was told.
+//! place, as a secret under any other name does. A line is found by all of its bytes: nobody gets what only somebody else was told.
 
 use std::cell::RefCell;
 use std::hash::BuildHasher;
@@ -23,7 +23,7 @@ use super::head;
 
 /// Sets of lines; the hash of a line says in which one it is looked for.
 const SETS: usize = 32;
-/// Lines of a set. The ten of an answer hardly ever meet in one, where one line each would not do:
+/// Lines of a set. The ten of a head hardly ever meet in one, where one line each would not do:
 /// more than four do in one worker of 4,000, two of ten in 128 single places in three of ten.
 const WAYS: usize = 4;
 /// Fields that are not kept.
@@ -31,7 +31,7 @@ const SECRETS: [HeaderName; 4] = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, SE
 /// Longer lines are not kept.
 const LONGEST: usize = 256;
 
-/// The lines of one worker.
+/// The lines of one worker, of answers or of requests.
 #[derive(Debug)]
 pub struct RepeatedFields {
     hasher: RandomState,
@@ -107,7 +107,7 @@ impl Set {
     }
 
     /// Keeps a line where there is none, or one that was not used lately. If all were, it has to
-    /// come again: those that come with every answer would otherwise push each other out for ever.
+    /// come again: those that come with every head would otherwise push each other out for ever.
     fn keep(&mut self, new: Kept) {
         let is_free = |kept: &&mut Option<Kept>| kept.as_ref().is_none_or(|kept| !kept.used);
         match self.kept.iter_mut().find(is_free) {

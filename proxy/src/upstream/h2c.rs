@@ -68,7 +68,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 pub struct H2cPool {
     /// For frames that are being written.
     buffers: Rc<SpareBuffers>,
-    /// Of requests and their trailers.
+    /// Of requests and their trailers, which come to other lines than answers.
     fields: Rc<RepeatedFields>,
     /// The places for connections to backends.
     places: Arc<Places>,
@@ -125,7 +125,8 @@ impl H2cPool {
         }
     }
 
-    /// A place on an open connection to `address`, if one has room.
+    /// A place on an open connection to `address`, if one has room. Those that are of no use any more
+    /// are left to [`H2cPool::lease`] and [`H2cPool::sweep`].
     pub fn take(&self, address: SocketAddr) -> Option<Lease> {
         let addresses = self.addresses.borrow();
         let mut open = addresses.get(&address)?.open.iter();
