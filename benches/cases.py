@@ -64,6 +64,7 @@ CASES = [
     Case("handshake-browser", "new TLS connection, as browsers offer it", **HANDSHAKES, options=("--kind", "full", "--key-exchange", "browser")),
     Case("handshake-resumed", "new TLS connection, resumed, X25519", **HANDSHAKES, options=("--kind", "resumed", "--key-exchange", "x25519")),
     Case("down", "HTTP/1.1 TLS, 1 MiB down", loads.wrk, path="/1m", connections=16, budget=0.50, needs=frozenset({"bodies"})),
+    Case("down-h2", "HTTP/2 TLS, 1 MiB down", loads.h2load, path="/1m", connections=16, needs=frozenset({"bodies"})),
     Case("up", "HTTP/1.1 plain, 1 MiB up", loads.wrk, "http", "/up", 16, budget=0.60, script="upload.lua",
          needs=frozenset({"upload"})),
     Case("up-tls", "HTTP/1.1 TLS, 1 MiB up", loads.wrk, path="/up", connections=16, budget=0.60, script="upload.lua",

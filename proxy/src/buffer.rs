@@ -28,7 +28,7 @@ pub const LARGE: usize = 62 * 1024;
 /// behind whose header of 5 bytes they are copied, and a processor that first compares the low 12 bits
 /// of addresses takes each read for one of what was just written (4K aliasing). Half a page apart none
 /// is: a download over TLS costs 0.5 to 0.6 of before on AMD's Zen 4 (decision 22).
-const SKEW: usize = 2048;
+pub const SKEW: usize = 2048;
 /// How many small buffers a worker keeps for reuse.
 const SMALL_KEPT: usize = 128;
 /// How many large buffers a worker keeps for reuse.

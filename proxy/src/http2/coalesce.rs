@@ -19,6 +19,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::budget::{Abuse, Budget, Peer};
+use crate::buffer::SKEW;
 use crate::client_stream::ByteStream;
 use crate::spare::SpareBuffers;
 
@@ -33,7 +34,8 @@ pub struct Coalesce<S>(Rc<RefCell<Inner<S>>>);
 struct Inner<S> {
     io: S,
     buffers: Rc<SpareBuffers>,
-    /// What was written and not sent yet: `pending[sent..]`.
+    /// What was written and not sent yet: `pending[sent..]`. Begins behind [`SKEW`] bytes of nothing, as
+    /// it is copied to there behind the heads of frames, and from there behind those of TLS records.
     pending: Vec<u8>,
     sent: usize,
     /// Bytes that `io` took in all.
@@ -87,7 +89,7 @@ impl<S: ByteStream> Coalesce<S> {
     /// Whether bytes wait for a client that does not take them.
     pub fn is_blocked(&self) -> bool {
         let inner = self.0.borrow();
-        inner.unflushed || !inner.pending.is_empty()
+        inner.unflushed || inner.sent < inner.pending.len()
     }
 
     /// Grows with each byte that goes out.
@@ -179,11 +181,13 @@ impl<S: ByteStream> Inner<S> {
 
     /// Ready when there is room for more.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.pending.len() >= MAX_PENDING {
+        if self.pending.len() >= SKEW + MAX_PENDING {
             ready!(self.poll_drain(cx))?;
         }
         if self.pending.capacity() == 0 {
             self.pending = self.buffers.take();
+            self.pending.resize(SKEW, 0);
+            self.sent = SKEW;
         }
         Poll::Ready(Ok(()))
     }

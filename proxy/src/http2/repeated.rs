@@ -10,7 +10,8 @@
 //! Bounds: [`SETS`] times [`WAYS`] lines of at most [`LONGEST`] bytes. A line is kept when it comes for
 //! the second time, so that those which are new each time (lengths, tags) cost nothing; never
 //! cookies and credentials ([`SECRETS`]), which would stay in memory until another line takes their
-//! place, as a secret under any other name does. A line is found by all of its bytes: nobody gets what only somebody else was told.
+//! place, as a secret under any other name does. A line is found by all of its bytes: nobody gets
+//! what only somebody else was told.
 
 use std::cell::RefCell;
 use std::hash::BuildHasher;
