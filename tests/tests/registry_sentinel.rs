@@ -269,9 +269,10 @@ fn after_a_failover_to_a_lagging_replica_the_table_is_what_that_one_holds() {
     let load = Load::on(&portico, "tool0");
     site.master.kill();
     site.wait_for_failover(&portico, "the master was killed, its replica was behind");
+    // What redis does not hold leaves when all that it holds was taken in.
+    soon_goes(&portico, "late", "404");
     assert_eq!(goes(&portico, "tool1"), "a");
     assert_eq!(goes(&portico, "tool2"), "a");
-    assert_eq!(goes(&portico, "late"), "404");
     load.end();
 }
 

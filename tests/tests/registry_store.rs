@@ -193,15 +193,16 @@ fn a_few_evicted_routes_leave_and_a_mass_eviction_is_held_back() {
     set("maxmemory-policy", "volatile-ttl");
     set("maxmemory", "1");
     let mut session = site.redis.session();
-    // It tries to make room for a write.
-    assert!(session.ask(&["SET", "other", "x"]).is_err());
+    // It makes room for a write. Whether that succeeds is not ours: redis stops after half a
+    // millisecond, goes on in the background, and lets the write through.
+    let _ = session.ask(&["SET", "other", "x"]);
     for tool in ["tool5", "tool6", "tool7"] {
         soon_goes(&portico, tool, "404");
     }
     assert_eq!(status(&portico, "held_back"), 0);
 
     set("maxmemory-policy", "allkeys-lru");
-    assert!(session.ask(&["SET", "other", "x"]).is_err());
+    let _ = session.ask(&["SET", "other", "x"]);
     soon_says(&portico, "vanished from redis at once");
     load.go_on();
     assert_eq!(goes(&portico, "tool9"), "a");
