@@ -398,7 +398,7 @@ fn the_snapshot_is_the_table_and_is_bounded() {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
         let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
-        let body = &answer[end.unwrap() + 4..];
+        let body = answer.split_off(end.unwrap() + 4);
         let saved = crate::registry::decode_snapshot(body).unwrap();
         assert_eq!(saved.tools.len(), 20_000);
         check_answer(

@@ -20,9 +20,7 @@ use std::time::SystemTime;
 use portico_routing::table::Table;
 use rustix::fs::OFlags;
 
-#[cfg(test)]
-pub(super) use layout::SavedTool;
-pub(super) use layout::{LayoutError, Snapshot};
+pub(super) use layout::{LayoutError, SavedTool, Snapshot};
 
 /// A larger file is not read: a million tools take about 80 MB.
 pub(super) const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -60,7 +58,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Snapshot>, SnapshotError> {
     }
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default());
     file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
-    Ok(layout::decode(&bytes).map(Some)?)
+    Ok(layout::decode(bytes).map(Some)?)
 }
 
 fn only_a_file(kind: FileType) -> Result<(), SnapshotError> {

@@ -249,7 +249,7 @@ impl Registry {
         self.commands.connected();
         match read_snapshot(&self.snapshot).await {
             Ok(None) => {}
-            Ok(Some(snapshot)) => self.sync.hold_vanished(snapshot, moment()),
+            Ok(Some(snapshot)) => self.sync.hold_vanished(&snapshot, moment()),
             Err(error) => warn!(
                 path = %self.snapshot.display(),
                 "the snapshot of the routes is not used and will be replaced: {error}"

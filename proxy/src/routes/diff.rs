@@ -102,7 +102,7 @@ impl Table {
                     limit: LIMIT,
                 };
                 let bytes = runtime()?.block_on(ask(&address, page))?;
-                let saved = decode_snapshot(&bytes)?;
+                let saved = decode_snapshot(bytes.into())?;
                 (format!("the portico at {address}"), saved)
             }
         };

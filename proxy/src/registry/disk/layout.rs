@@ -30,27 +30,46 @@ const END: u8 = 0;
 const FLAG_REDIRECT: u8 = 1;
 const FLAG_KEPT: u8 = 2;
 
-/// What a snapshot file holds.
-#[derive(Debug, PartialEq, Eq)]
+/// Where the tools begin, behind magic, version and time.
+const HEAD_BYTES: usize = MAGIC.len() + 4 + 8;
+
+/// What a snapshot file holds: its bytes, checked. Tools are read from them as they are wanted: a
+/// copy of each, beside the table that is made of them, would be larger than the table.
+#[derive(Debug)]
 pub(crate) struct Snapshot {
     /// When its routes were last known to be what redis held, in whole seconds. The file may be
     /// newer: one that is written while redis is away must not look fresh.
     pub(crate) written: SystemTime,
-    pub(crate) tools: Vec<SavedTool>,
+    len: usize,
+    bytes: Vec<u8>,
+}
+
+impl Snapshot {
+    /// How many tools it holds.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn tools(&self) -> impl Iterator<Item = SavedTool<'_>> {
+        let rest = self.bytes.get(HEAD_BYTES..).unwrap_or_default();
+        let mut reader = Reader { rest };
+        // [`decode`] has read all of them once: there is no error any more.
+        std::iter::from_fn(move || decode_next(&mut reader).ok()?)
+    }
 }
 
 /// One tool of a snapshot: what [`Entry::build`] needs to make it anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SavedTool {
-    pub(crate) name: Box<str>,
+pub(crate) struct SavedTool<'a> {
+    pub(crate) name: &'a str,
     pub(crate) redirect: bool,
     /// Redis did not hold it, and somebody asked to keep it.
     pub(crate) kept: bool,
     /// Pattern and backend.
-    pub(crate) routes: Vec<(Box<str>, Box<str>)>,
+    pub(crate) routes: Vec<(&'a str, &'a str)>,
 }
 
-impl SavedTool {
+impl SavedTool<'_> {
     /// The table's entry for it.
     pub(crate) fn entry(&self, admit: &dyn Fn(&Backend) -> Result<(), String>) -> Entry {
         let fields = self
@@ -152,7 +171,7 @@ impl<W: Write> Write for Checked<W> {
 }
 
 /// What `bytes` hold, all of it or nothing.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Snapshot, LayoutError> {
+pub(crate) fn decode(bytes: Vec<u8>) -> Result<Snapshot, LayoutError> {
     if !bytes.starts_with(MAGIC) {
         return Err(if bytes.is_empty() {
             LayoutError::Damaged("it is empty")
@@ -160,7 +179,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Snapshot, LayoutError> {
             LayoutError::Foreign
         });
     }
-    let mut reader = Reader { rest: bytes };
+    let mut reader = Reader { rest: &bytes };
     reader.take(MAGIC.len())?;
     // Before the checksum: another version may have none, or elsewhere.
     let version = reader.u32()?;
@@ -174,32 +193,42 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Snapshot, LayoutError> {
         .split_last_chunk::<4>()
         .ok_or(LayoutError::Damaged("it ends early"))?;
     let summed = bytes.len() - crc.len();
-    if crc32fast::hash(bytes.get(..summed).unwrap_or(bytes)) != u32::from_le_bytes(*crc) {
+    if crc32fast::hash(bytes.get(..summed).unwrap_or(&bytes)) != u32::from_le_bytes(*crc) {
         return Err(LayoutError::Damaged("its checksum is wrong"));
     }
-    decode_body(Reader { rest: body })
+    let (written, len) = decode_body(Reader { rest: body })?;
+    Ok(Snapshot {
+        written,
+        len,
+        bytes,
+    })
 }
 
-fn decode_body(mut reader: Reader<'_>) -> Result<Snapshot, LayoutError> {
+/// The time, and how many tools there are.
+fn decode_body(mut reader: Reader<'_>) -> Result<(SystemTime, usize), LayoutError> {
     let seconds = reader.u64()?;
     if seconds > MAX_SECONDS {
         return Err(LayoutError::Damaged("its time is out of range"));
     }
-    let written = UNIX_EPOCH + Duration::from_secs(seconds);
-    let mut tools = Vec::new();
-    loop {
-        match reader.u8()? {
-            TOOL => tools.push(decode_tool(&mut reader)?),
-            END if reader.rest.is_empty() => return Ok(Snapshot { written, tools }),
-            END => return Err(LayoutError::Damaged("more follows its end")),
-            _ => return Err(LayoutError::Damaged("an unknown kind of entry")),
-        }
+    let mut len = 0;
+    while decode_next(&mut reader)?.is_some() {
+        len += 1;
     }
+    if !reader.rest.is_empty() {
+        return Err(LayoutError::Damaged("more follows its end"));
+    }
+    Ok((UNIX_EPOCH + Duration::from_secs(seconds), len))
 }
 
-fn decode_tool(reader: &mut Reader<'_>) -> Result<SavedTool, LayoutError> {
+/// The next tool; `None` at the end.
+fn decode_next<'a>(reader: &mut Reader<'a>) -> Result<Option<SavedTool<'a>>, LayoutError> {
+    match reader.u8()? {
+        TOOL => {}
+        END => return Ok(None),
+        _ => return Err(LayoutError::Damaged("an unknown kind of entry")),
+    }
     let name = reader.text()?;
-    if !valid_tool(&name) {
+    if !valid_tool(name) {
         return Err(LayoutError::Damaged("an impossible tool name"));
     }
     let flags = reader.u8()?;
@@ -212,12 +241,12 @@ fn decode_tool(reader: &mut Reader<'_>) -> Result<SavedTool, LayoutError> {
     for _ in 0..count {
         routes.push((reader.text()?, reader.text()?));
     }
-    Ok(SavedTool {
+    Ok(Some(SavedTool {
         name,
         redirect: flags & FLAG_REDIRECT != 0,
         kept: flags & FLAG_KEPT != 0,
         routes,
-    })
+    }))
 }
 
 struct Reader<'a> {
@@ -255,13 +284,11 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn text(&mut self) -> Result<Box<str>, LayoutError> {
+    fn text(&mut self) -> Result<&'a str, LayoutError> {
         let length = self.u32()? as usize;
         if length > MAX_TEXT_BYTES {
             return Err(LayoutError::Damaged("a text is too long"));
         }
-        str::from_utf8(self.take(length)?)
-            .map(Box::from)
-            .map_err(|_| LayoutError::Damaged("a text is not UTF-8"))
+        str::from_utf8(self.take(length)?).map_err(|_| LayoutError::Damaged("a text is not UTF-8"))
     }
 }

@@ -22,8 +22,7 @@ impl TableSync {
     ) -> Outcome {
         let entry = self.table.bounded(tool, entry_of(stored, &self.admit));
         if entry.is_empty() {
-            let known = self.table.with(tool, |_| ()).is_some();
-            return if known {
+            return if self.knows(tool) {
                 Outcome::Missing
             } else {
                 Outcome::Absent
@@ -97,6 +96,10 @@ impl TableSync {
         }
         self.unsaved |= !tools.is_empty();
         self.status.count_changes(tools.len() as u64);
+    }
+
+    pub(super) fn knows(&self, tool: &str) -> bool {
+        self.table.with(tool, |_| ()).is_some()
     }
 
     /// What reads that are not through yet have seen to be missing is not decided about any more.

@@ -82,16 +82,12 @@ impl World {
         let kept = |tool: &str| self.status.removals().is_kept(tool);
         let in_step = SystemTime::UNIX_EPOCH;
         layout::encode(&self.table, &kept, in_step, &mut bytes).unwrap();
-        let snapshot = layout::decode(&bytes).unwrap();
-        let saved: BTreeSet<_> = snapshot
-            .tools
-            .iter()
-            .map(|tool| tool.name.clone())
-            .collect();
+        let snapshot = layout::decode(bytes).unwrap();
+        let saved: BTreeSet<_> = snapshot.tools().map(|tool| tool.name).collect();
         let redis = std::mem::take(&mut self.redis);
         let bad = std::mem::take(&mut self.bad);
         let mut kept = std::mem::take(&mut self.kept);
-        kept.retain(|tool| saved.contains(tool) && (away || !redis.contains_key(tool)));
+        kept.retain(|tool| saved.contains(&**tool) && (away || !redis.contains_key(tool)));
         *self = Self::before_start(self.percent, redis, self.now);
         self.bad = bad;
         let now = self.moment();
@@ -101,7 +97,7 @@ impl World {
             self.started = true;
         } else {
             self.load();
-            self.sync.hold_vanished(snapshot, now);
+            self.sync.hold_vanished(&snapshot, now);
         }
         self.kept = kept;
     }
@@ -552,6 +548,18 @@ fn grid() -> Stored {
     fields(&[(b".*", b"http://192.0.2.1:80")])
 }
 
+/// A snapshot of these tools, with one route each, all kept by hand or none.
+fn snapshot_of(names: impl IntoIterator<Item = String>, kept: bool) -> Snapshot {
+    let table = Table::new();
+    for name in names {
+        let route: [(&[u8], &[u8]); 1] = [(b".*", b"http://192.0.2.9:80")];
+        table.set(&name, Entry::build(route, false, &|_| Ok(())));
+    }
+    let mut bytes = Vec::new();
+    layout::encode(&table, &|_| kept, SystemTime::UNIX_EPOCH, &mut bytes).unwrap();
+    layout::decode(bytes).unwrap()
+}
+
 fn filled(count: u8) -> World {
     let mut world = World::new(50);
     for n in 0..count {
@@ -756,22 +764,12 @@ fn pushes_do_not_starve_a_comparison() {
 
 #[test]
 fn a_snapshot_fills_gaps_and_its_vanished_tools_are_held() {
-    let saved = |n: usize| super::super::disk::SavedTool {
-        name: format!("s{n}").into(),
-        redirect: false,
-        kept: false,
-        routes: vec![(".*".into(), "http://192.0.2.1:80".into())],
-    };
-    let written = std::time::SystemTime::UNIX_EPOCH;
-    let snapshot = |range: std::ops::Range<usize>| Snapshot {
-        written,
-        tools: range.map(saved).collect(),
-    };
+    let snapshot = |count| snapshot_of((0..count).map(|n| format!("s{n}")), false);
     let mut world = World::new(50);
-    world.sync.hold_vanished(snapshot(0..9), world.moment());
+    world.sync.hold_vanished(&snapshot(9), world.moment());
     assert_eq!(world.table.len(), 1, "few are simply gone");
     let mut world = World::new(50);
-    world.sync.hold_vanished(snapshot(0..20), world.moment());
+    world.sync.hold_vanished(&snapshot(20), world.moment());
     assert_eq!(world.table.len(), 21);
     world.now += GRACE;
     world.run_until_idle();
@@ -1121,17 +1119,8 @@ fn whatever_the_snapshot_holds_is_saved_when_it_changes() {
 
 #[test]
 fn a_snapshot_is_no_news_to_what_redis_has_told() {
-    let saved = |name: &str| super::super::disk::SavedTool {
-        name: name.into(),
-        redirect: false,
-        kept: true,
-        routes: vec![(".*".into(), "http://192.0.2.9:80".into())],
-    };
     let mut world = filled(1);
-    let snapshot = Snapshot {
-        written: SystemTime::UNIX_EPOCH,
-        tools: vec![saved("t0"), saved("old")],
-    };
+    let snapshot = snapshot_of(["t0", "old"].map(String::from), true);
     world.sync.restore(&snapshot, world.moment());
     assert_eq!(world.in_table()["t0"], world.expected()["t0"]);
     assert_eq!(world.status.kept(), 1);
@@ -1140,19 +1129,10 @@ fn a_snapshot_is_no_news_to_what_redis_has_told() {
 
 #[test]
 fn what_vanished_since_the_snapshot_is_judged_by_the_size_of_the_snapshot() {
-    let saved = |n: usize| super::super::disk::SavedTool {
-        name: format!("t{n}").into(),
-        redirect: false,
-        kept: false,
-        routes: vec![(".*".into(), "http://192.0.2.1:80".into())],
-    };
     // 13 of 30 are gone: less than half of it, and more than half of what is left.
     let mut world = filled(17);
-    let snapshot = Snapshot {
-        written: SystemTime::UNIX_EPOCH,
-        tools: (0..30).map(saved).collect(),
-    };
-    world.sync.hold_vanished(snapshot, world.moment());
+    let snapshot = snapshot_of((0..30).map(|n| format!("t{n}")), false);
+    world.sync.hold_vanished(&snapshot, world.moment());
     assert_eq!((world.table.len(), world.status.held_back()), (18, 0));
 }
 
