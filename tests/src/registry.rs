@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use crate::client::get;
+use crate::client::{Client, get, post};
 use crate::load::{Expected, Load};
 use crate::origin::Origin;
 use crate::portico::{Builder, Portico};
@@ -240,6 +240,15 @@ pub fn stored(redis: &Redis) -> Table {
         table.entry(tool).or_default().redirect = true;
     }
     table
+}
+
+/// `POST /routes/refresh`: compares the whole table with redis now.
+#[track_caller]
+pub fn refresh(portico: &Portico) {
+    let admin = portico.admin.to_string();
+    let mut client = Client::tcp(portico.admin);
+    let answer = client.exchange(post(&admin, "/routes/refresh", ""));
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 /// Waits until portico serves what redis holds.

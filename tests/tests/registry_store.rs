@@ -4,26 +4,16 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use portico_tests::client::post;
-use portico_tests::portico::{Builder, Portico};
+use portico_tests::portico::Builder;
 use portico_tests::redis::Redis;
 use portico_tests::registry::{
-    BAD_BACKEND, BAD_PATTERN, Site, connected, goes, in_step, said, served, soon_goes, soon_says,
-    status,
+    BAD_BACKEND, BAD_PATTERN, Site, connected, goes, in_step, refresh, said, served, soon_goes,
+    soon_says, status,
 };
 use portico_tests::relay::{Relay, Way};
 use portico_tests::{SOON, eventually};
 
 const SECRET: &str = "hunter2-the-first";
-
-/// `POST /routes/refresh`: compares the whole table with redis now.
-#[track_caller]
-fn refresh(portico: &Portico) {
-    let admin = portico.admin.to_string();
-    let mut client = portico_tests::client::Client::tcp(portico.admin);
-    let answer = client.exchange(post(&admin, "/routes/refresh", ""));
-    assert_eq!(answer.status, 200, "{}", answer.text());
-}
 
 #[test]
 fn a_replica_is_as_good_as_its_master() {

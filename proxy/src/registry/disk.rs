@@ -20,9 +20,9 @@ use std::time::SystemTime;
 use portico_routing::table::Table;
 use rustix::fs::OFlags;
 
-pub(super) use layout::{LayoutError, SavedTool, Snapshot};
+pub(super) use layout::{LayoutError, Snapshot, ToolRecord};
 
-/// A larger file is not read: a million tools take about 80 MB.
+/// A larger file is not read: a million tools take about 54 MB.
 pub(super) const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// Why a snapshot file is not used.

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use portico_config as config;
 use portico_routing::table::Table;
 
-use super::disk::{self, MAX_FILE_BYTES, Snapshot, SnapshotError, layout};
+use super::disk::{MAX_FILE_BYTES, Snapshot, SnapshotError, ToolRecord, layout};
 use super::endpoint::Endpoint;
 use super::saver::read_snapshot;
 use super::{Admit, Changed, Registry, RegistryError, RegistryStatus, Source, endpoint};
@@ -124,7 +124,7 @@ pub fn read_snapshot_file(path: &Path) -> Result<SavedTable, RegistryError> {
         if bytes.len() as u64 > MAX_FILE_BYTES {
             return Err(SnapshotError::TooLarge);
         }
-        Ok((&layout::decode(bytes)?).into())
+        Ok(layout::decode(bytes)?.into())
     };
     read().map_err(|error| {
         let shown = path.display();
@@ -142,12 +142,10 @@ pub fn read_snapshot_file(path: &Path) -> Result<SavedTable, RegistryError> {
 /// # Errors
 /// It cannot be used.
 pub fn decode_snapshot(bytes: Vec<u8>) -> Result<SavedTable, RegistryError> {
-    match layout::decode(bytes) {
-        Ok(snapshot) => Ok(SavedTable::from(&snapshot)),
-        Err(error) => Err(RegistryError::Snapshot(format!(
-            "the snapshot that came cannot be used: {error}"
-        ))),
-    }
+    let decoded = layout::decode(bytes).map(SavedTable::from);
+    decoded.map_err(|error| {
+        RegistryError::Snapshot(format!("the snapshot that came cannot be used: {error}"))
+    })
 }
 
 /// Writes `table` to `out` as a snapshot file has it; returns the number of tools. The table may
@@ -165,8 +163,8 @@ pub fn write_snapshot(
     layout::encode(table, &kept, status.table_time(), out)
 }
 
-impl From<&Snapshot> for SavedTable {
-    fn from(snapshot: &Snapshot) -> Self {
+impl From<Snapshot> for SavedTable {
+    fn from(snapshot: Snapshot) -> Self {
         Self {
             written: snapshot.written,
             tools: snapshot.tools().map(SavedTool::from).collect(),
@@ -174,8 +172,8 @@ impl From<&Snapshot> for SavedTable {
     }
 }
 
-impl From<disk::SavedTool<'_>> for SavedTool {
-    fn from(tool: disk::SavedTool<'_>) -> Self {
+impl From<ToolRecord<'_>> for SavedTool {
+    fn from(tool: ToolRecord<'_>) -> Self {
         let routes = tool.routes.into_iter();
         Self {
             name: tool.name.into(),

@@ -237,7 +237,7 @@ mod tests {
         timeout(Duration::from_secs(60), saver.wake.notified())
             .await
             .unwrap();
-        saver.finish().await;
+        saver.save().await;
         assert!(!saver.is_behind() && path.exists());
         assert_eq!(status.snapshot_failures(), 1);
         assert!(status.snapshot_saved().is_some());
@@ -262,7 +262,7 @@ mod tests {
         status.removals().hold_kept(["kept".into()], moment);
         let saver = Saver::new(path.clone(), table, status);
         saver.note_change();
-        saver.finish().await;
+        saver.save().await;
         let snapshot = read_snapshot(&path).await.unwrap().unwrap();
         let mut kept: Vec<_> = snapshot.tools().map(|t| (t.name, t.kept)).collect();
         kept.sort_unstable();

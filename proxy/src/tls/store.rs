@@ -601,9 +601,15 @@ mod tests {
         scene.directory.put("a", &new);
         // As a coarse clock has it: the new files look exactly as the old ones did.
         let alike = Signature::of(&scene.directory.files("a"));
-        assert!(!alike.settled(now()));
-        assert!(alike.settled(now() + Duration::from_secs(4)));
-        scene.store.watched.lock().unwrap()[0].judged = alike;
+        let key = std::fs::metadata(&scene.directory.files("a").key).unwrap();
+        let written = key.modified().unwrap();
+        assert!(!alike.settled(written));
+        assert!(alike.settled(written + Duration::from_secs(4)));
+        {
+            let pair = &mut scene.store.watched.lock().unwrap()[0];
+            pair.judged = alike;
+            pair.settled = false;
+        }
         scene.check(1, REPLACED, &new);
     }
 

@@ -146,13 +146,15 @@ mod tests {
         Places::new(1).try_take().unwrap()
     }
 
-    async fn pair(listener: &TcpListener) -> (UpstreamStream, TcpStream) {
+    async fn sockets(listener: &TcpListener) -> (TcpStream, TcpStream) {
         let address = listener.local_addr().unwrap();
         let (here, there) = tokio::join!(TcpStream::connect(address), listener.accept());
-        (
-            UpstreamStream::plain(here.unwrap(), place()),
-            there.unwrap().0,
-        )
+        (here.unwrap(), there.unwrap().0)
+    }
+
+    async fn pair(listener: &TcpListener) -> (UpstreamStream, TcpStream) {
+        let (here, there) = sockets(listener).await;
+        (UpstreamStream::plain(here, place()), there)
     }
 
     fn run(test: impl Future<Output = ()>) {
@@ -172,15 +174,17 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let pool = IdlePool::default();
             let (a, _keep) = pair(&listener).await;
-            let (b, closed) = pair(&listener).await;
-            let (c, mut talks) = pair(&listener).await;
-            pool.put(address, a, Instant::now());
-            pool.put(address, b, Instant::now());
-            pool.put(address, c, Instant::now());
-            assert_eq!(pool.len(), 3);
-            drop(closed);
+            let (b, closes) = sockets(&listener).await;
+            let (c, mut talks) = sockets(&listener).await;
+            drop(closes);
             talks.write_all(b"unasked").await.unwrap();
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            pool.put(address, a, Instant::now());
+            for dead in [b, c] {
+                dead.readable().await.unwrap();
+                let dead = UpstreamStream::plain(dead, place());
+                pool.put(address, dead, Instant::now());
+            }
+            assert_eq!(pool.len(), 3);
             assert!(matches!(
                 pool.take(address, Some("name"), LONG, Instant::now()),
                 Taken::None

@@ -614,7 +614,7 @@ fn threads_lose_no_place_and_no_wake_up() {
 #[test]
 fn threads_lose_nothing_while_administrators_change_everything() {
     let pool = pool_of(&[1, 2, 3], 2, 100);
-    let ended = AtomicBool::new(false);
+    let (ended, reloads) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut seen = BTreeMap::new();
     std::thread::scope(|scope| {
         let changing = scope.spawn(|| {
@@ -629,6 +629,7 @@ fn threads_lose_nothing_while_administrators_change_everything() {
                         let ports = [&[1, 2, 3][..], &[1], &[2, 3], &[4, 1]];
                         let ports = ports[random.below(4) as usize];
                         pool.configure(&configured(ports, 1 + random.below(3) as u32, 100));
+                        reloads.fetch_add(1, SeqCst);
                     }
                     _ => pool.publish(Instant::now()),
                 }
@@ -637,6 +638,9 @@ fn threads_lose_nothing_while_administrators_change_everything() {
             }
             seen
         });
+        while reloads.load(SeqCst) < 10 {
+            std::thread::yield_now();
+        }
         let got = stress(&pool, 4, 1_000, 3);
         ended.store(true, SeqCst);
         seen.extend(changing.join().unwrap());

@@ -78,8 +78,9 @@ fn without_redis_only_keep_is_done() {
     refused(&mut ask(&mut commands, &mut sync, Command::Apply), "3 min");
     commands.connected();
     compared(&mut commands, &sync, 1);
-    commands.away(SystemTime::now());
-    refused(&mut ask(&mut commands, &mut sync, Command::Apply), "0 s");
+    commands.away(SystemTime::now() - Duration::from_secs(3700));
+    let mut apply = ask(&mut commands, &mut sync, Command::Apply);
+    refused(&mut apply, "(1 h 1 min ago)");
 }
 
 #[test]

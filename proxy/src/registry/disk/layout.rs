@@ -8,10 +8,11 @@
 //! No files and no clock: the fuzzer runs this very code.
 
 use std::io::{self, Write};
+use std::ops::Range;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portico_routing::backend::Backend;
-use portico_routing::table::{Entry, Table, valid_tool};
+use portico_routing::table::{Entry, MAX_ROUTES, Table, valid_tool};
 
 pub(super) const MAGIC: &[u8; 16] = b"portico routes\r\n";
 
@@ -30,9 +31,6 @@ const END: u8 = 0;
 const FLAG_REDIRECT: u8 = 1;
 const FLAG_KEPT: u8 = 2;
 
-/// Where the tools begin, behind magic, version and time.
-const HEAD_BYTES: usize = MAGIC.len() + 4 + 8;
-
 /// What a snapshot file holds: its bytes, checked. Tools are read from them as they are wanted: a
 /// copy of each, beside the table that is made of them, would be larger than the table.
 #[derive(Debug)]
@@ -42,6 +40,8 @@ pub(crate) struct Snapshot {
     pub(crate) written: SystemTime,
     len: usize,
     bytes: Vec<u8>,
+    /// Where in `bytes` the tools are.
+    tools: Range<usize>,
 }
 
 impl Snapshot {
@@ -50,17 +50,18 @@ impl Snapshot {
         self.len
     }
 
-    pub(crate) fn tools(&self) -> impl Iterator<Item = SavedTool<'_>> {
-        let rest = self.bytes.get(HEAD_BYTES..).unwrap_or_default();
+    /// Its tools, as they stand in the file. A name that stands twice comes twice.
+    pub(crate) fn tools(&self) -> impl Iterator<Item = ToolRecord<'_>> {
+        let rest = self.bytes.get(self.tools.clone()).unwrap_or_default();
         let mut reader = Reader { rest };
-        // [`decode`] has read all of them once: there is no error any more.
+        // `decode` has read all of them once: none is damaged.
         std::iter::from_fn(move || decode_next(&mut reader).ok()?)
     }
 }
 
 /// One tool of a snapshot: what [`Entry::build`] needs to make it anew.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SavedTool<'a> {
+#[derive(Debug)]
+pub(crate) struct ToolRecord<'a> {
     pub(crate) name: &'a str,
     pub(crate) redirect: bool,
     /// Redis did not hold it, and somebody asked to keep it.
@@ -69,7 +70,7 @@ pub(crate) struct SavedTool<'a> {
     pub(crate) routes: Vec<(&'a str, &'a str)>,
 }
 
-impl SavedTool<'_> {
+impl ToolRecord<'_> {
     /// The table's entry for it.
     pub(crate) fn entry(&self, admit: &dyn Fn(&Backend) -> Result<(), String>) -> Entry {
         let fields = self
@@ -196,20 +197,12 @@ pub(crate) fn decode(bytes: Vec<u8>) -> Result<Snapshot, LayoutError> {
     if crc32fast::hash(bytes.get(..summed).unwrap_or(&bytes)) != u32::from_le_bytes(*crc) {
         return Err(LayoutError::Damaged("its checksum is wrong"));
     }
-    let (written, len) = decode_body(Reader { rest: body })?;
-    Ok(Snapshot {
-        written,
-        len,
-        bytes,
-    })
-}
-
-/// The time, and how many tools there are.
-fn decode_body(mut reader: Reader<'_>) -> Result<(SystemTime, usize), LayoutError> {
+    let mut reader = Reader { rest: body };
     let seconds = reader.u64()?;
     if seconds > MAX_SECONDS {
         return Err(LayoutError::Damaged("its time is out of range"));
     }
+    let tools = summed - reader.rest.len()..summed;
     let mut len = 0;
     while decode_next(&mut reader)?.is_some() {
         len += 1;
@@ -217,11 +210,16 @@ fn decode_body(mut reader: Reader<'_>) -> Result<(SystemTime, usize), LayoutErro
     if !reader.rest.is_empty() {
         return Err(LayoutError::Damaged("more follows its end"));
     }
-    Ok((UNIX_EPOCH + Duration::from_secs(seconds), len))
+    Ok(Snapshot {
+        written: UNIX_EPOCH + Duration::from_secs(seconds),
+        len,
+        bytes,
+        tools,
+    })
 }
 
 /// The next tool; `None` at the end.
-fn decode_next<'a>(reader: &mut Reader<'a>) -> Result<Option<SavedTool<'a>>, LayoutError> {
+fn decode_next<'a>(reader: &mut Reader<'a>) -> Result<Option<ToolRecord<'a>>, LayoutError> {
     match reader.u8()? {
         TOOL => {}
         END => return Ok(None),
@@ -236,12 +234,15 @@ fn decode_next<'a>(reader: &mut Reader<'a>) -> Result<Option<SavedTool<'a>>, Lay
         return Err(LayoutError::Damaged("an unknown mark of a tool"));
     }
     let count = reader.u32()?;
+    if count as usize > MAX_ROUTES {
+        return Err(LayoutError::Damaged("too many routes of a tool"));
+    }
     // No capacity from the file: it grows with what is really there.
     let mut routes = Vec::new();
     for _ in 0..count {
         routes.push((reader.text()?, reader.text()?));
     }
-    Ok(Some(SavedTool {
+    Ok(Some(ToolRecord {
         name,
         redirect: flags & FLAG_REDIRECT != 0,
         kept: flags & FLAG_KEPT != 0,

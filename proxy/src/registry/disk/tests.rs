@@ -12,7 +12,7 @@ fn admit_all(_: &Backend) -> Result<(), String> {
     Ok(())
 }
 
-/// A [`SavedTool`] that stands on its own.
+/// What a [`ToolRecord`] holds, on its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Tool {
     name: String,
@@ -24,7 +24,7 @@ struct Tool {
 impl Tool {
     fn entry(&self) -> Entry {
         let routes = self.routes.iter();
-        let saved = SavedTool {
+        let saved = ToolRecord {
             name: &self.name,
             redirect: self.redirect,
             kept: self.kept,
@@ -34,8 +34,8 @@ impl Tool {
     }
 }
 
-impl From<SavedTool<'_>> for Tool {
-    fn from(tool: SavedTool<'_>) -> Self {
+impl From<ToolRecord<'_>> for Tool {
+    fn from(tool: ToolRecord<'_>) -> Self {
         let routes = tool.routes.into_iter();
         Self {
             name: tool.name.into(),
@@ -347,6 +347,7 @@ fn a_right_checksum_makes_nothing_believed_that_portico_never_writes() {
     check_body(b"\x01\x01\0\0\0T\0\0\0\0\0\0", "impossible tool name");
     check_body(b"\x01\0\0\0\0\0\0\0\0\0\0", "impossible tool name");
     check_body(b"\x01\x01\0\0\0\xff\0\0\0\0\0\0", "not UTF-8");
+    check_body(b"\x01\x01\0\0\0t\0\x01\x01\0\0", "too many routes");
     // More is not even looked for.
     check_body(b"\x01\x01\0\x01\0", "too long");
 }

@@ -2,7 +2,7 @@
 //! longer holds.
 
 use super::{Event, TableSync};
-use crate::registry::disk::{SavedTool, Snapshot};
+use crate::registry::disk::{Snapshot, ToolRecord};
 use crate::registry::held::Moment;
 
 impl TableSync {
@@ -21,9 +21,9 @@ impl TableSync {
         let gone = gone.map(|tool| tool.name.into()).collect();
         let of = snapshot.len();
         let decision = self.status.removals().decide(gone, of, now);
-        // All or none of them.
+        // All or none of them; those that are kept are in the table by now.
         if !decision.hold.is_empty() {
-            self.restore_those(snapshot, now, |_| true);
+            self.restore(snapshot, now);
             let count = decision.hold.len();
             self.events.push(Event::HeldBack { count, of });
         }
@@ -33,7 +33,7 @@ impl TableSync {
         &mut self,
         snapshot: &Snapshot,
         now: Moment,
-        wanted: impl Fn(&SavedTool<'_>) -> bool,
+        wanted: impl Fn(&ToolRecord<'_>) -> bool,
     ) {
         let mut kept = Vec::new();
         for tool in snapshot.tools().filter(wanted) {

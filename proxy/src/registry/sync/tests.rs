@@ -548,15 +548,15 @@ fn grid() -> Stored {
     fields(&[(b".*", b"http://192.0.2.1:80")])
 }
 
-/// A snapshot of these tools, with one route each, all kept by hand or none.
-fn snapshot_of(names: impl IntoIterator<Item = String>, kept: bool) -> Snapshot {
+/// A snapshot of these tools, with one route each; `kept` says which of them were kept by hand.
+fn snapshot_of(names: impl IntoIterator<Item = String>, kept: impl Fn(&str) -> bool) -> Snapshot {
     let table = Table::new();
     for name in names {
         let route: [(&[u8], &[u8]); 1] = [(b".*", b"http://192.0.2.9:80")];
         table.set(&name, Entry::build(route, false, &|_| Ok(())));
     }
     let mut bytes = Vec::new();
-    layout::encode(&table, &|_| kept, SystemTime::UNIX_EPOCH, &mut bytes).unwrap();
+    layout::encode(&table, &kept, SystemTime::UNIX_EPOCH, &mut bytes).unwrap();
     layout::decode(bytes).unwrap()
 }
 
@@ -764,7 +764,7 @@ fn pushes_do_not_starve_a_comparison() {
 
 #[test]
 fn a_snapshot_fills_gaps_and_its_vanished_tools_are_held() {
-    let snapshot = |count| snapshot_of((0..count).map(|n| format!("s{n}")), false);
+    let snapshot = |count| snapshot_of((0..count).map(|n| format!("s{n}")), |_| false);
     let mut world = World::new(50);
     world.sync.hold_vanished(&snapshot(9), world.moment());
     assert_eq!(world.table.len(), 1, "few are simply gone");
@@ -1120,7 +1120,7 @@ fn whatever_the_snapshot_holds_is_saved_when_it_changes() {
 #[test]
 fn a_snapshot_is_no_news_to_what_redis_has_told() {
     let mut world = filled(1);
-    let snapshot = snapshot_of(["t0", "old"].map(String::from), true);
+    let snapshot = snapshot_of(["t0", "old"].map(String::from), |_| true);
     world.sync.restore(&snapshot, world.moment());
     assert_eq!(world.in_table()["t0"], world.expected()["t0"]);
     assert_eq!(world.status.kept(), 1);
@@ -1128,10 +1128,26 @@ fn a_snapshot_is_no_news_to_what_redis_has_told() {
 }
 
 #[test]
+fn what_is_kept_does_not_count_as_vanished() {
+    let mut world = filled(0);
+    let kept = |tool: &str| tool == "t12";
+    let snapshot = snapshot_of((0..13).map(|n| format!("t{n}")), kept);
+    world.sync.hold_vanished(&snapshot, world.moment());
+    let held_back = Event::HeldBack { count: 12, of: 13 };
+    assert_eq!(
+        world.sync.take_events(),
+        [Event::StillKept(1), held_back],
+        "all but the one that is kept"
+    );
+    assert_eq!((world.status.kept(), world.status.held_back()), (1, 13));
+    assert_eq!(world.table.len(), 14);
+}
+
+#[test]
 fn what_vanished_since_the_snapshot_is_judged_by_the_size_of_the_snapshot() {
     // 13 of 30 are gone: less than half of it, and more than half of what is left.
     let mut world = filled(17);
-    let snapshot = snapshot_of((0..30).map(|n| format!("t{n}")), false);
+    let snapshot = snapshot_of((0..30).map(|n| format!("t{n}")), |_| false);
     world.sync.hold_vanished(&snapshot, world.moment());
     assert_eq!((world.table.len(), world.status.held_back()), (18, 0));
 }

@@ -72,13 +72,16 @@ mod tests {
 
     #[test]
     fn the_kernel_tells() {
-        let before = System::now();
-        let files: Vec<_> = (0..20)
-            .map(|_| fs::File::open("/dev/null").unwrap())
-            .collect();
+        // Other tests open and close files, too, but not so many between all readings.
+        let more_files = (0..100).any(|_| {
+            let before = System::now();
+            let files = [(); 20].map(|()| fs::File::open("/dev/null").unwrap());
+            let with_files = System::now();
+            drop(files);
+            with_files.open_fds.unwrap() >= before.open_fds.unwrap() + 10.0
+        });
+        assert!(more_files, "open files are counted");
         let system = System::now();
-        assert!(system.open_fds.unwrap() >= before.open_fds.unwrap() + 10.0);
-        drop(files);
         assert!(system.max_fds.unwrap() >= system.open_fds.unwrap());
         assert!(system.resident_bytes.unwrap() > 1e6);
         assert!(system.virtual_bytes.unwrap() > system.resident_bytes.unwrap());
