@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -15,6 +16,10 @@ use crate::{SOON, eventually, free_address, signal};
 
 /// The name of the master, for sentinels.
 pub const MASTER: &str = "mymaster";
+
+/// How long a master must not answer a sentinel for it to call that down: longer than a machine
+/// stands still. [`Node::set_patience`] where a master is to be given up.
+const PATIENCE_MILLIS: u32 = 10_000;
 
 /// A redis server or a sentinel, killed on drop.
 #[derive(Debug)]
@@ -56,7 +61,7 @@ impl Node {
         let settings = format!(
             "port {}\nbind 127.0.0.1\ndir {}\n{more}\n\
              sentinel monitor {MASTER} {ip} {port} {quorum}\n\
-             sentinel down-after-milliseconds {MASTER} 500\n\
+             sentinel down-after-milliseconds {MASTER} {PATIENCE_MILLIS}\n\
              sentinel failover-timeout {MASTER} 3000\n",
             node.address.port(),
             node.folder.path().display()
@@ -168,7 +173,8 @@ impl Node {
     /// `master` or `slave`.
     #[track_caller]
     pub fn role(&self) -> String {
-        let answer = self.ask(&["ROLE"]);
+        // A server that changes its role closes its connections.
+        let answer = eventually("it says its role", SOON, || self.try_ask(&["ROLE"]).ok());
         answer.lines().next().unwrap_or_default().to_owned()
     }
 
@@ -188,6 +194,14 @@ impl Node {
             let key = format!("prefix:{tool}");
             (self.ask(&["EXISTS", &key]) == "1").then_some(())
         });
+    }
+
+    /// How long a master must not answer this sentinel for it to call that down.
+    #[track_caller]
+    pub fn set_patience(&self, time: Duration) {
+        let millis = time.as_millis().to_string();
+        let option = "down-after-milliseconds";
+        self.ask(&["SENTINEL", "SET", MASTER, option, &millis]);
     }
 
     /// Waits until it is a master.

@@ -126,10 +126,13 @@ fn shares(got: &[Got], from: Instant, to: Instant) -> BTreeMap<String, usize> {
     shares
 }
 
+/// Checks that only connect.
+const TCP: &str = "kind = \"tcp\", rise = 2";
+
 /// portico before these nodes, which it checks five times a second.
 fn before(addresses: &[SocketAddr], check: &str, more: &str) -> Portico {
     let check = format!(
-        "check = {{ {check}, interval = \"200ms\", down_interval = \"200ms\", timeout = \"200ms\", rise = 2, fall = 2 }}"
+        "check = {{ {check}, interval = \"200ms\", down_interval = \"200ms\", timeout = \"200ms\", fall = 2 }}"
     );
     Builder::new()
         .ingress(addresses)
@@ -162,7 +165,7 @@ fn connects(portico: &Portico, result: &str) -> usize {
 fn a_node_is_killed_under_load_and_comes_back() {
     let mut nodes = ["a", "b", "c"].map(|name| Node::start(name, free_address()));
     let addresses = nodes.each_ref().map(|node| node.address);
-    let portico = before(&addresses, "kind = \"tcp\"", "");
+    let portico = before(&addresses, TCP, "");
     let crowd = Crowd::default();
     thread::scope(|scope| {
         let _stops = Stops(&crowd);
@@ -233,8 +236,8 @@ fn requests_in_flight_at_a_node_that_is_killed() {
         assert_eq!(backend(&client.response().text()), "dies");
     }
     let failed = connects(&portico, "failed");
-    let mut gets = [(); 3].map(|()| ask(get(HOST, "/sleep/1500")));
-    let mut posts = [(); 2].map(|()| ask(post(HOST, "/sleep/1500", "x")));
+    let mut gets = [(); 3].map(|()| ask(get(HOST, "/sleep/4000")));
+    let mut posts = [(); 2].map(|()| ask(post(HOST, "/sleep/4000", "x")));
     wait_for(&portico, dies.address, ", 5 of ");
     dies.kill();
     for client in &mut posts {
@@ -268,7 +271,11 @@ fn wait_for(portico: &Portico, node: SocketAddr, words: &str) {
 fn a_node_that_hangs_gets_no_requests_and_its_own_end_when_it_goes_on() {
     let nodes = ["a", "b", "c"].map(|name| Node::start(name, free_address()));
     let addresses = nodes.each_ref().map(|node| node.address);
-    let portico = before(&addresses, "kind = \"http\", path = \"/status/200\"", "");
+    let portico = before(
+        &addresses,
+        "kind = \"http\", path = \"/status/200\", rise = 2",
+        "",
+    );
     nodes[0].stop();
     // As many as go round all nodes: some hang.
     let mut patient = [(); 6].map(|()| {
@@ -304,11 +311,7 @@ fn a_slow_node_fills_and_the_others_serve() {
     let slow = Gate::shut();
     let fast = [(); 2].map(|()| Gate::open(Duration::ZERO));
     let addresses = [slow.address(), fast[0].address(), fast[1].address()];
-    let portico = before(
-        &addresses,
-        "kind = \"tcp\"",
-        &format!("max_connections = {PLACES}"),
-    );
+    let portico = before(&addresses, TCP, &format!("max_connections = {PLACES}"));
     let answered = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..REQUESTS / 10 {
@@ -334,7 +337,7 @@ fn a_slow_node_fills_and_the_others_serve() {
 #[test]
 fn all_nodes_are_dead() {
     let dead = [(); 3].map(|()| free_address());
-    let portico = before(&dead, "kind = \"tcp\"", "");
+    let portico = before(&dead, TCP, "");
     for _ in 0..20 {
         let answer = portico.tcp().exchange(get(HOST, "/"));
         assert_eq!(answer.status, 502, "{answer:?}");
@@ -351,7 +354,7 @@ fn all_nodes_are_dead() {
 #[test]
 fn each_node_is_tried_once() {
     let dead = [(); 2].map(|()| free_address());
-    let portico = before(&dead, "kind = \"tcp\"", "");
+    let portico = before(&dead, TCP, "");
     assert_eq!(portico.tcp().exchange(get(HOST, "/")).status, 502);
     assert_eq!(connects(&portico, "failed"), 2);
 }
@@ -367,7 +370,7 @@ fn few_of_many_requests_in_flight_are_repeated() {
         client.send(request);
         client
     };
-    let mut warm: Vec<_> = (0..MANY).map(|_| ask(get(HOST, "/sleep/1000"))).collect();
+    let mut warm: Vec<_> = (0..MANY).map(|_| ask(get(HOST, "/sleep/3000"))).collect();
     wait_for(&portico, dies.address, &format!(", {MANY} of "));
     for client in &mut warm {
         assert_eq!(client.response().status, 200);
@@ -395,7 +398,8 @@ fn a_node_that_breaks_new_connections_is_taken_out() {
     let bad = Origin::scripted("bad", |connection| {
         connection.read_request();
     });
-    let portico = before(&[good.address(), bad.address()], "kind = \"tcp\"", "");
+    let bad_for_good = "kind = \"tcp\", rise = 1000";
+    let portico = before(&[good.address(), bad.address()], bad_for_good, "");
     let mut client = portico.tcp();
     let mut broken = 0;
     for _ in 0..60 {
@@ -421,7 +425,7 @@ fn who_waits_for_the_rest_of_a_request_in_vain_is_not_taken_out() {
         })
     });
     let addresses = nodes.each_ref().map(Origin::address);
-    let portico = before(&addresses, "kind = \"tcp\"", "");
+    let portico = before(&addresses, TCP, "");
     let request = format!(
         "POST / HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: test\r\nContent-Length: 100\r\n\r\nthe beginning"
     );
@@ -446,7 +450,7 @@ fn a_node_that_breaks_some_connections_stays() {
             connection.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
         }
     });
-    let portico = before(&[good.address(), moody.address()], "kind = \"tcp\"", "");
+    let portico = before(&[good.address(), moody.address()], TCP, "");
     let mut client = portico.tcp();
     for _ in 0..12 {
         // Until one of these comes to it, and then until one of the others does.

@@ -151,15 +151,15 @@ fn what_was_never_waited_for_is_no_silence() {
             first.extend(&piece);
             connection.send(&first);
             let begin = Instant::now();
-            while begin.elapsed() < Duration::from_secs(3) {
+            while begin.elapsed() < Duration::from_secs(5) {
                 connection.send(&piece);
             }
-            std::thread::sleep(Duration::from_millis(1500));
+            std::thread::sleep(Duration::from_secs(2));
             connection.send("the end");
         }
     });
     let builder = Builder::new()
-        .with("[server]\nworkers = 1\n[timeouts]\nresponse = '2s'\n[compression]\nlevel.gzip = 9");
+        .with("[server]\nworkers = 1\n[timeouts]\nresponse = '4s'\n[compression]\nlevel.gzip = 9");
     let portico = builder.route("grid", &origin.url()).start();
     let mut curl = start(&curl_words(&portico, "--http1.1", "gzip", "/"));
     let mut stdout = curl.stdout.take().unwrap();

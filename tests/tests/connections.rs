@@ -1,6 +1,7 @@
 //! Connections: how long a client's stays, many requests on one, half-closes, closes, clients that
 //! leave; and connections to a tool with something left on them, which nobody gets.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -147,18 +148,23 @@ fn bytes_behind_an_answer_are_never_the_next_answer() {
 
 #[test]
 fn an_answer_sent_without_a_question_is_never_used() {
-    let origin = Origin::scripted("unasked", |connection| {
+    let poisoned = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&poisoned);
+    let origin = Origin::scripted("unasked", move |connection| {
         while connection.read_request().is_some() {
             connection.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
             thread::sleep(Duration::from_millis(100));
             connection.send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison");
+            count.fetch_add(1, Ordering::SeqCst);
         }
     });
     let portico = Portico::before(&origin);
-    for _ in 0..4 {
+    for turn in 1..=4 {
         let answer = portico.tcp().exchange(get(HOST, "/"));
         assert_eq!(answer.text(), "ok");
-        thread::sleep(Duration::from_millis(200));
+        eventually("the poison is on its way", SOON, || {
+            (poisoned.load(Ordering::SeqCst) == turn).then_some(())
+        });
     }
 }
 

@@ -229,7 +229,7 @@ fn the_log_says_that_it_is_down_but_not_each_time() {
     }
 }
 
-/// An origin that behaves like that; what its clients get, within a second or so.
+/// An origin that behaves like that; what its clients get, within seconds.
 #[track_caller]
 fn check_down(
     why: &str,
@@ -238,7 +238,7 @@ fn check_down(
 ) {
     let origin = Origin::scripted("down", misbehave);
     let portico = falling_back_to(&origin.url())
-        .with("[timeouts]\nresponse = '400ms'\nconnect = '400ms'")
+        .with("[timeouts]\nresponse = '1500ms'\nconnect = '1500ms'")
         .start();
     let mut client = portico.tls();
     let start = Instant::now();
@@ -246,7 +246,7 @@ fn check_down(
         check_built_in(&client.exchange(request));
     }
     assert!(
-        start.elapsed() < Duration::from_secs(5),
+        start.elapsed() < Duration::from_secs(10),
         "{:?}",
         start.elapsed()
     );
@@ -355,7 +355,7 @@ fn a_busy_one_leaves_the_rest_to_the_built_in_page() {
     eventually("their places are free again", SOON, || {
         let mut client = portico.tcp();
         client.send(get(FOREIGN, "/"));
-        (origin.heads() == 4).then_some(())
+        (origin.heads() >= 4).then_some(())
     });
 }
 

@@ -488,17 +488,17 @@ fn a_window_that_never_opens() {
         let before = portico.resident_bytes();
         let mut client = portico.http2_with(settings);
         client.windows = false;
+        let start = Instant::now();
         let streams: Vec<u32> = (0..100)
             .map(|_| client.request(&Head::get(HOST, "/"), true))
             .collect();
-        let start = Instant::now();
         let mut most = before;
         eventually("all are given up at the tool", SOON, || {
             most = most.max(portico.resident_bytes());
             (stopped.load(Ordering::SeqCst) == 100).then_some(())
         });
         assert!(
-            start.elapsed() > Duration::from_millis(400),
+            start.elapsed() >= Duration::from_millis(700),
             "{:?}",
             start.elapsed()
         );
@@ -556,14 +556,14 @@ fn slow_beginnings_are_cut() {
         }),
     ];
     for (what, begin) in cases {
+        let start = Instant::now();
         let mut client = portico.http2_bare();
         client.acks = false;
-        let start = Instant::now();
         begin(&mut client);
         while let Ok(Some(_)) = client.read_frame() {}
         let taken = start.elapsed();
         assert!(
-            taken > Duration::from_millis(300) && taken < Duration::from_secs(10),
+            taken >= Duration::from_millis(600) && taken < Duration::from_secs(10),
             "{what}: {taken:?}"
         );
     }

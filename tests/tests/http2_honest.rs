@@ -13,7 +13,7 @@ fn a_slow_window_is_no_dead_one() {
     let origin = Origin::echo("grid");
     let portico = Builder::new()
         .route("grid", &origin.url())
-        .with("[timeouts]\nwrite = '1500ms'")
+        .with("[timeouts]\nwrite = '4s'")
         .start();
     let mut client = portico.http2();
     client.windows = false;
@@ -23,7 +23,7 @@ fn a_slow_window_is_no_dead_one() {
         client.read_frame().unwrap().unwrap();
     }
     for _ in 0..8 {
-        thread::sleep(Duration::from_millis(400));
+        thread::sleep(Duration::from_millis(700));
         client.send(&Frame::window_update(0, 1000));
         client.send(&Frame::window_update(stream, 1000));
         taken += 1000;
@@ -41,11 +41,11 @@ fn a_slow_window_is_no_dead_one() {
 fn a_slow_reader_is_no_dead_one() {
     const STREAMS: usize = 60;
     const LENGTH: u64 = 1_000_000;
-    let write = Duration::from_millis(1500);
+    let write = Duration::from_secs(3);
     let origin = Origin::echo("grid");
     let portico = Builder::new()
         .route("grid", &origin.url())
-        .with("[timeouts]\nwrite = '1500ms'")
+        .with("[timeouts]\nwrite = '3s'")
         .start();
     let mut client = portico.http2_bare().open_wide();
     client.windows = false;
@@ -57,7 +57,7 @@ fn a_slow_reader_is_no_dead_one() {
         while client.received < before + 100_000 {
             client.read_frame().unwrap().expect("not given up");
         }
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(40));
     }
     assert!(
         client.received < STREAMS as u64 * LENGTH / 2,

@@ -56,7 +56,7 @@ fn section_8_1_framing() {
         "DATA behind trailers",
         Want::Either(1, &[code::STREAM_CLOSED, code::PROTOCOL_ERROR]),
         |c| {
-            c.request(&Head::post(HOST, "/sleep/300"), false);
+            c.request(&Head::post(HOST, "/sleep/2000"), false);
             c.send(&Frame::headers(1, &Head::default().with("x-t", "1"), true));
             c.send(&Frame::data(1, b"x".to_vec(), true));
         },
@@ -89,7 +89,7 @@ fn section_8_1_framing() {
         Stream(1, &[code::PROTOCOL_ERROR]),
         |c| {
             c.request(
-                &Head::post(HOST, "/sleep/300").with("content-length", "0"),
+                &Head::post(HOST, "/sleep/2000").with("content-length", "0"),
                 false,
             );
             c.send(&Frame::data(1, b"x".to_vec(), true));

@@ -23,7 +23,7 @@ fn upload(client: &mut Http2) {
 
 /// A request on stream 1 whose answer takes a while: half-closed from the client.
 fn waiting(client: &mut Http2) {
-    client.request(&Head::get(HOST, "/sleep/300"), true);
+    client.request(&Head::get(HOST, "/sleep/2000"), true);
 }
 
 /// A request on stream 1, answered: closed.
@@ -184,7 +184,7 @@ fn section_5_1_2_streams_are_limited() {
     let mut client = portico.http2();
     assert_eq!(client.settings[&setting::MAX_CONCURRENT_STREAMS], 3);
     for _ in 0..3 {
-        client.request(&Head::get(HOST, "/sleep/500"), true);
+        client.request(&Head::get(HOST, "/sleep/2000"), true);
     }
     // More than the client may know about: 5.1.2 lets it be tried again elsewhere.
     let fourth = client.request(&page(), true);

@@ -229,7 +229,7 @@ fn a_silent_tunnel_ends_after_its_time() {
     let origin = Origin::scripted("ws", websocket::echo);
     let portico = Builder::new()
         .route("grid", &origin.url())
-        .with("[timeouts]\ntunnel = '600ms'")
+        .with("[timeouts]\ntunnel = '2s'")
         .start();
     let mut client = portico.http2();
     let stream = upgrade(&mut client, "/");
@@ -237,7 +237,7 @@ fn a_silent_tunnel_ends_after_its_time() {
     for turn in 1..=5 {
         client.send(&Frame::data(stream, frame(TEXT, b"still", true), false));
         wait_for(&mut client, stream, turn * 7);
-        thread::sleep(Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(500));
     }
     let found = client.outcome(stream);
     assert!(

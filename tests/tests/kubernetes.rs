@@ -245,8 +245,10 @@ fn a_watch_outlives_reloads_and_the_other_server() {
     });
     watch.goes_on(20);
     // What is told of it: one connection, since the beginning.
-    let open = portico.metric("portico_tcp_connections{listener=\"kube-api\"}");
-    assert_eq!(open, Some(1.0));
+    eventually("the others are gone", SOON, || {
+        let open = portico.metric("portico_tcp_connections{listener=\"kube-api\"}");
+        (open == Some(1.0)).then_some(())
+    });
 }
 
 /// kubectl speaks HTTP/2 where the server does: the agreement on that is part of the TLS that portico does

@@ -57,7 +57,7 @@ fn sigterm_lets_requests_in_flight_finish() {
         .chain((0..10).map(|_| portico.tls()))
         .collect();
     for client in &mut clients {
-        client.send(get(HOST, "/sleep/1500"));
+        client.send(get(HOST, "/sleep/4000"));
     }
     // A download that is half way, and an upload that is.
     let mut download = portico.tcp();
@@ -216,8 +216,10 @@ fn a_second_signal_is_not_waited_for() {
         (origin.heads() == 1).then_some(())
     });
     portico.terminate();
-    thread::sleep(Duration::from_millis(300));
-    assert!(portico.is_running(), "it drains");
+    eventually("it drains", SOON, || {
+        portico.stderr().contains("stopping").then_some(())
+    });
+    assert!(portico.is_running());
     portico.terminate();
     portico.wait(Duration::from_secs(10));
 }

@@ -460,7 +460,7 @@ fn failures_have_their_reasons_and_gauges_go_down() {
     let portico = Builder::new()
         .with(&format!(
             "[listen]\nproxy_protocol_from = ['{BALANCER}/32']\n\
-             [timeouts]\nhandshake = '500ms'\nconnect = '500ms'\nupstream_idle = '1s'"
+             [timeouts]\nhandshake = '500ms'\nconnect = '2s'\nupstream_idle = '3s'"
         ))
         .route("grid", &echo.url())
         .route("no-tls", &plain.url().replace("http:", "https:"))
@@ -514,7 +514,7 @@ fn failures_have_their_reasons_and_gauges_go_down() {
     wait(&connects("failed"), 0.0);
     // A head that is none begins and ends, and takes nobody else's place.
     let mut waits = portico.tcp();
-    waits.send(get(HOST, "/sleep/1500"));
+    waits.send(get(HOST, "/sleep/5000"));
     eventually("it is under way", SOON, || {
         (echo.heads() == 1).then_some(())
     });

@@ -10,6 +10,7 @@ use portico_tests::client::get;
 use portico_tests::origin::Origin;
 use portico_tests::portico::{Builder, Portico};
 use portico_tests::redis::{Redis, Reply};
+use portico_tests::registry::refresh;
 use portico_tests::{SOON, eventually, free_address};
 
 /// So many tools at `a` to start with: one more or less is a small change.
@@ -112,9 +113,10 @@ impl Site {
     fn allow(&self, way: &Way) {
         let all = ["reset", "on", ">s3cret", "~*", "&*", "+@all"];
         let words = [&["ACL", "SETUSER", "portico"][..], &all, way.rules].concat();
-        self.redis.command(&words);
+        // This first: portico may connect anew in between.
         self.redis
             .command(&["CONFIG", "SET", "notify-keyspace-events", way.events]);
+        self.redis.command(&words);
     }
 
     /// `tool0` and so on, in this database.
@@ -451,6 +453,8 @@ fn check_swap(way: &Way, drift: bool) {
         let tools = portico.metric("portico_registry_tools")?;
         (tools == TOOLS as f64 + 5.0).then_some(())
     });
+    // Drift is told at its end; another one begins behind that.
+    refresh(&portico);
     // tool0 may have been read once more on its own, after the swap.
     let drifted = portico.metric("portico_registry_drift_total").unwrap();
     let warned = portico.stderr().contains("it had not said so");

@@ -8,6 +8,7 @@ use portico_tests::portico::{Builder, Portico};
 use portico_tests::registry::{
     Site, connected, goes, in_step, said, served, soon_goes, soon_says, status,
 };
+use portico_tests::relay::{Relay, Way};
 use portico_tests::{SOON, eventually};
 
 /// What is said when a table vanishes.
@@ -47,8 +48,8 @@ fn what_is_gone_for_the_grace_time_is_gone() {
     let site = Site::new();
     let portico = start(&site, 50, "5s");
     let load = site.load(&portico);
-    site.redis.command(&["FLUSHALL"]);
     let flushed = Instant::now();
+    site.redis.command(&["FLUSHALL"]);
     soon_held(&portico, Site::TOOLS + 1);
     // Those of the load come back, and one that changed.
     site.redis.route("tool0", ".*", &site.a.url());
@@ -59,7 +60,7 @@ fn what_is_gone_for_the_grace_time_is_gone() {
         assert_eq!(goes(&portico, "tool2"), "a");
     }
     soon_goes(&portico, "tool2", "404");
-    assert!(flushed.elapsed() >= Duration::from_millis(4900));
+    assert!(flushed.elapsed() >= Duration::from_secs(5));
     in_step(&portico, &site.redis);
     soon_held(&portico, 0);
     assert_eq!(goes(&portico, "tool1"), "b");
@@ -89,7 +90,7 @@ fn a_table_that_vanishes_again_is_told_again() {
 #[test]
 fn a_table_that_comes_back_within_the_grace_time_never_went() {
     let mut site = Site::new();
-    let portico = start(&site, 50, "2s");
+    let portico = start(&site, 50, "6s");
     let load = site.load(&portico);
     let before = served(&portico);
     // Restarted empty, and filled again while the grace time runs.
@@ -98,7 +99,7 @@ fn a_table_that_comes_back_within_the_grace_time_never_went() {
     connected(&portico, true);
     thread::sleep(Duration::from_millis(300));
     site.seed();
-    while empty.elapsed() < Duration::from_secs(5) {
+    while empty.elapsed() < Duration::from_secs(9) {
         assert!(served(&portico).keys().eq(before.keys()));
         thread::sleep(Duration::from_millis(50));
     }
@@ -172,7 +173,13 @@ fn key_by_key_is_at_once_too() {
         (status(&portico, "held_back") >= 10).then_some(())
     });
     let stderr = portico.stderr();
-    assert!(stderr.contains("vanished=1"), "{stderr}");
+    // 11, or more where many deletions are read at once.
+    assert!(
+        ["vanished=1", "vanished=2"]
+            .iter()
+            .any(|words| stderr.contains(words)),
+        "{stderr}"
+    );
     assert!(stderr.contains(" of=21 "), "{stderr}");
     // Tool 0 was among the last, and is.
     assert_eq!(goes(&portico, "tool0"), "a");
@@ -215,20 +222,27 @@ fn one_disappearance_after_another() {
 #[test]
 fn nothing_goes_while_redis_cannot_be_asked() {
     let mut site = Site::new();
-    let portico = start(&site, 50, "1s");
+    let relay = Relay::start(site.redis.address(), Way::Through);
+    let portico = Builder::new()
+        .registry_at(&relay.url())
+        .with("[registry]\nmass_removal = { percent = 50, grace = '4s' }")
+        .start();
     let load = site.load(&portico);
     let before = served(&portico);
     site.redis.command(&["FLUSHALL"]);
     soon_says(&portico, VANISHED);
     site.redis.freeze();
-    thread::sleep(Duration::from_secs(2));
+    thread::sleep(Duration::from_secs(5));
     assert_eq!(served(&portico), before);
     site.redis.kill();
     connected(&portico, false);
     thread::sleep(Duration::from_secs(1));
     assert_eq!(served(&portico), before);
+    // Not before it is filled again.
+    relay.cut(Way::Reset);
     site.redis.restart();
     site.seed();
+    relay.set(Way::Through);
     eventually("nothing is held back", SOON, || {
         (status(&portico, "held_back") == 0).then_some(())
     });

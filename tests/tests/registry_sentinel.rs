@@ -98,7 +98,10 @@ impl Site {
     #[track_caller]
     fn wait_for_failover(&self, portico: &Portico, what: &str) {
         let since = Instant::now();
+        let set_patience = |time| self.sentinels.iter().for_each(|s| s.set_patience(time));
+        set_patience(Duration::from_millis(500));
         self.replica.wait_for_promotion();
+        set_patience(Duration::from_secs(10));
         let promoted = since.elapsed();
         self.replica.route("new", &self.b.url());
         eventually("a change at the new master is seen", SOON, || {

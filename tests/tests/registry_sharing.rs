@@ -72,7 +72,7 @@ fn write(session: &mut Session, words: &[String]) {
 fn start(redis_url: &str) -> Portico {
     Builder::new()
         .registry_at(redis_url)
-        .with("[registry]\nmass_removal = { percent = 50, grace = '2s' }")
+        .with("[registry]\nmass_removal = { percent = 50, grace = '5s' }")
         .start()
 }
 
@@ -95,7 +95,7 @@ fn porticos_that_share_a_redis_converge() {
     let mut numbers = Numbers(0x0070_6f72_7469_636f);
     let begin = Instant::now();
     let mut rounds = 0;
-    while begin.elapsed() < Duration::from_secs(8) {
+    while begin.elapsed() < Duration::from_secs(8) || rounds <= 35 {
         for _ in 0..50 {
             write(&mut session, &numbers.write(&backends));
             thread::sleep(Duration::from_millis(1));
@@ -120,7 +120,6 @@ fn porticos_that_share_a_redis_converge() {
         }
         rounds += 1;
     }
-    assert!(rounds > 35, "only {rounds} rounds");
     let written = Instant::now();
     replica.wait_for_master();
     for portico in &porticos {

@@ -314,8 +314,8 @@ fn checks_follow_the_pool() {
             .any(|line| line.contains("its checks fail") && line.contains(&dead.to_string()));
         (down && new.connections() > 10).then_some(())
     });
-    // One was under way.
-    assert!(old.connections() <= before + 1, "{}", old.connections());
+    // One was under way, and one may not have been counted yet.
+    assert!(old.connections() <= before + 2, "{}", old.connections());
 }
 
 /// A name in a route is resolved before somebody asks for it.
@@ -395,10 +395,12 @@ fn fewer_connections_are_let_in_and_more_again() {
     // The fifth waits in the kernel until another ends.
     let mut fifth = portico.tcp();
     fifth.send(get(HOST, "/"));
+    eventually("it waits", SOON, || {
+        let waits = portico.metric("portico_accept_waits_total");
+        (waits >= Some(1.0)).then_some(())
+    });
     thread::sleep(Duration::from_millis(300));
     assert_eq!(origin.heads(), 4);
-    let waits = portico.metric("portico_accept_waits_total");
-    assert!(waits >= Some(1.0), "{waits:?}");
     held.pop();
     assert_eq!(fifth.response().status, 200);
     reload(&mut portico, "[limits]\nconnections = 100");

@@ -425,7 +425,8 @@ fn node_gets(listener: &str, sent: &[u8]) -> Result<Vec<u8>, ErrorKind> {
     let setup = setup(&[node.address()], listener, "", "");
     let mut client = connect(setup.listen);
     client.write_all(sent).unwrap();
-    client.shutdown(Shutdown::Write).unwrap();
+    // Who is refused may be reset by now.
+    let _ = client.shutdown(Shutdown::Write);
     let mut got = Vec::new();
     match client.read_to_end(&mut got) {
         Ok(_) => Ok(got),
@@ -489,19 +490,21 @@ fn nodes_are_told_who_the_client_is() {
 #[test]
 fn a_silent_connection_is_reset_and_a_busy_one_is_not() {
     let node = Node::echo("hello");
-    let setup = setup(&[node.address()], "idle_timeout = '1s'", "", "");
+    let setup = setup(&[node.address()], "idle_timeout = '3s'", "", "");
     let mut silent = connect(setup.listen);
     let mut busy = connect(setup.listen);
     exact(&mut silent, b"hello");
     exact(&mut busy, b"hello");
-    for _ in 0..20 {
+    for _ in 0..40 {
         thread::sleep(Duration::from_millis(100));
         busy.write_all(b"x").unwrap();
         exact(&mut busy, b"x");
     }
     expect_reset(&mut silent);
     wait_for(&setup.portico, "endings_total", "ending=\"idle\"", 1.0);
-    assert_eq!(count(&setup.portico, "connections", ""), 1.0);
+    wait_for(&setup.portico, "connections", "", 1.0);
+    busy.write_all(b"x").unwrap();
+    exact(&mut busy, b"x");
 }
 
 #[test]
@@ -857,7 +860,7 @@ fn no_route_leads_to_a_listener() {
 #[test]
 fn a_stop_lets_connections_end_and_cuts_them_at_last() {
     let node = Node::echo("go");
-    let mut setup = setup(&[node.address()], "", "", "[server]\ndrain = '2s'");
+    let mut setup = setup(&[node.address()], "", "", "[server]\ndrain = '6s'");
     let (mut patient, mut stubborn) = (connect(setup.listen), connect(setup.listen));
     exact(&mut patient, b"go");
     exact(&mut stubborn, b"go");

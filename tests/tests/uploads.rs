@@ -154,7 +154,8 @@ fn a_tool_that_leaves_in_the_middle_of_an_upload() {
                 return;
             };
             if request.target == "/next" {
-                connection.send_text("next");
+                connection
+                    .send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\nnext");
                 return;
             }
             let mut got = 0;
@@ -202,13 +203,14 @@ fn a_tool_that_reads_slowly_and_one_that_has_stopped() {
             connection.send_text(&told_of(&request.body));
         }
     });
-    let portico = before(&origin, "[timeouts]\nresponse = '1s'");
+    let portico = before(&origin, "[timeouts]\nresponse = '5s'");
     let body = body_bytes(24 << 20);
     for mut client in [portico.tcp(), portico.tls()] {
         client.send(head(body.len() as u64));
         client.send(&body);
         assert_eq!(client.response().text(), told(&body));
     }
+    let portico = before(&origin, "[timeouts]\nresponse = '1s'");
     for mut client in [portico.tcp(), portico.tls()] {
         client.send(head(64 * MIB).replace("/up", "/stuck"));
         write_while_it_goes(&mut client);

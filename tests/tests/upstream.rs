@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,13 +23,20 @@ fn one_worker(origin: &Origin) -> Builder {
 
 // --- reuse and retries
 
+/// A POST gets no connection that was idle for a second: longer than this, and a test that stood
+/// still may have another answer.
+const NEARLY_STALE: Duration = Duration::from_millis(900);
+
 #[test]
 fn connections_to_tools_are_reused() {
     let origin = Origin::echo("grid");
     let portico = one_worker(&origin).start();
+    let mut late = 0;
     for round in 0..5 {
+        let since = Instant::now();
         assert_eq!(portico.tcp().exchange(get(HOST, "/")).status, 200);
         assert_eq!(portico.tls().exchange(post(HOST, "/", "body")).status, 200);
+        late += usize::from(since.elapsed() > NEARLY_STALE);
         assert_eq!(portico.tcp().exchange(get(HOST, "/chunked/10")).status, 200);
         assert_eq!(
             portico.tcp().exchange(get(HOST, "/status/204")).status,
@@ -37,7 +45,8 @@ fn connections_to_tools_are_reused() {
         );
     }
     assert_eq!(origin.take().len(), 20);
-    assert_eq!(origin.connections(), 1);
+    let connections = origin.connections();
+    assert!((1..=1 + late).contains(&connections), "{connections}");
 }
 
 #[test]
@@ -69,16 +78,24 @@ fn a_connection_that_the_tool_ends_is_not_reused() {
 
 #[test]
 fn a_pooled_connection_that_was_closed_meanwhile_costs_no_request() {
-    let origin = Origin::scripted("closes", |connection| {
+    let closed = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&closed);
+    let origin = Origin::scripted("closes", move |connection| {
         connection.read_request();
         connection.send_text("ok");
+        connection.wire.stream.shutdown_write();
+        count.fetch_add(1, Ordering::SeqCst);
     });
     let portico = one_worker(&origin).start();
-    for _ in 0..5 {
-        assert_eq!(portico.tcp().exchange(get(HOST, "/")).status, 200);
-        thread::sleep(Duration::from_millis(50));
-        assert_eq!(portico.tcp().exchange(post(HOST, "/", "once")).status, 200);
-        thread::sleep(Duration::from_millis(50));
+    for turn in 0..10 {
+        let request = match turn % 2 {
+            0 => get(HOST, "/"),
+            _ => post(HOST, "/", "once"),
+        };
+        assert_eq!(portico.tcp().exchange(request).status, 200);
+        eventually("it is closed", SOON, || {
+            (closed.load(Ordering::SeqCst) == turn + 1).then_some(())
+        });
     }
     assert_eq!(origin.take().len(), 10);
 }
@@ -109,11 +126,15 @@ fn a_get_that_met_a_dying_connection_is_repeated_once() {
 
 #[test]
 fn a_post_that_may_have_run_is_not_repeated() {
-    let origin = dies_on_second("dies");
-    let portico = one_worker(&origin).start();
-    let mut client = portico.tcp();
-    assert_eq!(client.exchange(get(HOST, "/warm")).status, 200);
-    let answer = client.exchange(post(HOST, "/pay", "once"));
+    let (origin, portico, answer) = eventually("the machine is quick enough", 2 * SOON, || {
+        let origin = dies_on_second("dies");
+        let portico = one_worker(&origin).start();
+        let mut client = portico.tcp();
+        let since = Instant::now();
+        assert_eq!(client.exchange(get(HOST, "/warm")).status, 200);
+        let answer = client.exchange(post(HOST, "/pay", "once"));
+        (since.elapsed() < NEARLY_STALE).then_some((origin, portico, answer))
+    });
     assert_eq!(answer.status, 502, "{answer:?}");
     assert_eq!(counted(&origin).get("/pay"), Some(&1));
     // The next one gets a connection of its own.
@@ -183,7 +204,7 @@ fn a_post_gets_no_connection_that_was_idle_for_long() {
     let portico = one_worker(&origin).start();
     assert_eq!(portico.tcp().exchange(get(HOST, "/warm")).status, 200);
     // It may die just now, and a POST could not be repeated.
-    thread::sleep(Duration::from_millis(1100));
+    thread::sleep(Duration::from_secs(2));
     assert_eq!(portico.tcp().exchange(post(HOST, "/", "x")).status, 200);
     assert_eq!(origin.connections(), 2);
 }
@@ -315,6 +336,9 @@ fn a_silent_tool_is_504() {
             answer.text()
         );
     }
+    eventually("both are noted", SOON, || {
+        (origin.heads() >= 2).then_some(())
+    });
     assert_eq!(
         origin.take().len(),
         2,
@@ -326,13 +350,13 @@ fn a_silent_tool_is_504() {
 fn a_tool_that_waits_for_a_slow_upload_is_not_silent() {
     let origin = Origin::echo("grid");
     let portico = one_worker(&origin)
-        .with("[timeouts]\nresponse = '600ms'")
+        .with("[timeouts]\nresponse = '3s'")
         .start();
     let mut client = portico.tls();
     let (head, body) = (post(HOST, "/", ""), "12345678");
     client.send(head.replace("Content-Length: 0", "Content-Length: 8"));
     for byte in body.bytes() {
-        thread::sleep(Duration::from_millis(150));
+        thread::sleep(Duration::from_millis(500));
         client.send([byte]);
     }
     let answer = client.response();
@@ -368,7 +392,7 @@ fn a_tool_that_falls_silent_in_its_body_is_cut() {
         connection.wait_for_close();
     });
     let portico = one_worker(&origin)
-        .with("[timeouts]\nresponse = '400ms'")
+        .with("[timeouts]\nresponse = '2s'")
         .start();
     let mut client = portico.tcp();
     client.send(get(HOST, "/"));
@@ -382,12 +406,12 @@ fn a_slow_tool_that_keeps_talking_is_not_cut() {
         connection.read_request();
         connection.send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n");
         for _ in 0..8 {
-            thread::sleep(Duration::from_millis(150));
+            thread::sleep(Duration::from_millis(500));
             connection.send("x");
         }
     });
     let portico = one_worker(&origin)
-        .with("[timeouts]\nresponse = '600ms'")
+        .with("[timeouts]\nresponse = '3s'")
         .start();
     assert_eq!(portico.tcp().exchange(get(HOST, "/")).text(), "xxxxxxxx");
 }

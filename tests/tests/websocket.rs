@@ -246,14 +246,14 @@ fn a_silent_tunnel_ends_after_its_time() {
     let origin = Origin::scripted("ws", websocket::echo);
     let portico = Builder::new()
         .route("grid", &origin.url())
-        .with("[timeouts]\ntunnel = '600ms'")
+        .with("[timeouts]\ntunnel = '2s'")
         .start();
     let mut client = portico.tls();
     upgrade(&mut client, HOST, "/");
     // Traffic keeps it.
     for _ in 0..6 {
         echoes(&mut client, TEXT, b"still here");
-        thread::sleep(Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(400));
     }
     client.expect_closed();
 }
