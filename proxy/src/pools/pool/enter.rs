@@ -108,7 +108,11 @@ impl Pool {
                 return answer;
             }
             if line.len() >= members.queue_limit() {
-                return Err(NoPlace::QueueFull);
+                // The last node that was worth waiting for may have gone since: then that is why.
+                return match self.find(&members, tried) {
+                    Outlook::Now(answer) => answer,
+                    Outlook::Wait | Outlook::NoRoom => Err(NoPlace::QueueFull),
+                };
             }
             (line.join(*tried), members.config.queue_timeout)
         };

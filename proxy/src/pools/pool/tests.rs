@@ -611,6 +611,15 @@ fn threads_lose_no_place_and_no_wake_up() {
     }
 }
 
+/// Ends what goes on until then, after a panic too.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
 #[test]
 fn threads_lose_nothing_while_administrators_change_everything() {
     let pool = pool_of(&[1, 2, 3], 2, 100);
@@ -638,11 +647,12 @@ fn threads_lose_nothing_while_administrators_change_everything() {
             }
             seen
         });
-        while reloads.load(SeqCst) < 10 {
+        let end = End(&ended);
+        while reloads.load(SeqCst) < 10 && !changing.is_finished() {
             std::thread::yield_now();
         }
         let got = stress(&pool, 4, 1_000, 3);
-        ended.store(true, SeqCst);
+        drop(end);
         seen.extend(changing.join().unwrap());
         assert!(got > 0);
     });
