@@ -19,7 +19,7 @@ pub const MASTER: &str = "mymaster";
 
 /// How long a master must not answer a sentinel for it to call that down: longer than a machine
 /// stands still. [`Node::set_patience`] where a master is to be given up.
-const PATIENCE_MILLIS: u32 = 10_000;
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A redis server or a sentinel, killed on drop.
 #[derive(Debug)]
@@ -58,10 +58,11 @@ impl Node {
     pub fn sentinel(address: SocketAddr, quorum: usize, more: &str) -> Node {
         let mut node = Node::new();
         let (ip, port) = (address.ip(), address.port());
+        let patience = PATIENCE.as_millis();
         let settings = format!(
             "port {}\nbind 127.0.0.1\ndir {}\n{more}\n\
              sentinel monitor {MASTER} {ip} {port} {quorum}\n\
-             sentinel down-after-milliseconds {MASTER} {PATIENCE_MILLIS}\n\
+             sentinel down-after-milliseconds {MASTER} {patience}\n\
              sentinel failover-timeout {MASTER} 3000\n",
             node.address.port(),
             node.folder.path().display()

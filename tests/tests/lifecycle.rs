@@ -219,6 +219,7 @@ fn a_second_signal_is_not_waited_for() {
     eventually("it drains", SOON, || {
         portico.stderr().contains("stopping").then_some(())
     });
+    thread::sleep(Duration::from_millis(300));
     assert!(portico.is_running());
     portico.terminate();
     portico.wait(Duration::from_secs(10));

@@ -174,10 +174,10 @@ fn key_by_key_is_at_once_too() {
     });
     let stderr = portico.stderr();
     // 11, or more where many deletions are read at once.
+    let vanished = stderr.split("vanished=").nth(1).unwrap_or_default();
+    let vanished: String = vanished.chars().take_while(char::is_ascii_digit).collect();
     assert!(
-        ["vanished=1", "vanished=2"]
-            .iter()
-            .any(|words| stderr.contains(words)),
+        (11..=21).contains(&vanished.parse().unwrap_or(0)),
         "{stderr}"
     );
     assert!(stderr.contains(" of=21 "), "{stderr}");

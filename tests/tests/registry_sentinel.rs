@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use portico_tests::client::{Client, get};
 use portico_tests::origin::Origin;
 use portico_tests::portico::{Builder, Portico};
-use portico_tests::sentinel::{Fake, Node, url};
+use portico_tests::sentinel::{Fake, Node, PATIENCE, url};
 use portico_tests::{SOON, eventually, free_address};
 
 /// A failover takes its time: to notice, to vote, to promote.
@@ -101,7 +101,7 @@ impl Site {
         let set_patience = |time| self.sentinels.iter().for_each(|s| s.set_patience(time));
         set_patience(Duration::from_millis(500));
         self.replica.wait_for_promotion();
-        set_patience(Duration::from_secs(10));
+        set_patience(PATIENCE);
         let promoted = since.elapsed();
         self.replica.route("new", &self.b.url());
         eventually("a change at the new master is seen", SOON, || {

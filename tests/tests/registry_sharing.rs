@@ -200,7 +200,8 @@ fn check_interleaving(seed: u64, mode: &str) {
             thread::sleep(Duration::from_millis(5));
         }
     }
-    // The last comparison is a slow one, and nothing after it mends what was missed in it.
+    // The last comparison is a slow one, and nothing after it mends what was missed in it; but where
+    // it polls, where the next one does.
     relay.cut(Way::Slow(Duration::from_millis(120)));
     connected(&portico, false);
     let mut session = site.redis.session();
@@ -213,7 +214,7 @@ fn check_interleaving(seed: u64, mode: &str) {
     relay.set(Way::Through);
     println!("seed {seed}: {done:?}");
     if mode == "polling" {
-        // By itself it rests twenty times as long as the slow comparison took.
+        // By itself it rests for twenty times as long as the slow comparison took.
         refresh(&portico);
     }
     in_step(&portico, &site.redis);

@@ -195,8 +195,8 @@ fn a_tool_that_reads_slowly_and_one_that_has_stopped() {
                 let _ = until_over.lock().unwrap().recv();
                 return;
             }
-            // The client fills all buffers on the way.
-            thread::sleep(Duration::from_millis(300));
+            // The client fills all buffers on the way, and waits.
+            thread::sleep(Duration::from_secs(2));
             if !connection.read_body(&mut request) {
                 return;
             }

@@ -22,7 +22,7 @@ use rustix::fs::OFlags;
 
 pub(super) use layout::{LayoutError, Snapshot, ToolRecord};
 
-/// A larger file is not read: a million tools take about 54 MB.
+/// A larger file is not read: a million tools take 50 to 70 MB.
 pub(super) const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// Why a snapshot file is not used.

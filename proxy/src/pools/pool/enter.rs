@@ -108,7 +108,9 @@ impl Pool {
                 return answer;
             }
             if line.len() >= members.queue_limit() {
-                // The last node that was worth waiting for may have gone since: then that is why.
+                // The limit is read behind the nodes. If the last usable one went in between, that is
+                // to be told, and no full queue. Those who are first stay so.
+                line.serve(|tried| self.find(&members, tried));
                 return match self.find(&members, tried) {
                     Outlook::Now(answer) => answer,
                     Outlook::Wait | Outlook::NoRoom => Err(NoPlace::QueueFull),

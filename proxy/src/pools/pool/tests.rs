@@ -611,7 +611,8 @@ fn threads_lose_no_place_and_no_wake_up() {
     }
 }
 
-/// Ends what goes on until then, after a panic too.
+/// Sets the flag when it is dropped, by a panic too: else the scope would wait for ever for the thread
+/// that looks at it.
 struct End<'a>(&'a AtomicBool);
 
 impl Drop for End<'_> {

@@ -3,7 +3,7 @@
 use super::layout::{MAGIC, MAX_SECONDS, VERSION, decode, encode};
 use super::*;
 use portico_routing::backend::Backend;
-use portico_routing::table::Entry;
+use portico_routing::table::{Entry, MAX_ROUTES};
 use proptest::prelude::*;
 use std::collections::HashSet;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -350,6 +350,18 @@ fn a_right_checksum_makes_nothing_believed_that_portico_never_writes() {
     check_body(b"\x01\x01\0\0\0t\0\x01\x01\0\0", "too many routes");
     // More is not even looked for.
     check_body(b"\x01\x01\0\x01\0", "too long");
+}
+
+#[test]
+fn as_many_routes_as_a_tool_may_have_survive() {
+    let paths: Vec<String> = (0..MAX_ROUTES).map(|n| format!("^/{n}/.*")).collect();
+    let routes: Vec<_> = paths
+        .iter()
+        .map(|p| (&**p, "http://192.0.2.1:80"))
+        .collect();
+    let tools = [saved("many", false, &routes)];
+    let snapshot = decode(bytes(&tools, 1)).unwrap();
+    assert_eq!(sorted(tools_of(&snapshot)), sorted(tools.to_vec()));
 }
 
 #[test]
